@@ -1,0 +1,1 @@
+"""An experiment runner: a durable queue, a scheduler on Ray, tracking, and resume."""
