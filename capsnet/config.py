@@ -84,7 +84,7 @@ class CapsNetModel(Section):
     primary_types: int = Field(32, ge=1)
     primary_dim: int = Field(8, ge=1)
     class_dim: int = Field(16, ge=1)
-    primary_routing: Literal["squash", "softmax"] = "squash"  # "softmax": the authors' one pass over the types
+    primary_routing: Literal["squash", "softmax"] = "squash"  # "softmax": the authors' code
     class_bias: bool = False  # the authors' bias on the routed capsules
     init: Literal["paper", "authors"] = "paper"
     routing: DynamicRouting = DynamicRouting()
@@ -171,7 +171,7 @@ class Config(Section):
     """One training run."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    preset: Literal["paper", "authors"] = "paper"  # the defaults below it: the paper's text, or the authors' code
+    preset: Literal["paper", "authors"] = "paper"  # which defaults: the text or the authors' code
     seed: int = Field(0, ge=0, lt=2**63)
     num_epochs: int = Field(50, ge=1)
     batch_size: int = Field(128, ge=1)
