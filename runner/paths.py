@@ -1,0 +1,93 @@
+"""Every path of the runner's home and of a run in it. No other file joins strings to a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+LONGEST_NAME = 80  # characters of a run's name in its folder's name; most file systems allow 255 bytes
+
+
+@dataclass(frozen=True)
+class AttemptPaths:
+    """The files of one attempt of a run. Nothing else may write here: that is what keeps a zombie harmless."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def history(self) -> Path:
+        return self.folder / "history.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def outcome(self) -> Path:
+        return self.folder / "outcome.json"
+
+    @property
+    def system(self) -> Path:
+        return self.folder / "system.csv"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The folder of one run."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def attempts(self) -> Path:
+        return self.folder / "attempts"
+
+    def attempt(self, number: int) -> AttemptPaths:
+        """The files of the attempt with this number (from 1)."""
+        return AttemptPaths(self.attempts / str(number))
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds a queue, its tracking store and its runs."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "queue.db"
+
+    @property
+    def mlflow_database(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    def run(self, run_id: int, name: str) -> RunPaths:
+        """The folder `<id>-<name>`; signs that a file name cannot hold become hyphens."""
+        return RunPaths(self.root / f"{run_id}-{_as_file_name(name)}")
+
+
+def home(environ: Mapping[str, str] = os.environ) -> Home:
+    """The home that RUNNER_HOME names, else ./runs; absolute, so that a later change of directory is harmless."""
+    return Home(Path(environ.get("RUNNER_HOME") or "runs").expanduser().resolve())
+
+
+def _as_file_name(name: str) -> str:
+    return re.sub(r"[^\w.+=-]+", "-", name, flags=re.ASCII).strip("-.")[:LONGEST_NAME] or "run"

@@ -1,0 +1,148 @@
+"""What the queue's tables hold, as immutable values. Times are unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+from runner.states import State
+
+Auto = Literal["auto"]
+Intent = Literal["interrupt", "cancel"]
+Outcome = Literal["finished", "failed", "stopped", "lost"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """A run that is about to be queued."""
+
+    name: str
+    config: str  # the resolved YAML, every key in it
+    num_epochs: int
+    priority: int = 0  # higher starts first; equal ones in order of submission
+    gpus: float | Auto = "auto"
+    cpus: float | Auto = "auto"
+    loader_workers: int = 0  # dataloader.num_workers: what `cpus: auto` means beside a GPU depends on it
+    max_retries: int = 3
+    tags: Mapping[str, str] = field(default_factory=dict)
+    exclusive: tuple[str, ...] = ()  # absolute paths of files that only one run at a time may write
+    source_file: str | None = None
+    submit_directory: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as the queue knows it now."""
+
+    id: int
+    state: State
+    name: str
+    config: str
+    num_epochs: int
+    priority: int
+    gpus: float | Auto
+    cpus: float | Auto
+    loader_workers: int
+    max_retries: int
+    tags: Mapping[str, str]
+    exclusive: tuple[str, ...]
+    source_file: str | None
+    submit_directory: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+
+    attempt: int  # number of the newest one; 0 before the first
+    losses: int  # times lost since its durable checkpoint last advanced
+    reason: str | None  # one line: why it failed, was interrupted, or was queued again
+    intent: Intent | None  # what the user asked of a RUNNING run, and the worker has yet to do
+    intent_at: float | None
+    grace_seconds: float | None  # from intent_at until the worker is killed
+    use_best: (
+        bool  # goes on from the best weights (resume --best); False again once a checkpoint has followed
+    )
+
+    submitted_at: float
+    queued_at: float
+    started_at: float | None  # start of the newest attempt
+    ended_at: float | None  # None until it is FINISHED, FAILED, CANCELLED or INTERRUPTED
+
+    epoch: int | None  # the epoch in hand, from 1
+    step: int | None  # steps done of it
+    steps_per_epoch: int | None
+    images_per_second: float | None
+    loss: float | None
+    accuracy: float | None  # latest on the test set
+    metrics: Mapping[str, float]  # of the latest finished epoch
+    seconds_left: float | None
+    durable_epoch: int | None  # epochs finished in the newest checkpoint that is on disk
+    durable_step: int | None  # steps done of the unfinished epoch in it
+    answered_at: float | None  # when the worker last answered
+    host: str | None
+    pid: int | None
+    devices: tuple[str, ...]
+
+    mlflow_run_id: str | None
+    published_epoch: int | None
+    published_state: State | None
+    publish_error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt of a run; it ends once."""
+
+    run: int
+    number: int
+    started_at: float
+    ended_at: float | None
+    outcome: Outcome | None
+    reason: str | None
+    gpus: float
+    cpus: float
+    host: str | None
+    pid: int | None
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """The scheduler's last sign of life."""
+
+    epoch: int
+    at: float | None  # None: it has left
+    cluster: str
+    version: str
+    pid: int | None
+    host: str | None
+    cores: float | None
+    gpus: float | None
+    message: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Down:
+    """A wish that the scheduler save what runs, queue it again, and leave."""
+
+    at: float
+    force: bool
+
+
+class ProgressFields(TypedDict, total=False):
+    """What a worker's answer may change in its run's row; what it leaves out stays."""
+
+    epoch: int | None
+    step: int | None
+    steps_per_epoch: int | None
+    images_per_second: float | None
+    loss: float | None
+    accuracy: float | None
+    metrics: Mapping[str, float]
+    seconds_left: float | None
+    durable_epoch: int | None
+    durable_step: int | None
+    host: str | None
+    pid: int | None
+    devices: tuple[str, ...]
