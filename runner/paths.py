@@ -13,7 +13,7 @@ LONGEST_NAME = 80  # characters of a run's name in its folder's name; most file 
 
 @dataclass(frozen=True)
 class AttemptPaths:
-    """The files of one attempt of a run. Nothing else may write here: that is what keeps a zombie harmless."""
+    """The files of one attempt. No other attempt writes here: that is what keeps a zombie harmless."""
 
     folder: Path
 
@@ -85,7 +85,7 @@ class Home:
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Home:
-    """The home that RUNNER_HOME names, else ./runs; absolute, so that a later change of directory is harmless."""
+    """The home that RUNNER_HOME names, else ./runs; absolute, so that a change of directory is harmless."""
     return Home(Path(environ.get("RUNNER_HOME") or "runs").expanduser().resolve())
 
 

@@ -18,7 +18,7 @@ class NewRun:
     """A run that is about to be queued."""
 
     name: str
-    config: str  # the resolved YAML, every key in it
+    config: str = field(repr=False)  # the resolved YAML, every key in it
     num_epochs: int
     priority: int = 0  # higher starts first; equal ones in order of submission
     gpus: float | Auto = "auto"
@@ -40,7 +40,7 @@ class Run:
     id: int
     state: State
     name: str
-    config: str
+    config: str = field(repr=False)  # the resolved YAML
     num_epochs: int
     priority: int
     gpus: float | Auto
@@ -60,9 +60,7 @@ class Run:
     intent: Intent | None  # what the user asked of a RUNNING run, and the worker has yet to do
     intent_at: float | None
     grace_seconds: float | None  # from intent_at until the worker is killed
-    use_best: (
-        bool  # goes on from the best weights (resume --best); False again once a checkpoint has followed
-    )
+    use_best: bool  # resume --best: go on from the best weights; False again once a checkpoint followed
 
     submitted_at: float
     queued_at: float

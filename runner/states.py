@@ -48,14 +48,11 @@ MOVES: dict[tuple[State, Event], State] = {
     (State.INTERRUPTED, Event.RESUME): State.QUEUED,
     (State.FAILED, Event.RESUME): State.QUEUED,
     (State.CANCELLED, Event.RESUME): State.QUEUED,
-    (State.INTERRUPTED, Event.EXTEND): State.QUEUED,
-    (State.FAILED, Event.EXTEND): State.QUEUED,
-    (State.CANCELLED, Event.EXTEND): State.QUEUED,
     (State.FINISHED, Event.EXTEND): State.QUEUED,
 }
 
 
-class IllegalMove(ValueError):
+class IllegalMove(ValueError):  # noqa: N818 - the name says what happened
     """An event that the run's state does not allow; one line for the user."""
 
 
@@ -63,5 +60,5 @@ def move(state: State, event: Event) -> State:
     """The state after `event`; raises IllegalMove where the table has no such move."""
     after = MOVES.get((state, event))
     if after is None:
-        raise IllegalMove(f"a run that is {state} cannot be {event}")
+        raise IllegalMove(f"it is {state} and cannot be {event}")
     return after

@@ -1,0 +1,132 @@
+"""What each move changes in a run's row: pure decisions, which the store writes down.
+
+Every function takes the row as it is and returns the columns that change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runner.rows import Intent, NewRun, ProgressFields, Run
+from runner.states import Event, IllegalMove, State, move
+
+Changes = dict[str, Any]
+
+INTENDED: Mapping[Intent, Event] = {"interrupt": Event.INTERRUPT, "cancel": Event.CANCEL}
+NO_INTENT: Changes = {"intent": None, "intent_at": None, "grace_seconds": None}
+WHERE = frozenset({"host", "pid", "devices"})  # what a worker reports that its attempt's row keeps too
+
+
+def added(new: NewRun, now: float) -> Changes:
+    """The row of a run that is new to the queue."""
+    start = {"state": State.QUEUED, "attempt": 0, "losses": 0, "use_best": False}
+    return {**vars(new), **start, "submitted_at": now, "queued_at": now}
+
+
+def claimed(run: Run, now: float) -> Changes:
+    """A queued run starts its next attempt. Raises IllegalMove where it is not queued any more."""
+    return {
+        "state": _after(run, Event.CLAIM),
+        "attempt": run.attempt + 1,
+        "started_at": now,
+        "reason": None,
+        "answered_at": None,
+        "images_per_second": None,
+        "seconds_left": None,
+        "host": None,
+        "pid": None,
+        "devices": (),
+    }
+
+
+def reported(run: Run, now: float, progress: ProgressFields) -> Changes:
+    """The worker of the run's attempt has answered."""
+    changes: Changes = {**progress, "answered_at": now}
+    durable = _position(progress.get("durable_epoch"), progress.get("durable_step"))
+    if durable > _position(run.durable_epoch, run.durable_step):
+        changes |= {"losses": 0, "use_best": False}
+    else:  # an attempt that fell back to an earlier checkpoint has not advanced before it passes the old mark
+        changes.pop("durable_epoch", None)
+        changes.pop("durable_step", None)
+    return changes
+
+
+def ended(run: Run, event: Event, now: float, reason: str | None) -> Changes:
+    """The run's attempt has ended by `event`, which the table may turn into what the user intended."""
+    losses = run.losses + (event is Event.LOSE)
+    event = settled(event, run.intent, losses, run.max_retries)
+    state = _after(run, event)
+    changes: Changes = {"state": state, "reason": reason, "losses": losses, "seconds_left": None, **NO_INTENT}
+    return changes | ({"queued_at": now} if state is State.QUEUED else {"ended_at": now})
+
+
+def settled(event: Event, intent: Intent | None, losses: int, max_retries: int) -> Event:
+    """The event that counts when an attempt ended by `event` while `intent` was pending.
+
+    What the worker finished, or failed at, stands. An attempt that went away in any other manner
+    has done what the user intended, whoever was quicker: requeued, the run would ignore him.
+    """
+    if event in (Event.FINISH, Event.FAIL):
+        return event
+    if intent is not None:
+        return INTENDED[intent]
+    if event is Event.LOSE and losses > max_retries:
+        return Event.EXHAUST
+    return event
+
+
+def asked(run: Run, intent: Intent, grace_seconds: float, now: float) -> Changes:
+    """The user asks to interrupt or cancel: at once for a queued run, an intent for a running one.
+
+    Asked twice, the stronger wish (cancel) and the earlier deadline count.
+    """
+    state = _after(run, INTENDED[intent])
+    if run.state is State.QUEUED:
+        return {"state": state, "ended_at": now, "reason": f"{INTENDED[intent]} while it waited"}
+    if run.intent is None or run.intent_at is None or run.grace_seconds is None:
+        return {"intent": intent, "intent_at": now, "grace_seconds": grace_seconds}
+    deadline = min(run.intent_at + run.grace_seconds, now + grace_seconds)
+    return {
+        "intent": "cancel" if "cancel" in (run.intent, intent) else "interrupt",
+        "grace_seconds": max(0.0, deadline - run.intent_at),
+    }
+
+
+def resumed(run: Run, now: float, config: str | None, num_epochs: int | None, use_best: bool) -> Changes:
+    """An ended run is queued again; a finished one only with more epochs than it had."""
+    event = Event.RESUME
+    if run.state is State.FINISHED:
+        if num_epochs is None or num_epochs <= run.num_epochs:
+            raise IllegalMove(
+                f"run {run.id}: it is {run.state} and goes on only with more than {run.num_epochs} epochs: "
+                f"add --set num_epochs={2 * run.num_epochs}"
+            )
+        event = Event.EXTEND
+    changes: Changes = {
+        "state": _after(run, event),
+        "queued_at": now,
+        "ended_at": None,
+        "reason": None,
+        "losses": 0,
+        "use_best": use_best,
+        **NO_INTENT,
+    }
+    if use_best:  # the best weights may be older than the newest checkpoint: what follows them advances
+        changes |= {"durable_epoch": None, "durable_step": None}
+    if config is not None:
+        changes["config"] = config
+    if num_epochs is not None:
+        changes["num_epochs"] = num_epochs
+    return changes
+
+
+def _after(run: Run, event: Event) -> State:
+    try:
+        return move(run.state, event)
+    except IllegalMove as error:
+        raise IllegalMove(f"run {run.id}: {error}") from None
+
+
+def _position(epoch: int | None, step: int | None) -> tuple[int, int]:
+    return (-1, -1) if epoch is None else (epoch, step or 0)

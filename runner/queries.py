@@ -1,0 +1,63 @@
+"""The statements on a run and its attempts that several moves share, inside a transaction of the caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Select, select, update
+
+from runner.moves import Changes
+from runner.rows import Attempt, Run
+from runner.states import State
+from runner.tables import ATTEMPT, RUN, attempts, queue, runs
+
+
+def all_runs(connection: Connection, query: Select[Any]) -> list[Run]:
+    """What a query for the columns RUN finds."""
+    return [Run(**row) for row in connection.execute(query).mappings()]
+
+
+def one_run(connection: Connection, run_id: int) -> Run | None:
+    """The run of this number."""
+    return _first(all_runs(connection, select(*RUN).where(runs.c.id == run_id)))
+
+
+def locked_run(connection: Connection, run_id: int) -> Run | None:
+    """The run of this number, which nobody else may change before this transaction ends.
+
+    SQLite ignores FOR UPDATE: there the whole database is this transaction's already.
+    """
+    return _first(all_runs(connection, select(*RUN).where(runs.c.id == run_id).with_for_update()))
+
+
+def write(connection: Connection, run: Run, changes: Changes) -> State:
+    """Writes changes of a run's row; its state after."""
+    connection.execute(update(runs).where(runs.c.id == run.id).values(changes))
+    return changes.get("state", run.state)
+
+
+def run_in_attempt(connection: Connection, run_id: int, number: int) -> Run | None:
+    """The run, where it is RUNNING in exactly this attempt."""
+    run = locked_run(connection, run_id)
+    return run if run is not None and run.state is State.RUNNING and run.attempt == number else None
+
+
+def attempts_of(connection: Connection, run_id: int) -> list[Attempt]:
+    """The attempts of a run, the oldest first."""
+    query = select(*ATTEMPT).where(attempts.c.run == run_id).order_by(attempts.c.number)
+    return [Attempt(**row) for row in connection.execute(query).mappings()]
+
+
+def write_attempt(connection: Connection, run_id: int, number: int, changes: Changes) -> None:
+    """Writes changes of an attempt's row."""
+    this = (attempts.c.run == run_id) & (attempts.c.number == number)
+    connection.execute(update(attempts).where(this).values(changes))
+
+
+def scheduler_epoch(connection: Connection) -> int:
+    """The epoch of the scheduler that may write, which stays so for this transaction."""
+    return connection.execute(select(queue.c.epoch).with_for_update(read=True)).scalar_one()
+
+
+def _first(found: list[Run]) -> Run | None:
+    return found[0] if found else None

@@ -1,0 +1,309 @@
+"""The queue: every read and every move of it, each move in one transaction.
+
+The command line and the publisher write without ceremony; what the scheduler writes carries its epoch
+and is refused (Superseded) once another scheduler has taken over, and what concerns an attempt carries
+its number and is refused once that attempt has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self, Unpack
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+
+from runner import moves
+from runner.database import NoQueue, StoreError, one_line_errors, open_database
+from runner.paths import Home
+from runner.queries import (
+    all_runs,
+    attempts_of,
+    locked_run,
+    one_run,
+    run_in_attempt,
+    scheduler_epoch,
+    write,
+    write_attempt,
+)
+from runner.rows import Attempt, Beat, Down, Intent, NewRun, Outcome, ProgressFields, Run
+from runner.states import ENDED, Event, IllegalMove, State
+from runner.tables import BEAT, RUN, attempts, queue, runs
+
+__all__ = ["NoQueue", "Occupied", "Store", "StoreError", "Superseded", "UnknownRun", "open_store"]
+
+
+class UnknownRun(StoreError):  # noqa: N818 - the name says what happened
+    """There is no run of this number."""
+
+
+class Occupied(StoreError):  # noqa: N818 - the name says what happened
+    """The scheduler of another cluster is alive."""
+
+
+class Superseded(Exception):  # noqa: N818 - the name says what happened
+    """Another scheduler has taken over: this one must write nothing more, and leave."""
+
+
+def open_store(place: Home | Path | str, create: bool = True) -> Store:
+    """The queue of a home, or in the database at a path or URL (`sqlite:///...`).
+
+    It is made where there is none, unless `create` is false (raises NoQueue, a StoreError). Raises
+    StoreError, in one line, where it cannot be used.
+    """
+    engine, queue_id = open_database(place.database if isinstance(place, Home) else place, create)
+    return Store(engine, queue_id)
+
+
+class Store:
+    """An open queue. Thread-safe; close it, or use it as a context manager."""
+
+    def __init__(self, engine: Engine, queue_id: str) -> None:
+        self.queue_id = queue_id  # made with the queue; names it to Ray and to MLflow
+        self._engine = engine
+        self._writer = engine.execution_options(writes=True)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What anybody may read.
+
+    def run(self, run_id: int) -> Run | None:
+        """The run of this number; None where there is none."""
+        with self._reading() as connection:
+            return one_run(connection, run_id)
+
+    def runs(self, states: Collection[State] | None = None) -> list[Run]:
+        """The runs in these states (None: in any), by number."""
+        query = select(*RUN).order_by(runs.c.id)
+        with self._reading() as connection:
+            return all_runs(connection, query if states is None else query.where(runs.c.state.in_(states)))
+
+    def queue(self) -> list[Run]:
+        """The QUEUED runs in the order in which they are to start: by priority, then by number."""
+        query = select(*RUN).where(runs.c.state == State.QUEUED)
+        with self._reading() as connection:
+            return all_runs(connection, query.order_by(runs.c.priority.desc(), runs.c.id))
+
+    def attempts(self, run_id: int) -> list[Attempt]:
+        """The attempts of a run, the oldest first."""
+        with self._reading() as connection:
+            return attempts_of(connection, run_id)
+
+    def scheduler_beat(self) -> Beat | None:
+        """The last sign of life of a scheduler; None before the first, and after one that left in peace."""
+        with self._reading() as connection:
+            row = connection.execute(select(*BEAT)).mappings().one()
+        return None if row["at"] is None else Beat(**row)
+
+    def down_requested(self) -> Down | None:
+        """The wish that the scheduler go down, where there is one."""
+        with self._reading() as connection:
+            at, force = connection.execute(select(queue.c.down_at, queue.c.down_force)).one()
+        return None if at is None else Down(at=at, force=bool(force))
+
+    # What the user asks for.
+
+    def add(self, new_runs: Sequence[NewRun], now: float) -> list[int]:
+        """Queues all of these runs or, on any error, none; their numbers in the same order."""
+        if not new_runs:
+            return []
+        with self._writing() as connection:
+            query = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
+            return list(connection.execute(query, [moves.added(new, now) for new in new_runs]).scalars())
+
+    def ask(self, run_id: int, intent: Intent, grace_seconds: float, now: float) -> State:
+        """Interrupts or cancels: a queued run at once, a running one through its intent; the state after.
+
+        Raises UnknownRun, and IllegalMove for a run that has ended.
+        """
+        with self._writing() as connection:
+            run = _expected(connection, run_id)
+            return write(connection, run, moves.asked(run, intent, grace_seconds, now))
+
+    def resume(
+        self,
+        run_id: int,
+        config: str | None = None,
+        num_epochs: int | None = None,
+        use_best: bool = False,
+        *,
+        now: float,
+    ) -> None:
+        """Queues an ended run again, with another configuration where one is given.
+
+        Raises UnknownRun, and IllegalMove for a run that has not ended, or has FINISHED and gets no
+        more epochs.
+        """
+        with self._writing() as connection:
+            run = _expected(connection, run_id)
+            write(connection, run, moves.resumed(run, now, config, num_epochs, use_best))
+
+    def set_priority(self, run_id: int, priority: int) -> None:
+        """Gives a queued run another place. Raises UnknownRun, and IllegalMove where it is not queued."""
+        with self._writing() as connection:
+            run = _expected(connection, run_id)
+            if run.state is not State.QUEUED:
+                raise IllegalMove(f"run {run_id}: it is {run.state} and has no place in the queue to change")
+            write(connection, run, {"priority": priority})
+
+    def remove(self, run_ids: Collection[int]) -> None:
+        """Forgets ended runs, all of these or none.
+
+        Raises UnknownRun, and IllegalMove for an unfinished one.
+        """
+        with self._writing() as connection:
+            for run_id in run_ids:
+                run = _expected(connection, run_id)
+                if run.state not in ENDED:
+                    raise IllegalMove(f"run {run_id}: it is {run.state}: cancel it first")
+                connection.execute(delete(runs).where(runs.c.id == run_id))
+
+    def ask_down(self, now: float, force: bool = False) -> None:
+        """Asks the scheduler to save what runs, queue it again and leave; `force`: without saving."""
+        with self._writing() as connection:
+            connection.execute(update(queue).values(down_at=now, down_force=force))
+
+    def clear_down(self) -> None:
+        """Withdraws that wish."""
+        with self._writing() as connection:
+            connection.execute(update(queue).values(down_at=None, down_force=None))
+
+    # What the publisher notes.
+
+    def published(
+        self,
+        run_id: int,
+        *,
+        epoch: int | None = None,
+        mlflow_run_id: str | None = None,
+        state: State | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Notes how far tracking has come; what is None stays, but `error` is what it is now."""
+        known = {"published_epoch": epoch, "mlflow_run_id": mlflow_run_id, "published_state": state}
+        changes = {name: value for name, value in known.items() if value is not None}
+        with self._writing() as connection:
+            changes["publish_error"] = error
+            connection.execute(update(runs).where(runs.c.id == run_id).values(changes))
+
+    # What the scheduler of an epoch writes.
+
+    def take_over(self, now: float, cluster: str, version: str, stale_after: float = 30.0) -> int:
+        """Begins a scheduler epoch, and so ends the one before; its number.
+
+        Raises Occupied where the scheduler of another cluster has beaten in the last `stale_after` seconds.
+        """
+        with self._writing() as connection:
+            row = connection.execute(select(*BEAT).with_for_update()).mappings().one()
+            if row["at"] is not None and row["cluster"] != cluster and now - row["at"] < stale_after:
+                raise Occupied(
+                    f"this queue is served by {row['cluster']} (host {row['host']}, last seen "
+                    f"{max(0.0, now - row['at']):.0f} s ago): use that one, or `runner down` there first"
+                )
+            nobody = dict.fromkeys(("pid", "host", "cores", "gpus", "message"))
+            values = {"epoch": row["epoch"] + 1, "at": now, "cluster": cluster, "version": version, **nobody}
+            connection.execute(update(queue).values(values))
+            return values["epoch"]
+
+    def beat(
+        self,
+        epoch: int,
+        now: float,
+        *,
+        pid: int | None = None,
+        host: str | None = None,
+        cores: float | None = None,
+        gpus: float | None = None,
+        message: str | None = None,
+    ) -> None:
+        """Says that the scheduler is alive, where, with what, and in one line what troubles it."""
+        with self._scheduling(epoch) as connection:
+            values = {"at": now, "pid": pid, "host": host, "cores": cores, "gpus": gpus, "message": message}
+            connection.execute(update(queue).values(values))
+
+    def leave(self, epoch: int) -> None:
+        """The scheduler goes in peace: any cluster may take over at once."""
+        with self._scheduling(epoch) as connection:
+            connection.execute(update(queue).values(at=None))
+
+    def claim(self, epoch: int, run_id: int, now: float, gpus: float, cpus: float) -> Attempt | None:
+        """Starts the next attempt of a queued run; None where it is not queued any more."""
+        with self._scheduling(epoch) as connection:
+            run = locked_run(connection, run_id)
+            if run is None or run.state is not State.QUEUED:
+                return None
+            changes = moves.claimed(run, now)
+            write(connection, run, changes)
+            row = {"run": run_id, "number": changes["attempt"], "started_at": now, "gpus": gpus, "cpus": cpus}
+            connection.execute(insert(attempts).values(row))
+            return attempts_of(connection, run_id)[-1]
+
+    def report(
+        self, epoch: int, run_id: int, attempt: int, now: float, /, **progress: Unpack[ProgressFields]
+    ) -> bool:
+        """Notes what the worker of an attempt answered; False, and nothing noted, where it has ended."""
+        with self._scheduling(epoch) as connection:
+            run = run_in_attempt(connection, run_id, attempt)
+            if run is None:
+                return False
+            write(connection, run, moves.reported(run, now, progress))
+            where = {name: value for name, value in progress.items() if name in moves.WHERE}
+            if where:
+                write_attempt(connection, run_id, attempt, where)
+            return True
+
+    def end(
+        self,
+        epoch: int,
+        run_id: int,
+        attempt: int,
+        event: Event,
+        now: float,
+        outcome: Outcome,
+        reason: str | None = None,
+    ) -> State | None:
+        """Ends an attempt and moves its run; the state after, None where the attempt has ended before.
+
+        `event` is what happened; a pending intent and the number of losses settle what comes of it.
+        """
+        with self._scheduling(epoch) as connection:
+            run = run_in_attempt(connection, run_id, attempt)
+            if run is None:
+                return None
+            ending = {"ended_at": now, "outcome": outcome, "reason": reason}
+            write_attempt(connection, run_id, attempt, ending)
+            return write(connection, run, moves.ended(run, event, now, reason))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with one_line_errors(self._engine.url.database), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with one_line_errors(self._engine.url.database), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _scheduling(self, epoch: int) -> Iterator[Connection]:
+        """A transaction that only the scheduler of the newest epoch may have."""
+        with self._writing() as connection:
+            newest = scheduler_epoch(connection)
+            if newest != epoch:
+                raise Superseded(f"the scheduler of epoch {newest} has taken over from that of epoch {epoch}")
+            yield connection
+
+
+def _expected(connection: Connection, run_id: int) -> Run:
+    run = locked_run(connection, run_id)
+    if run is None:
+        raise UnknownRun(f"there is no run {run_id}")
+    return run

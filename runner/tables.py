@@ -1,0 +1,168 @@
+"""The queue's tables, in SQL that every database of SQLAlchemy knows, and their rows as values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.engine import Dialect
+
+from runner.rows import Attempt, Beat, Run
+from runner.states import State
+
+SCHEMA_VERSION = 1
+
+
+class Json(TypeDecorator[Any]):
+    """A value as JSON text; an empty one is NULL, which reads back as what `empty` makes."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, empty: type[dict] | type[tuple]) -> None:
+        super().__init__()
+        self.empty = empty
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return json.dumps(value) if value else None
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return self.empty(json.loads(value)) if value else self.empty()
+
+
+class Request(TypeDecorator[Any]):
+    """A number of GPUs or cores; NULL is "auto"."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> float | None:
+        return None if value == "auto" else value
+
+    def process_result_value(self, value: float | None, dialect: Dialect) -> Any:
+        return "auto" if value is None else value
+
+
+class StateName(TypeDecorator[Any]):
+    """A State by its name."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return value if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> State | None:
+        return value if value is None else State(value)
+
+
+metadata = MetaData()
+
+# The numbers of runs must never come back after `remove`: folders and MLflow runs are named by them.
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("state", StateName, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("num_epochs", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("gpus", Request),
+    Column("cpus", Request),
+    Column("loader_workers", Integer, nullable=False),
+    Column("max_retries", Integer, nullable=False),
+    Column("tags", Json(dict)),
+    Column("exclusive", Json(tuple)),
+    Column("source_file", Text),
+    Column("submit_directory", Text),
+    Column("git_commit", Text),
+    Column("git_dirty", Boolean),
+    Column("attempt", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("reason", Text),
+    Column("intent", String(16)),
+    Column("intent_at", Float),
+    Column("grace_seconds", Float),
+    Column("use_best", Boolean, nullable=False),
+    Column("submitted_at", Float, nullable=False),
+    Column("queued_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    Column("epoch", Integer),
+    Column("step", Integer),
+    Column("steps_per_epoch", Integer),
+    Column("images_per_second", Float),
+    Column("loss", Float),
+    Column("accuracy", Float),
+    Column("metrics", Json(dict)),
+    Column("seconds_left", Float),
+    Column("durable_epoch", Integer),
+    Column("durable_step", Integer),
+    Column("answered_at", Float),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("devices", Json(tuple)),
+    Column("mlflow_run_id", Text),
+    Column("published_epoch", Integer),
+    Column("published_state", StateName),
+    Column("publish_error", Text),
+    Column("config", Text, nullable=False),  # last, so that SQLite need not walk over it to reach the others
+    Index("runs_in_order", "state", "priority", "id"),
+    sqlite_autoincrement=True,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("run", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", String(16)),
+    Column("reason", Text),
+    Column("gpus", Float, nullable=False),
+    Column("cpus", Float, nullable=False),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("devices", Json(tuple)),
+)
+
+# One row: which queue this is, who may schedule it, and whether it is to go down.
+queue = Table(
+    "queue",
+    metadata,
+    Column("only_row", Integer, CheckConstraint("only_row = 1"), primary_key=True),
+    Column("id", String(36), nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("at", Float),
+    Column("cluster", Text),
+    Column("version", Text),
+    Column("pid", Integer),
+    Column("host", Text),
+    Column("cores", Float),
+    Column("gpus", Float),
+    Column("message", Text),
+    Column("down_at", Float),
+    Column("down_force", Boolean),
+)
+
+RUN = [runs.c[field.name] for field in fields(Run)]
+ATTEMPT = [attempts.c[field.name] for field in fields(Attempt)]
+BEAT = [queue.c[field.name] for field in fields(Beat)]
