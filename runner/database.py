@@ -141,12 +141,7 @@ def _create(file: Path) -> None:
 
 
 def _fill(engine: Engine) -> None:
-    first = {
-        "only_row": 1,
-        "id": str(uuid.uuid4()),
-        "schema_version": SCHEMA_VERSION,
-        "created_at": time.time(),
-    }
+    row = {"only_row": 1, "id": str(uuid.uuid4()), "schema_version": SCHEMA_VERSION, "epoch": 0}
     with engine.execution_options(writes=True).begin() as connection:
         metadata.create_all(connection)
         connection.execute(insert(queue).values(created_at=time.time(), **row))
