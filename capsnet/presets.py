@@ -1,0 +1,33 @@
+"""Named sets of defaults: the paper's text, and what the authors' own code does differently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "authors": {
+        "model": {"primary_routing": "softmax", "class_bias": True, "init": "authors"},
+        "loss": {"margin": "authors"},
+        "optim": {"schedule": "exponential", "decay": 0.96, "per": "step", "every": 2000, "floor": 1e-6},
+    },
+}
+KIND_KEYS = ("name", "schedule")  # the keys that choose a kind of section
+
+
+def underlay(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`values` over `defaults`, section by section.
+
+    Defaults for another kind of section than the one that `values` chooses do not apply.
+    """
+    merged = dict(defaults)
+    for key, value in values.items():
+        below = defaults.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and not _other_kind(value, below):
+            value = underlay(value, below)
+        merged[key] = value
+    return merged
+
+
+def _other_kind(value: dict[str, Any], below: dict[str, Any]) -> bool:
+    return any(key in value and key in below and value[key] != below[key] for key in KIND_KEYS)

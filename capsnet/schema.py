@@ -1,0 +1,69 @@
+"""A tree of pydantic models, read as a schema: which keys stand where, which kinds a section may be of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+Schema = type[BaseModel]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a key stands: its path, the model that should know it, and that model's alternatives."""
+
+    path: tuple[str | int, ...]
+    owner: Schema | None  # None inside a list or a free mapping
+    kinds: tuple[Schema, ...]  # the union of kinds that `owner` belongs to
+
+
+def sections(annotation: Any) -> list[Schema]:
+    """The models that a field of this type may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in sections(part)]
+
+
+def tag(kind: Schema) -> tuple[str, str]:
+    """The key and word by which a union tells this kind: `("schedule", "cosine")`."""
+    return next(
+        (name, field.default)
+        for name, field in kind.model_fields.items()
+        if isinstance(field.default, str) and get_args(field.annotation) == (field.default,)
+    )
+
+
+def spot(schema: Schema, location: Sequence[str | int]) -> Spot:
+    """The key at pydantic's location, in which a chosen kind is a step of its own, unlike in the file."""
+    path: list[str | int] = []
+    owner: Schema | None = schema
+    kinds: tuple[Schema, ...] = ()
+    inside: Schema | None = schema  # where the next key stands
+    inside_kinds: tuple[Schema, ...] = ()
+    for step in location:
+        if step == "[key]":  # pydantic's mark for a wrong key of a free mapping
+            continue
+        if inside is None and inside_kinds:
+            inside = next(kind for kind in inside_kinds if tag(kind)[1] == step)
+            continue
+        path.append(step)
+        owner, kinds = inside, inside_kinds
+        field = owner.model_fields.get(str(step)) if owner else None
+        inside_kinds = tuple(sections(field.annotation)) if field else ()
+        inside = inside_kinds[0] if len(inside_kinds) == 1 else None
+    return Spot(tuple(path), owner, kinds)
+
+
+@cache
+def dotted_keys(schema: Schema) -> tuple[str, ...]:
+    """Every key below `schema`, of every kind: `optim.lr`."""
+    keys: list[str] = []
+    for name, field in schema.model_fields.items():
+        keys.append(name)
+        for section in sections(field.annotation):
+            keys += [f"{name}.{key}" for key in dotted_keys(section)]
+    return tuple(dict.fromkeys(keys))

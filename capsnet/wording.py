@@ -1,0 +1,97 @@
+"""pydantic's findings in words for users: what is allowed, what was found, what may have been meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from capsnet.mistakes import nearest, shown
+from capsnet.schema import Schema, Spot, sections, tag
+from capsnet.yamltext import KeyPath, dotted
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+# What is allowed, by pydantic's name for what is wrong.
+ALLOWED = {
+    "missing": "must be given",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text (in quotes, if need be)",
+    "tuple_type": "must be a list, as in [40, 80]",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a section of keys; leave it out to take its defaults",
+    "model_attributes_type": "must be a section of keys; leave it out to take its defaults",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must hold at least {min_length} value(s)",
+    "too_long": "must hold at most {max_length} values",
+}
+
+
+def wrong_value(where: Spot, details: ErrorDetails) -> str:
+    """Why a value cannot be taken."""
+    context = details.get("ctx", {})
+    found = f"(got {shown(details['input'])})"
+    match details["type"]:
+        case "literal_error":
+            return f"{_one_of(where, details['input'])} {found}"
+        case "value_error":
+            return f"{context['error']} {found}"
+        case kind:
+            return f"{ALLOWED.get(kind, 'is not allowed here').format(**context)} {found}"
+
+
+def _one_of(where: Spot, value: Any) -> str:
+    field = where.owner.model_fields[str(where.path[-1])] if where.owner else None
+    return choose(value, list(get_args(field.annotation)) if field else [])
+
+
+def choose(value: Any, words: Sequence[str]) -> str:
+    """What to choose from, and which of it was likely meant."""
+    meant = nearest(value, words) if isinstance(value, str) else None
+    only = f"must be {words[0]}" if len(words) == 1 else f"must be one of {', '.join(words)}"
+    return f"{only}; did you mean `{meant}`?" if meant and len(words) > 1 else only
+
+
+def unknown_kind(schema: Schema, path: KeyPath, value: Any) -> tuple[KeyPath, str]:
+    """The path of the key that chooses a kind, and why its word is not one."""
+    owner = schema
+    for key in path[:-1]:
+        owner = sections(owner.model_fields[str(key)].annotation)[0]
+    kinds = [tag(kind) for kind in sections(owner.model_fields[str(path[-1])].annotation)]
+    key = kinds[0][0]
+    word = value.get(key) if isinstance(value, Mapping) else value
+    return (*path, key), f"{choose(word, [word for _, word in kinds])} (got {shown(word)})"
+
+
+def unknown_key(where: Spot, section: Any, known: Sequence[str], prefix: KeyPath) -> str:
+    """Why a key means nothing here. `section`: what stands beside it; `known`: every key there is."""
+    key = str(where.path[-1])
+    homes = [kind for kind in where.kinds if key in kind.model_fields]
+    if where.owner and homes:
+        name, word = tag(where.owner)
+        default = "" if isinstance(section, Mapping) and name in section else ", the default here"
+        belongs = " or ".join(f"{name}: {tag(home)[1]}" for home in homes)
+        return f"`{key}` means nothing with {name}: {word}{default}; it belongs to {belongs}"
+    here = dotted((*prefix, *where.path[:-1]))
+    siblings = [name for name in known if name.rpartition(".")[0] == here]
+    if meant := _meant(key, siblings, known):
+        return f"unknown key; did you mean `{meant}`?"
+    return f"unknown key; known here: {', '.join(name.rpartition('.')[2] for name in siblings)}"
+
+
+def _meant(key: str, siblings: Sequence[str], known: Sequence[str]) -> str | None:
+    """The same key elsewhere, or one that reads alike here, or elsewhere."""
+    same = [name for name in known if name.rpartition(".")[2] == key]
+    if same:
+        return same[0]
+    for candidates in (siblings, known):
+        leaves = {name.rpartition(".")[2]: name for name in reversed(candidates)}
+        if found := nearest(key, leaves):
+            return leaves[found]
+    return None

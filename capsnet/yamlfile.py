@@ -1,0 +1,141 @@
+"""A YAML file as data that remembers where each value stands, and overrides put over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from capsnet.mistakes import ConfigError, Mistake, shown
+from capsnet.validation import check, validate
+from capsnet.yamltext import KeyPath, dotted, dump, parse
+
+__all__ = [
+    "ConfigError",
+    "Document",
+    "Mistake",
+    "check",
+    "dump",
+    "parsed",
+    "read",
+    "validate",
+    "with_overrides",
+]
+
+MAX_BYTES = 256 * 1024  # a configuration is 2 KB; a checkpoint named by mistake is not read to its end
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a YAML file says."""
+
+    file: str
+    data: dict[str, Any]
+    lines: Mapping[KeyPath, int]  # from 1, of each key and list item
+    overrides: Mapping[KeyPath, str] = field(default_factory=dict)  # where a value was set, and how
+    mistakes: tuple[Mistake, ...] = ()  # those that reading could pass over; `check` reports them
+    text: str = ""
+
+    def place(self, path: KeyPath) -> tuple[str, int | None]:
+        """The file (or override) and line to blame for the value at `path`."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.overrides:
+                return self.overrides[path[:end]], None
+            if path[:end] in self.lines:
+                return self.file, self.lines[path[:end]]
+        return self.file, None
+
+    def mistake(self, path: KeyPath, message: str) -> Mistake:
+        """A mistake at `path`; an override that names the key already does not name it twice."""
+        file, line = self.place(path)
+        key = "" if self.overrides.get(path) == file else dotted(path)
+        return Mistake(file, line, key, message)
+
+
+def read(path: str | Path) -> Document:
+    """The document in a YAML file. Raises ConfigError."""
+    file = str(path)
+    return parsed(_text(Path(path), file), file)
+
+
+def parsed(text: str, file: str) -> Document:
+    """The document that `text` holds; `file` names it in messages. Raises ConfigError."""
+    data, lines, mistakes = parse(text, file)
+    if data is None:
+        raise ConfigError([*mistakes, Mistake(file, None, "", "is empty: write at least one key")])
+    if not isinstance(data, dict):
+        message = f"must be a mapping, one `key: value` a line (got {shown(data)})"
+        raise ConfigError([*mistakes, Mistake(file, lines[()], "", message)])
+    return Document(file, data, lines, mistakes=tuple(mistakes), text=text)
+
+
+def _text(path: Path, file: str) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError([Mistake(file, None, "", _unreadable(path, error))]) from error
+    if len(content) > MAX_BYTES:
+        message = f"is larger than {MAX_BYTES // 1024} KiB: not a configuration"
+        raise ConfigError([Mistake(file, None, "", message)])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"is not UTF-8 text (byte 0x{content[error.start]:02x})"
+        raise ConfigError([Mistake(file, line, "", message)]) from error
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a directory; name a YAML file"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
+    """`document` with each `a.b=value` put over it, in order; values are YAML. `check` reports mistakes."""
+    for override in overrides:
+        document = _with_override(document, override)
+    return document
+
+
+def _with_override(document: Document, override: str) -> Document:
+    origin = f"--set {override}"
+    key, equals, text = override.partition("=")
+    path: KeyPath = tuple(key.strip().split("."))
+    try:
+        _check_key(document, path, equals)
+        value, _, mistakes = parse(text, origin)
+    except ConfigError as error:
+        return replace(document, mistakes=(*document.mistakes, *(_at(origin, m) for m in error.mistakes)))
+    return replace(
+        document,
+        data=_put(document.data, path, value),
+        lines={p: line for p, line in document.lines.items() if p[: len(path)] != path},
+        overrides={**document.overrides, path: origin},
+        mistakes=(*document.mistakes, *(_at(origin, m) for m in mistakes)),
+    )
+
+
+def _check_key(document: Document, path: KeyPath, equals: str) -> None:
+    """Raise ConfigError unless `path` can be set."""
+    if not equals or not all(path):
+        raise ConfigError([Mistake("", None, "", "must read key=value, as in optim.lr=0.01")])
+    for earlier, origin in document.overrides.items():
+        if earlier[: len(path)] == path:
+            raise ConfigError([Mistake("", None, "", f"would undo {origin}")])
+
+
+def _at(origin: str, mistake: Mistake) -> Mistake:
+    return replace(mistake, file=origin, line=None)
+
+
+def _put(data: Any, path: KeyPath, value: Any) -> Any:
+    """`data` with `value` at `path`; what is not a mapping on the way there is replaced by one."""
+    if not path:
+        return value
+    below = data if isinstance(data, dict) else {}
+    return {**below, path[0]: _put(below.get(path[0]), path[1:], value)}

@@ -1,0 +1,57 @@
+"""From a YAML file to what is submitted: configuration and `runner:` block together, all mistakes at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from capsnet import yamlfile
+from capsnet.config import Config, training_part, with_absolute_paths
+from capsnet.schema import dotted_keys
+from capsnet.validation import in_order
+from capsnet.yamlfile import ConfigError, Document
+from runner.spec import Spec
+
+BLOCK = "runner"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run as its YAML describes it."""
+
+    config: Config
+    spec: Spec
+    source: str  # the text of the file, as it is
+    file: str
+
+    def resolved(self, directory: Path, environment: Mapping[str, str] = os.environ) -> str:
+        """The whole YAML, every key with its value, for a worker that starts elsewhere.
+
+        Relative paths become absolute, from `directory`; so does the folder of data that `environment` names.
+        """
+        config = with_absolute_paths(self.config, directory, environment)
+        return yamlfile.dump({**config.model_dump(), BLOCK: self.spec.model_dump()})
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment in a YAML file with `key=value` overrides. Raises ConfigError with every mistake."""
+    return _experiment(yamlfile.read(path), overrides)
+
+
+def parsed(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment in YAML text, as a row of the queue holds it; messages call it `file`."""
+    return _experiment(yamlfile.parsed(text, file), overrides)
+
+
+def _experiment(source: Document, overrides: Iterable[str]) -> Experiment:
+    document = yamlfile.with_overrides(source, overrides)
+    block = document.data.get(BLOCK, {})
+    runner_keys = [BLOCK, *(f"{BLOCK}.{key}" for key in dotted_keys(Spec))]
+    config, mistakes = yamlfile.check(Config, training_part(document), document, known=runner_keys)
+    spec, others = yamlfile.check(Spec, block, document, (BLOCK,), known=dotted_keys(Config))
+    mistakes = [*document.mistakes, *mistakes, *others]
+    if config is None or spec is None or mistakes:
+        raise ConfigError(in_order(mistakes))
+    return Experiment(config, spec, source.text, source.file)

@@ -1,0 +1,59 @@
+"""How the queue treats a run: the `runner:` block of its YAML."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+
+LARGEST = 4096  # GPUs, and cores, of one run
+SMALLEST = 0.01  # share of a GPU, or of a core
+
+
+def _gpus(value: Any) -> float | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if _is_number(value) and (
+        value == 0 or SMALLEST <= value < 1 or (value % 1 == 0 and 1 <= value <= LARGEST)
+    ):
+        return value
+    raise ValueError("must be auto, a whole number, or a share of one GPU, as in 0.25")
+
+
+def _cpus(value: Any) -> float | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if _is_number(value) and SMALLEST <= value <= LARGEST:
+        return value
+    raise ValueError("must be auto, or a number above 0")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _tag_key(key: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_./ -]{1,200}", key):
+        raise ValueError("must be at most 200 letters, digits, spaces and _ . / -")  # what MLflow allows
+    return key
+
+
+TagKey = Annotated[str, AfterValidator(_tag_key)]
+TagValue = Annotated[str, Field(max_length=5000)]  # MLflow's limit
+
+
+class Spec(BaseModel):
+    """What a run asks of the queue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    gpus: Annotated[float | Literal["auto"], PlainValidator(_gpus)] = "auto"  # auto: one where there is any
+    cpus: Annotated[float | Literal["auto"], PlainValidator(_cpus)] = (
+        "auto"  # auto: all cores, beside a GPU a few
+    )
+    priority: int = Field(0, ge=-1_000_000, le=1_000_000)  # higher first
+    max_retries: int = Field(
+        3, ge=0, le=1000
+    )  # times that a run may be lost without its checkpoint advancing
+    tags: dict[TagKey, TagValue] = {}  # for the tracker
