@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, select, update
@@ -14,7 +15,9 @@ from runner.tables import ATTEMPT, RUN, attempts, queue, runs
 
 def all_runs(connection: Connection, query: Select[Any]) -> list[Run]:
     """What a query for the columns RUN finds."""
-    return [Run(**row) for row in connection.execute(query).mappings()]
+    # Not Run(**row) over .mappings(), which takes twice as long: a listing may have ten thousand rows.
+    names = [field.name for field in fields(Run)]
+    return [Run(**dict(zip(names, row, strict=True))) for row in connection.execute(query)]
 
 
 def one_run(connection: Connection, run_id: int) -> Run | None:
