@@ -22,7 +22,7 @@ from capsnet.presets import PRESETS, underlay
 from capsnet.yamlfile import ConfigError, Document
 from capsnet.yamltext import KeyPath
 
-__all__ = ["Config", "ConfigError", "load", "to_yaml"]
+__all__ = ["Config", "ConfigError", "load", "parse", "to_yaml"]
 
 PAPER_RECONSTRUCTION_WEIGHT = 0.0005
 
@@ -260,7 +260,15 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     `overrides`: `key=value` each, the key dotted, the value YAML. `name` defaults to the file's stem.
     """
-    document = yamlfile.with_overrides(yamlfile.read(path), overrides)
+    return _config(yamlfile.with_overrides(yamlfile.read(path), overrides))
+
+
+def parse(text: str, file: str = "configuration") -> Config:
+    """The configuration in YAML text; messages call it `file`. Raises ConfigError with every mistake."""
+    return _config(yamlfile.parse(text, file))
+
+
+def _config(document: Document) -> Config:
     return yamlfile.validate(Config, training_part(document), document, known=("runner",))
 
 

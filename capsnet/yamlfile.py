@@ -9,7 +9,7 @@ from typing import Any
 
 from capsnet.mistakes import ConfigError, Mistake, shown
 from capsnet.validation import check, validate
-from capsnet.yamltext import KeyPath, dotted, dump, parse
+from capsnet.yamltext import KeyPath, dotted, dump, values
 
 __all__ = [
     "ConfigError",
@@ -17,7 +17,7 @@ __all__ = [
     "Mistake",
     "check",
     "dump",
-    "parsed",
+    "parse",
     "read",
     "validate",
     "with_overrides",
@@ -56,12 +56,12 @@ class Document:
 def read(path: str | Path) -> Document:
     """The document in a YAML file. Raises ConfigError."""
     file = str(path)
-    return parsed(_text(Path(path), file), file)
+    return parse(_text(Path(path), file), file)
 
 
-def parsed(text: str, file: str) -> Document:
+def parse(text: str, file: str) -> Document:
     """The document that `text` holds; `file` names it in messages. Raises ConfigError."""
-    data, lines, mistakes = parse(text, file)
+    data, lines, mistakes = values(text, file)
     if data is None:
         raise ConfigError([*mistakes, Mistake(file, None, "", "is empty: write at least one key")])
     if not isinstance(data, dict):
@@ -108,7 +108,7 @@ def _with_override(document: Document, override: str) -> Document:
     path: KeyPath = tuple(key.strip().split("."))
     try:
         _check_key(document, path, equals)
-        value, _, mistakes = parse(text, origin)
+        value, _, mistakes = values(text, origin)
     except ConfigError as error:
         return replace(document, mistakes=(*document.mistakes, *(_at(origin, m) for m in error.mistakes)))
     return replace(

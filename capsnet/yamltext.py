@@ -65,7 +65,7 @@ def _integer(text: str) -> int:
     return value
 
 
-def parse(text: str, file: str) -> tuple[Any, dict[KeyPath, int], list[Mistake]]:
+def values(text: str, file: str) -> tuple[Any, dict[KeyPath, int], list[Mistake]]:
     """A YAML document's value, the line of each key and item, and the mistakes that can be passed over.
 
     An empty document is None. Raises ConfigError where reading on makes no sense: syntax, size, nesting.
@@ -206,7 +206,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def dump(values: Mapping[str, Any], indent: str = "") -> str:
-    """Plain values as YAML that `parse` reads back equal: blocks for mappings, one line for a list."""
+    """Plain values as YAML that `values` reads back equal: blocks for mappings, one line for a list."""
     lines: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -40,9 +40,9 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     return _experiment(yamlfile.read(path), overrides)
 
 
-def parsed(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
+def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
     """The experiment in YAML text, as a row of the queue holds it; messages call it `file`."""
-    return _experiment(yamlfile.parsed(text, file), overrides)
+    return _experiment(yamlfile.parse(text, file), overrides)
 
 
 def _experiment(source: Document, overrides: Iterable[str]) -> Experiment:
