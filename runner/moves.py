@@ -37,6 +37,7 @@ def claimed(run: Run, now: float) -> Changes:
         "host": None,
         "pid": None,
         "devices": (),
+        "published_state": None,  # an attempt that ends as the last one did is news to tracking all the same
     }
 
 

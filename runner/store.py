@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, Unpack
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, update
 
 from runner import moves
 from runner.database import NoQueue, StoreError, one_line_errors, open_database
@@ -176,7 +176,15 @@ class Store:
         with self._writing() as connection:
             connection.execute(update(queue).values(down_at=None, down_force=None))
 
-    # What the publisher notes.
+    # What the publisher asks and notes.
+
+    def unpublished(self) -> list[Run]:
+        """The runs of which tracking may lack something, by number."""
+        behind = func.coalesce(runs.c.durable_epoch, 0) > func.coalesce(runs.c.published_epoch, 0)
+        moved = or_(runs.c.published_state.is_(None), runs.c.published_state != runs.c.state)
+        query = select(*RUN).where(or_(runs.c.state == State.RUNNING, moved, behind)).order_by(runs.c.id)
+        with self._reading() as connection:
+            return all_runs(connection, query)
 
     def published(
         self,
