@@ -79,6 +79,10 @@ class Home:
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
+    @property
+    def scheduler_log(self) -> Path:
+        return self.root / "scheduler.log"
+
     def run(self, run_id: int, name: str) -> RunPaths:
         """The folder `<id>-<name>`; signs that a file name cannot hold become hyphens."""
         return RunPaths(self.root / f"{run_id}-{_as_file_name(name)}")

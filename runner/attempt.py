@@ -1,0 +1,200 @@
+"""One attempt of one run: train, keep, end. Knows neither Ray nor the database nor MLflow."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack, cast
+
+from runner import loading, storage
+from runner.orders import Orders
+from runner.paths import AttemptPaths, Home, RunPaths
+from runner.rows import ProgressFields
+from runner.storage import EndingKind
+from runner.system_metrics import visible_gpus
+
+if TYPE_CHECKING:
+    from capsnet.config import Config
+    from capsnet.state import State
+    from capsnet.training import Progress
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the scheduler hands to a worker: all that it will ever know of the queue."""
+
+    home: str
+    run: int
+    name: str
+    attempt: int
+    node: str  # its id
+    config: str  # the resolved YAML
+    cpus: float
+    gpus: float
+    use_best: bool
+
+    @property
+    def run_paths(self) -> RunPaths:
+        return Home(Path(self.home)).run(self.run, self.name)
+
+    @property
+    def paths(self) -> AttemptPaths:
+        return self.run_paths.attempt(self.attempt)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where an attempt stands."""
+
+    node: str
+    fields: ProgressFields
+    ending: storage.Ending | None
+
+
+class Standing:
+    """Where the attempt stands, for whoever asks from another thread."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._lock = threading.Lock()
+        self._fields = ProgressFields(host=socket.gethostname(), pid=os.getpid(), devices=visible_gpus())
+        self._ending: storage.Ending | None = None
+        self._training = False
+
+    @property
+    def status(self) -> Status:
+        with self._lock:
+            return Status(self._assignment.node, self._fields, self._ending)
+
+    def note(self, **fields: Unpack[ProgressFields]) -> None:
+        with self._lock:
+            self._fields = cast(ProgressFields, {**self._fields, **fields})
+            self._training = self._training or "step" in fields
+
+    def end(self, kind: EndingKind, reason: str | None = None) -> None:
+        """Put down how the attempt ended, once: first on disk, then for the scheduler to see."""
+        with self._lock:
+            if self._ending is None:
+                ending = storage.Ending(self._assignment.attempt, kind, reason, time.time())
+                storage.write_ending(self._assignment.paths, ending)
+                self._ending = ending
+
+    def end_unless_training(self) -> None:
+        """End as stopped an attempt that has nothing to save yet: importing and reading data take seconds."""
+        if not self._training:
+            self.end("stopped")
+
+
+class Abandoned(Exception):  # noqa: N818 - the name says what happened
+    """Nobody asks for this attempt any more: it must save nothing and leave."""
+
+
+def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
+    """Run the attempt to its end."""
+    try:
+        standing.end("finished" if _train(assignment, orders, standing) else "stopped")
+    except Abandoned:
+        print("nobody has asked for this attempt for a while: it leaves and saves nothing", flush=True)
+        os._exit(0)
+    except Exception as error:
+        standing.end("failed", _explained(error))
+
+
+def _explained(error: Exception) -> str:
+    """Print the error and return it as one line; a traceback where the user is not the one to mend it."""
+    from capsnet.checkpoint import CheckpointError
+    from capsnet.datasets import DataError
+    from capsnet.training import TrainingError
+    from capsnet.yamlfile import ConfigError
+
+    if isinstance(error, CheckpointError | DataError | TrainingError | ConfigError):
+        print(f"failed: {error}", flush=True)
+        return str(error)
+    traceback.print_exception(error)
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
+    """Train to the end (True) or until told to stop (False); what was reached is durable on return."""
+    from capsnet import training
+    from runner.keeper import Keeper
+
+    config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
+    state = _earlier_state(assignment, config)
+    if state is None and config.threads is None:  # later attempts use as many: the last bits depend on it
+        config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
+    _greet(assignment, config, state)
+    with Keeper(assignment.run_paths, assignment.paths, config, state) as keeper:
+        for progress in training.train(config, state):
+            if orders.abandoned:
+                raise Abandoned
+            last = orders.stopped
+            keeper.see(progress, last)
+            standing.note(**_report(progress))
+            standing.note(**keeper.durable)
+            if last:
+                break
+    standing.note(**keeper.durable)
+    return keeper.complete
+
+
+def _earlier_state(assignment: Assignment, config: Config) -> State | None:
+    """Return the newest whole state that this run, or the file that it is to go on from, has left."""
+    from capsnet.checkpoint import CheckpointError, load, locate, previous_path
+    from capsnet.state import from_best
+
+    for number in range(assignment.attempt - 1, 0, -1):
+        path = assignment.run_paths.attempt(number).checkpoint
+        if not path.exists() and not previous_path(path).exists():
+            continue
+        try:
+            state = load(path)
+        except CheckpointError as error:
+            warnings.warn(f"{error}; looking further back", stacklevel=2)
+        else:
+            print(f"goes on from {path}", flush=True)
+            return from_best(state) if assignment.use_best else state
+    settings = config.checkpoint
+    if settings.use_checkpoint and settings.model_path and (path := locate(settings.model_path)).exists():
+        print(f"goes on from {path}", flush=True)
+        state = load(path)
+        return from_best(state) if settings.use_best else state
+    return None
+
+
+def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
+    """Open the log with who computes what, where."""
+    import torch
+
+    gpus = ", ".join(visible_gpus())
+    where = f"GPU {gpus}" if gpus else f"{assignment.cpus:g} CPU cores"
+    if assignment.gpus == 0 and config.use_cuda:
+        where += " (no GPU in this cluster)"
+    done = f", from epoch {state['epoch'] + 1}, step {state['step']}" if state else ""
+    print(
+        f"run {assignment.run} ({assignment.name}), attempt {assignment.attempt}: {where} of "
+        f"{socket.gethostname()}, PyTorch {torch.__version__}{done}",
+        flush=True,
+    )
+
+
+def _report(progress: Progress) -> ProgressFields:
+    """What the row shows of a moment of training."""
+    fields = ProgressFields(
+        epoch=progress.epoch,
+        step=progress.step,
+        steps_per_epoch=progress.steps_per_epoch,
+        images_per_second=progress.images_per_second,
+        loss=progress.loss,
+        seconds_left=progress.seconds_left,
+    )
+    if progress.metrics is not None:
+        fields["metrics"] = dict(progress.metrics)
+        fields["accuracy"] = progress.metrics["test/accuracy"]
+    return fields

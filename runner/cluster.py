@@ -1,0 +1,208 @@
+"""What the runner asks of Ray, and the only file that imports it.
+
+Ray runs what was admitted and says who is dead; it is never handed a backlog. Scheduler, publisher and
+attempts are detached, named actors in the queue's namespace, so that each outlives whoever started it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+THREADS = 4  # of an actor: its work goes on in one of its own, so that it always answers
+
+
+class ClusterError(Exception):
+    """The cluster cannot be reached; one line."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A node of the cluster: what it has, and what nobody holds at the moment."""
+
+    id: str
+    name: str
+    gpus: float
+    cpus: float
+    free_gpus: float
+    free_cpus: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an actor's `status` method returned."""
+
+    status: Any
+
+
+@dataclass(frozen=True)
+class Silence:
+    """An actor has not answered yet."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Death:
+    """Ray says that the actor is gone."""
+
+    reason: str
+
+
+@dataclass
+class Member:
+    """A handle on an actor, and the one question that it has been asked."""
+
+    name: str
+    actor: ActorHandle
+    asked_at: float = field(default_factory=time.monotonic)
+    question: ray.ObjectRef | None = None
+
+
+def connect(address: str, namespace: str) -> None:
+    """Join the cluster at `address`; what is named from here on lies in `namespace`.
+
+    Raises:
+        ClusterError: nobody answers there, or refuses the token.
+    """
+    try:
+        ray.init(
+            address=address,
+            namespace=namespace,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+        )
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
+
+
+def disconnect() -> None:
+    ray.shutdown()
+
+
+def start(
+    name: str,
+    actor_class: type,
+    arguments: Iterable[Any],
+    *,
+    gpus: float = 0.0,
+    cpus: float = 0.0,
+    node: str | None = None,
+    restart: bool = False,
+) -> Member:
+    """Start a detached actor; one that exists under this name is returned instead.
+
+    `restart`: Ray starts it anew whenever its process dies.
+    """
+    options: dict[str, Any] = {
+        "name": name,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_gpus": gpus,
+        "num_cpus": cpus,
+        "max_restarts": -1 if restart else 0,
+        "max_concurrency": THREADS,
+    }
+    if node is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+    return Member(name, ray.remote(actor_class).options(**options).remote(*arguments))
+
+
+def find(name: str) -> Member | None:
+    """Return the living actor of this name, in this queue's namespace."""
+    try:
+        return Member(name, ray.get_actor(name))
+    except ValueError:
+        return None
+
+
+def poll(members: Iterable[Member], timeout: float) -> dict[str, Answer | Silence | Death]:
+    """Ask each member for its status and wait at most `timeout` seconds for all together.
+
+    A question that is not answered stays asked: a member that hangs gets one question, not a pile.
+    """
+    members = list(members)
+    for member in members:
+        if member.question is None:
+            member.question = member.actor.status.remote()
+            member.asked_at = time.monotonic()
+    questions = [member.question for member in members]
+    ready = set(ray.wait(questions, num_returns=len(questions), timeout=timeout)[0]) if questions else set()
+    return {member.name: _read(member, member.question in ready) for member in members}
+
+
+def _read(member: Member, ready: bool) -> Answer | Silence | Death:
+    if not ready:
+        return Silence(time.monotonic() - member.asked_at)
+    question, member.question = member.question, None
+    try:
+        return Answer(ray.get(question))
+    except RayActorError as error:
+        return Death(str(error).strip().splitlines()[0])
+
+
+def tell(member: Member, message: str) -> None:
+    """Call a method of the actor without waiting for it; a dead one shows at the next `poll`."""
+    getattr(member.actor, message).remote()
+
+
+def kill(member: Member) -> None:
+    """End the actor's process; its resources are free as soon as it is gone."""
+    ray.kill(member.actor, no_restart=True)
+
+
+def restart(member: Member) -> None:
+    """End the actor's process, which Ray then starts anew."""
+    ray.kill(member.actor, no_restart=False)
+
+
+def tell_self(message: str) -> None:
+    """Call a method of the actor in which this runs, from a thread of it."""
+    getattr(ray.get_runtime_context().current_actor, message).remote()
+
+
+def leave() -> None:
+    """End the actor in which this runs for good; called in one of its methods."""
+    ray.actor.exit_actor()
+
+
+def machines() -> list[Machine]:
+    """Return the nodes that live, in a stable order."""
+    # Ray has no public call for what is free on each node.
+    free = ray._private.state.available_resources_per_node()
+    return sorted(
+        (_machine(node, free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"]),
+        key=lambda machine: (machine.name, machine.id),
+    )
+
+
+def _machine(node: Mapping[str, Any], free: Mapping[str, float]) -> Machine:
+    has = node["Resources"]
+    return Machine(
+        id=node["NodeID"],
+        name=node["NodeManagerHostname"],
+        gpus=has.get("GPU", 0.0),
+        cpus=has.get("CPU", 0.0),
+        free_gpus=free.get("GPU", 0.0),
+        free_cpus=free.get("CPU", 0.0),
+    )
+
+
+def actor_names() -> list[tuple[str, str]]:
+    """Return (namespace, name) of every named actor in the cluster."""
+    return [(actor["namespace"], actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
+
+
+def address() -> str:
+    """Return the address of the cluster in which this process takes part."""
+    return ray.get_runtime_context().gcs_address

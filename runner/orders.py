@@ -1,0 +1,33 @@
+"""What the scheduler has told an attempt, for its two threads: one is told, the other obeys."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+UNHEARD_SECONDS = 60.0  # after which a worker takes its host for cut off
+
+
+class Orders:
+    """Thread-safe; times are monotonic, so that a stopped process knows on waking how long it slept."""
+
+    def __init__(self, unheard_seconds: float = UNHEARD_SECONDS) -> None:
+        self._unheard_seconds = unheard_seconds
+        self._heard_at = time.monotonic()
+        self._stop = threading.Event()
+
+    def heard(self) -> None:
+        """Note that somebody has asked for this attempt."""
+        self._heard_at = time.monotonic()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody has asked for so long that the run may be going on elsewhere."""
+        return time.monotonic() - self._heard_at > self._unheard_seconds

@@ -1,0 +1,54 @@
+"""The publisher as an actor: started by the scheduler when there is something to publish.
+
+A process of its own, for MLflow's client can block for minutes; it leaves when there is nothing left to
+do, for what it imports takes some 400 MB.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from runner.paths import Home
+
+NAME = "publisher"
+ROUND_SECONDS = 1.0
+IDLE_SECONDS = 60.0
+
+
+class PublisherActor:
+    """Ray makes one at a time for each queue."""
+
+    def __init__(self, root: str, settings: Mapping[str, str]) -> None:
+        """`settings`: MLflow's variables as they are where the scheduler was started."""
+        self._home = Home(Path(root))
+        os.environ.update(settings)
+        threading.Thread(target=self._live, name="publisher", daemon=True).start()
+
+    def status(self) -> None:
+        """Answer, which says that it lives."""
+
+    def _live(self) -> None:
+        try:
+            self._publish()
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)  # the scheduler starts another one when there is something to do
+
+    def _publish(self) -> None:
+        from runner.publisher import Publisher
+        from runner.store import open_store
+        from runner.tracking import Tracker, target
+
+        with open_store(self._home, create=False) as store:
+            publisher = Publisher(store, self._home, Tracker(target(self._home)))
+            idle_since = time.monotonic()
+            while time.monotonic() - idle_since < IDLE_SECONDS:
+                publisher.publish_once(time.time())
+                if store.unpublished():
+                    idle_since = time.monotonic()
+                time.sleep(ROUND_SECONDS)

@@ -1,0 +1,96 @@
+"""What a run keeps on disk besides its checkpoint: the only file that writes it.
+
+An outcome is written before it is reported, so that a scheduler which finds a worker gone knows whether
+the worker had finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from capsnet.files import write_atomically
+from runner.paths import AttemptPaths, RunPaths
+
+EndingKind = Literal["finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, in the worker's own words."""
+
+    attempt: int
+    kind: EndingKind
+    reason: str | None
+    at: float  # unix seconds
+
+
+def write_ending(paths: AttemptPaths, ending: Ending) -> None:
+    text = json.dumps(asdict(ending))
+    write_atomically(paths.outcome, lambda file: file.write(text.encode()))
+
+
+def read_ending(paths: AttemptPaths) -> Ending | None:
+    """Return how the attempt ended, or None when it never said so."""
+    try:
+        return Ending(**json.loads(paths.outcome.read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def append_row(path: Path, row: Mapping[str, float]) -> None:
+    """Append a line to a CSV file; the first one brings the header."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row.keys())
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def mirror(source: Path, target: Path) -> None:
+    """Let `target` hold what `source` holds; a reader sees the old file or the new one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, part)
+    part.replace(target)
+
+
+def prepare(paths: RunPaths, attempt: int, config: str) -> None:
+    """Make the attempt's folder, and let the run's folder show its files under plain names."""
+    paths.attempt(attempt).folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(paths.config, lambda file: file.write(config.encode()))
+    newest = paths.attempt(attempt)
+    for file in (newest.checkpoint, newest.history, newest.log):
+        link = paths.folder / file.name
+        part = link.with_name(link.name + ".part")
+        part.unlink(missing_ok=True)
+        part.symlink_to(file.relative_to(paths.folder))
+        part.replace(link)
+
+
+def size(paths: RunPaths) -> int:
+    """Return the bytes that the run's folder takes; a file with two names counts once."""
+    found = {}
+    for path in paths.folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.lstat()
+            found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
+
+
+def delete(paths: RunPaths) -> None:
+    """Delete the run's folder with all that it holds."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(paths.folder)
