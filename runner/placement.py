@@ -1,0 +1,125 @@
+"""Which queued run starts where: lists in, starts out. Pure, and the same answer for the same lists.
+
+The order is strict. A run that fits the cluster but has to wait is overtaken only where that cannot
+delay it; one that can never fit, or waits for another run's file, holds nobody up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.room import Node, Request, Room, fits_when_empty
+from runner.rows import Run
+
+__all__ = ["Node", "Request", "Start", "place", "resolve", "waiting"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run is to start on a node, and hold this much of it."""
+
+    run_id: int
+    node: str
+    gpus: float
+    cpus: float
+
+
+def resolve(run: Run, nodes: Sequence[Node]) -> Request:
+    """What a run needs here, where it may have left that to us.
+
+    "auto" means one GPU where the cluster has any; without a GPU all cores of the largest machine,
+    with one a core for the training and one for each process that loads data.
+    """
+    gpus = float(any(node.total_gpus for node in nodes)) if run.gpus == "auto" else run.gpus
+    cpus = _auto_cpus(run.loader_workers, gpus, nodes) if run.cpus == "auto" else run.cpus
+    return Request(run.id, gpus, cpus, run.exclusive)
+
+
+def place(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> list[Start]:
+    """The runs to start now, in the order given; of the running ones only their files matter."""
+    rooms = [Room(node) for node in nodes]
+    taken = {path for request in running for path in request.exclusive}
+    starts: list[Start] = []
+    hopeless: set[tuple[float, float]] = set()  # needs that change nothing any more, however long the queue
+    for request in queued:
+        if not any(fits_when_empty(request, node) for node in nodes):
+            continue
+        waits_for_a_file = not taken.isdisjoint(request.exclusive)
+        taken.update(request.exclusive)  # of one that waits, too: a later run must not snatch them
+        if waits_for_a_file or (request.gpus, request.cpus) in hopeless:
+            continue
+        admitting = [room for room in rooms if room.admits(request)]
+        if admitting:
+            room = min(admitting, key=lambda room: room.preference(request))
+            room.take(request)
+            starts.append(Start(request.run_id, room.node.name, request.gpus, request.cpus))
+        else:
+            reserved = [room.reserve(request) for room in rooms]
+            if not any(reserved):
+                hopeless.add((request.gpus, request.cpus))
+    return starts
+
+
+def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> dict[int, str]:
+    """Why each queued run waits, by its number; of the nodes only what they have in all matters."""
+    writers = {path: request.run_id for request in running for path in request.exclusive}
+    reasons = {}
+    ahead = 0
+    for request in queued:
+        if impossible := _impossible(request, nodes):
+            reasons[request.run_id] = impossible
+            continue
+        writer = next((writers[path] for path in request.exclusive if path in writers), None)
+        reasons[request.run_id] = (
+            f"{_needs(request)}, {_place_in_line(ahead)}"
+            if writer is None
+            else f"waits for run {writer}, which writes the same checkpoint file"
+        )
+        writers |= dict.fromkeys(request.exclusive, request.run_id)
+        ahead += 1
+    return reasons
+
+
+def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float:
+    """The cores of `cpus: auto`; never more than there are beside so many GPUs, so that it can start."""
+    largest = max((node.total_cpus for node in nodes if node.total_gpus >= gpus), default=None)
+    if gpus == 0:
+        return largest or 1.0
+    wanted = 1.0 + loader_workers
+    return wanted if largest is None else min(wanted, largest)
+
+
+def _impossible(request: Request, nodes: Sequence[Node]) -> str | None:
+    """Why a run can never start on these nodes; None where it can."""
+    if any(fits_when_empty(request, node) for node in nodes):
+        return None
+    if not nodes:
+        return "no machine is up"
+    in_all, in_one = sum(node.total_gpus for node in nodes), max(node.total_gpus for node in nodes)
+    cores = max(node.total_cpus for node in nodes)
+    if request.gpus > in_all:
+        lack = f"{_gpus(request)}, the cluster has {in_all}"
+    elif request.gpus > in_one:
+        lack = f"{_gpus(request)} in one machine, the largest has {in_one}"
+    elif request.cpus > cores:
+        lack = f"{_cores(request)}, the largest machine has {cores:g}"
+    else:
+        lack = f"{_gpus(request)} and {_cores(request)} in one machine, none has both"
+    return f"needs {lack}: can never start"
+
+
+def _needs(request: Request) -> str:
+    return f"needs {_gpus(request) if request.gpus else _cores(request)}"
+
+
+def _place_in_line(ahead: int) -> str:
+    return "next in line" if ahead == 0 else f"{ahead} run{'s' if ahead > 1 else ''} ahead"
+
+
+def _gpus(request: Request) -> str:
+    return f"{request.gpus:g} GPU{'s' if request.gpus > 1 else ''}"
+
+
+def _cores(request: Request) -> str:
+    return f"{request.cpus:g} core{'s' if request.cpus > 1 else ''}"

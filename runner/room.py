@@ -1,0 +1,95 @@
+"""The machines of a cluster, what a run needs of one, and what is left of one while starts are decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DIGITS = 4  # of shares and cores, as Ray counts them: 0.3 of a GPU three times leaves 0.1, not 0.0999...
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster: what it has, and what of that is free."""
+
+    name: str
+    gpus: tuple[float, ...]  # free share of each of its GPUs, 0 to 1
+    total_gpus: int
+    cpus: float  # free cores
+    total_cpus: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run needs of one machine."""
+
+    run_id: int
+    gpus: float  # a share of one GPU below 1, else a whole number of whole GPUs
+    cpus: float
+    exclusive: tuple[str, ...] = ()  # files that no other run may write at the same time
+
+
+def fits_when_empty(request: Request, node: Node) -> bool:
+    """Whether the node could serve this request if nothing ran on it."""
+    return node.total_gpus >= request.gpus and node.total_cpus >= request.cpus
+
+
+class Room:
+    """What is left of a node while starts are decided, and what the runs that must wait will need of it."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.gpus, self.cpus = node.gpus, node.cpus
+        # Those that wait for this node, packed in order into it as if it were empty: as many as can
+        # ever run on it at once. Whoever is behind them is delayed by them and not by an overtaker.
+        self.kept_cpus = 0.0
+        self._unkept_gpus, self._unkept_cpus = (1.0,) * node.total_gpus, node.total_cpus
+
+    def admits(self, request: Request) -> bool:
+        """Whether a run may start here now: it fits, and delays none of those that wait.
+
+        The first that waits for this node lacks GPUs or cores here. So only what uses no GPU can slip
+        in front, and only where the cores that those ahead will need are left free.
+        """
+        if _without(self.gpus, request.gpus) is None or (self.kept_cpus and request.gpus):
+            return False
+        return round(self.cpus - request.cpus, DIGITS) >= self.kept_cpus
+
+    def take(self, request: Request) -> None:
+        """Start a run that was admitted."""
+        self.gpus = _without(self.gpus, request.gpus) or ()
+        self.cpus = round(self.cpus - request.cpus, DIGITS)
+
+    def reserve(self, request: Request) -> bool:
+        """Keep what a run that must wait will need; False where no more can wait for this node."""
+        gpus = _without(self._unkept_gpus, request.gpus)
+        cpus = round(self._unkept_cpus - request.cpus, DIGITS)
+        if gpus is None or cpus < 0:
+            return False
+        self._unkept_gpus, self._unkept_cpus = gpus, cpus
+        self.kept_cpus = round(self.kept_cpus + request.cpus, DIGITS)
+        return True
+
+    def preference(self, request: Request) -> tuple[float, float, str]:
+        """The least is best: the fullest node, so that whole ones stay free; without a GPU, one without."""
+        return (sum(self.gpus) if request.gpus else self.node.total_gpus, self.cpus, self.node.name)
+
+
+def _without(shares: tuple[float, ...], gpus: float) -> tuple[float, ...] | None:
+    """The free shares once a request has its GPUs; None where they do not suffice.
+
+    A share comes from the fullest GPU that has it, so that whole ones stay whole; never from two.
+    """
+    left = list(shares)
+    if 0 < gpus < 1:
+        enough = [index for index, share in enumerate(left) if share >= gpus]
+        if not enough:
+            return None
+        chosen = min(enough, key=lambda index: left[index])
+        left[chosen] = round(left[chosen] - gpus, DIGITS)
+        return tuple(left)
+    whole = [index for index, share in enumerate(left) if share >= 1]
+    if len(whole) < gpus:
+        return None
+    for index in whole[: int(gpus)]:
+        left[index] = 0.0
+    return tuple(left)
