@@ -110,7 +110,7 @@ class Beat:
     """The scheduler's last sign of life."""
 
     epoch: int
-    at: float | None  # None: it has left
+    at: float
     cluster: str
     version: str
     pid: int | None

@@ -190,17 +190,25 @@ class Store:
         self,
         run_id: int,
         *,
+        attempt: int | None = None,
         epoch: int | None = None,
         mlflow_run_id: str | None = None,
         state: State | None = None,
         error: str | None = None,
     ) -> None:
-        """Notes how far tracking has come; what is None stays, but `error` is what it is now."""
+        """Notes how far tracking has come; what is None stays, but `error` is what it is now.
+
+        `attempt` is the one that was published: where another has begun meanwhile, the state is not noted.
+        """
         known = {"published_epoch": epoch, "mlflow_run_id": mlflow_run_id, "published_state": state}
         changes = {name: value for name, value in known.items() if value is not None}
         with self._writing() as connection:
-            changes["publish_error"] = error
-            connection.execute(update(runs).where(runs.c.id == run_id).values(changes))
+            run = locked_run(connection, run_id)
+            if run is None:
+                return
+            if attempt not in (None, run.attempt):
+                changes.pop("published_state", None)
+            write(connection, run, {**changes, "publish_error": error})
 
     # What the scheduler of an epoch writes.
 
