@@ -1,0 +1,66 @@
+"""Where things lie in the home."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.paths import Home, home
+
+
+def test_the_files_of_an_attempt_lie_in_its_own_folder() -> None:
+    run = Home(Path("/lab")).run(12, "mnist_3iter")
+    attempt = run.attempt(2)
+    assert run.folder == Path("/lab/12-mnist_3iter")
+    assert run.config == Path("/lab/12-mnist_3iter/config.yaml")
+    assert run.tensorboard == Path("/lab/12-mnist_3iter/tensorboard")
+    assert attempt.folder == Path("/lab/12-mnist_3iter/attempts/2")
+    files = [attempt.checkpoint, attempt.history, attempt.log, attempt.outcome, attempt.system]
+    assert {file.parent for file in files} == {attempt.folder}
+    assert len(set(files)) == len(files)
+
+
+def test_the_stores_lie_beside_the_runs() -> None:
+    lab = Home(Path("/lab"))
+    assert (lab.database, lab.mlflow_database) == (Path("/lab/queue.db"), Path("/lab/mlflow.db"))
+    assert lab.artifacts == Path("/lab/artifacts")
+
+
+def test_the_home_is_runs_in_the_current_folder_unless_the_environment_names_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert home({}) == Home(tmp_path / "runs")
+    assert home({"RUNNER_HOME": ""}) == Home(tmp_path / "runs")
+    assert home({"RUNNER_HOME": "lab/../shared"}) == Home(tmp_path / "shared")
+    assert home({"RUNNER_HOME": "/data/lab"}) == Home(Path("/data/lab"))
+
+
+def test_a_tilde_that_no_shell_has_expanded_means_the_users_folder() -> None:
+    assert home({"RUNNER_HOME": "~/lab"}) == Home(Path.home().resolve() / "lab")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("mnist", "3-mnist"),
+        ("../../etc/passwd", "3-etc-passwd"),
+        ("lr=0.01 r=3", "3-lr=0.01-r=3"),
+        ("..", "3-run"),
+        ("Größe", "3-Gr-e"),
+        ("", "3-run"),
+    ],
+)
+def test_a_name_that_no_file_can_bear_is_made_one(name: str, folder: str) -> None:
+    assert Home(Path("/lab")).run(3, name).folder == Path("/lab") / folder
+
+
+@given(st.text(), st.integers(min_value=1))
+def test_no_name_leads_out_of_the_home(name: str, number: int) -> None:
+    folder = Home(Path("/lab")).run(number, name).folder
+    assert folder.parent == Path("/lab")
+    assert folder.name.startswith(f"{number}-")
+    assert len(folder.name.encode()) <= 255
