@@ -1,0 +1,132 @@
+"""Routing against Procedure 1 taken literally, and its properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capsnet import reference, routing
+from capsnet.routing import couplings, dynamic, norm, squash
+
+sizes = st.integers(1, 6)
+
+
+def layer(batch=3, inputs=7, dim=4, classes=5, class_dim=6, dtype=torch.float64, scale=1.0, seed=0):
+    """Capsules [B, I, K], a weight [J, I·K, D] and a bias [J, D]."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (batch, inputs, dim), (classes, inputs * dim, class_dim), (classes, class_dim)
+    return [scale * torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+def predictions(capsules, weight):
+    """û [B, I, J, D], formed."""
+    transformations = weight.unflatten(1, capsules.shape[1:])
+    return torch.einsum("bik,jikd->bijd", capsules, transformations).detach().numpy()
+
+
+@pytest.mark.parametrize("iterations", range(1, 11))
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_outputs_are_those_of_the_literal_procedure(iterations, with_bias, relative_error):
+    capsules, weight, bias = layer()
+    outputs = dynamic(capsules, weight, bias if with_bias else None, iterations=iterations)
+    done = reference.routing(predictions(capsules, weight), bias.numpy() if with_bias else 0.0, iterations)
+    assert outputs.shape == (3, 5, 6)
+    assert relative_error(outputs, done[-1].outputs) < 1e-12
+
+
+@pytest.mark.parametrize("gradient", ["full", "detached"])
+@pytest.mark.parametrize("iterations", [1, 2, 3, 7])
+def test_gradients_are_those_of_the_literal_procedure(gradient, iterations, relative_error):
+    capsules, weight, bias = (tensor.requires_grad_() for tensor in layer())
+    upstream = torch.linspace(-1, 1, 3 * 5 * 6, dtype=torch.float64).view(3, 5, 6)
+    dynamic(capsules, weight, bias, iterations=iterations, gradient=gradient).backward(upstream)
+    formed = predictions(capsules, weight)
+    done = reference.routing(formed, bias.detach().numpy(), iterations)
+    d_formed, d_bias = reference.routing_backward(formed, done, upstream.numpy(), gradient)
+    transformations = weight.detach().unflatten(1, (7, 4)).numpy()
+    d_capsules = np.einsum("bijd,jikd->bik", d_formed, transformations)
+    d_weight = np.einsum("bijd,bik->jikd", d_formed, capsules.detach().numpy()).reshape(5, 28, 6)
+    assert relative_error(capsules.grad, d_capsules) < 1e-12
+    assert relative_error(weight.grad, d_weight) < 1e-12
+    assert relative_error(bias.grad, d_bias) < 1e-12
+
+
+@settings(deadline=None, max_examples=20)
+@given(batch=sizes, inputs=sizes, dim=sizes, classes=sizes, class_dim=sizes, iterations=st.integers(2, 10))
+def test_each_input_shares_itself_out_wholly_over_the_outputs(iterations, **shape):
+    capsules, weight, bias = layer(**shape)
+    coupling = couplings(capsules, weight, bias, iterations)
+    assert coupling.shape == (shape["classes"], shape["batch"], shape["inputs"])
+    assert (coupling >= 0).all()
+    torch.testing.assert_close(coupling.sum(0), torch.ones_like(coupling[0]))
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    batch=sizes,
+    iterations=st.integers(1, 10),
+    scale=st.sampled_from([0.0, 1e-12, 1e-3, 1.0, 30.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_lengths_are_from_0_to_below_1_and_all_gradients_finite(batch, iterations, scale, dtype):
+    tensors = [tensor.requires_grad_() for tensor in layer(batch=batch, scale=scale, dtype=dtype)]
+    outputs = dynamic(*tensors, iterations=iterations)
+    lengths = norm(outputs)
+    assert (lengths >= 0).all()
+    assert (lengths < 1).all() or scale == 30.0  # where rounding may reach 1
+    assert (lengths <= 1 + 1e-6).all()
+    gradients = torch.autograd.grad(lengths.sum(), tensors)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@settings(deadline=None, max_examples=10)
+@given(batch=st.integers(1, 9), iterations=st.integers(1, 4), chunk=st.integers(100, 5000))
+def test_a_batch_that_is_routed_in_parts_gives_what_it_gives_whole(batch, iterations, chunk):
+    tensors = layer(batch=batch)
+    whole = dynamic(*tensors, iterations=iterations)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "CHUNK_BYTES", chunk)
+        torch.testing.assert_close(dynamic(*tensors, iterations=iterations), whole)
+
+
+def test_a_large_batch_is_routed_in_parts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "CHUNK_BYTES", 2 * 7 * 4 * 8 * 5)  # two images
+        assert routing._parts(layer(batch=6)[0], classes=5) == 3
+    assert routing._parts(layer(batch=6)[0], classes=5) == 1
+
+
+def test_routing_sharpens_with_its_iterations():
+    capsules, weight, bias = layer(scale=0.7)
+    entropies = [
+        torch.special.entr(couplings(capsules, weight, bias, iterations)).sum().item()
+        for iterations in (2, 3, 5, 9)
+    ]
+    assert entropies == sorted(entropies, reverse=True)
+
+
+def test_squash_of_zero_is_zero_and_its_gradient_too():
+    inputs = torch.zeros(2, 8, requires_grad=True)
+    outputs = squash(inputs)
+    outputs.sum().backward()
+    assert not outputs.any() and inputs.grad is not None
+    torch.testing.assert_close(inputs.grad, torch.zeros_like(inputs))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e18])
+def test_squash_is_finite_and_right_for_lengths_of_any_size(size):
+    inputs = torch.tensor([[0.6, -0.8]]).mul(size).requires_grad_()
+    outputs = squash(inputs)
+    outputs.sum().backward()
+    expected = reference.squash(np.array([[0.6, -0.8]]) * size)
+    np.testing.assert_allclose(outputs.detach().numpy(), expected, rtol=1e-5, atol=1e-35)
+    assert inputs.grad is not None and inputs.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("iterations", [0, -1])
+def test_less_than_one_iteration_is_refused(iterations):
+    with pytest.raises(ValueError, match=f"at least 1 iteration \\(got {iterations}\\)"):
+        dynamic(*layer(), iterations=iterations)
