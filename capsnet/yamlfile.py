@@ -110,13 +110,15 @@ def _with_override(document: Document, override: str) -> Document:
         _check_key(document, path, equals)
         value, _, mistakes = values(text, origin)
     except ConfigError as error:
-        return replace(document, mistakes=(*document.mistakes, *(_at(origin, m) for m in error.mistakes)))
+        return replace(
+            document, mistakes=(*document.mistakes, *(_of(origin, path, m) for m in error.mistakes))
+        )
     return replace(
         document,
         data=_put(document.data, path, value),
         lines={p: line for p, line in document.lines.items() if p[: len(path)] != path},
         overrides={**document.overrides, path: origin},
-        mistakes=(*document.mistakes, *(_at(origin, m) for m in mistakes)),
+        mistakes=(*document.mistakes, *(_of(origin, path, m) for m in mistakes)),
     )
 
 
@@ -129,8 +131,10 @@ def _check_key(document: Document, path: KeyPath, equals: str) -> None:
             raise ConfigError([Mistake("", None, "", f"would undo {origin}")])
 
 
-def _at(origin: str, mistake: Mistake) -> Mistake:
-    return replace(mistake, file=origin, line=None)
+def _of(origin: str, path: KeyPath, mistake: Mistake) -> Mistake:
+    """A mistake in an override's value, whose keys begin at `path`."""
+    key = f"{dotted(path)}.{mistake.key}" if mistake.key else ""
+    return replace(mistake, file=origin, line=None, key=key)
 
 
 def _put(data: Any, path: KeyPath, value: Any) -> Any:

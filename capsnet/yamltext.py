@@ -81,16 +81,19 @@ def values(text: str, file: str) -> tuple[Any, dict[KeyPath, int], list[Mistake]
         raise ConfigError([_syntax(error, text, file)]) from error
 
 
-def _syntax(error: yaml.YAMLError, text: str, file: str) -> Mistake:
+def _syntax(error: Any, text: str, file: str) -> Mistake:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return Mistake(file, None, "", f"is not valid YAML: {' '.join(str(error).split())}")
-    lines = text.split("\n")
-    near = lines[max(mark.line - 1, 0) : mark.line + 1]
-    if any("\t" in line[: len(line) - len(line.lstrip())] for line in near):
-        return Mistake(file, mark.line + 1, "", "a tab: YAML is indented with spaces")
+    lines = text.splitlines()
+    line = min(mark.line + 1, len(lines))
+    if any("\t" in near[: len(near) - len(near.lstrip())] for near in lines[max(line - 2, 0) : line]):
+        return Mistake(file, line, "", "a tab: YAML is indented with spaces")
     problem = getattr(error, "problem", None) or "not understood"
-    return Mistake(file, mark.line + 1, "", f"is not valid YAML: {ascii_escapes(problem)}")
+    begin = getattr(error, "context_mark", None)
+    if begin is not None and begin.line + 1 != line:
+        problem += f" {error.context} from line {begin.line + 1}"
+    return Mistake(file, line, "", f"is not valid YAML: {ascii_escapes(problem)}")
 
 
 class _Parser:
@@ -162,11 +165,11 @@ class _Parser:
 
     def key(self, event: Any, path: KeyPath) -> str:
         """Keys are text as it stands: `on:` and `1:` are the keys "on" and "1"."""
-        if isinstance(event, yaml.ScalarEvent) and event.value != "<<":
-            return event.value
-        if isinstance(event, yaml.ScalarEvent):
+        if not isinstance(event, yaml.ScalarEvent):
+            raise self.fatal(event, path, "a key must be a word")
+        if event.value == "<<" and event.implicit[0]:
             raise self.fatal(event, path, "merge keys (`<<`) are not supported: write the keys out")
-        raise self.fatal(event, path, "a key must be a word")
+        return event.value
 
     def word(self, event: Any, path: KeyPath) -> Any:
         if not event.implicit[0]:
@@ -223,6 +226,9 @@ def _inline(value: Any) -> str:
         return "{" + ", ".join(f"{_word(k)}: {_inline(v)}" for k, v in value.items()) + "}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):  # `1.0e-06`: PyYAML takes 1e-06 for text, and others read these files too
+        digits, e, exponent = repr(value).partition("e")
+        return digits + (".0" if e and "." not in digits else "") + e + exponent
     return _word(value) if isinstance(value, str) else repr(value)
 
 
