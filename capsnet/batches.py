@@ -1,0 +1,112 @@
+"""The training batches of all epochs, in their order, from any step on.
+
+The pixels lie on the training device and a batch is picked there, or worker processes pick it
+(`dataloader.num_workers`); the shifts are applied on the device, so that both give the same bits.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from capsnet import randomness
+from capsnet.augmentation import draw_shifts, shift
+from capsnet.config import Config
+from capsnet.images import Images
+
+
+@dataclass(frozen=True)
+class Course:
+    """Which images training sees when: a function of the seed, cut into batches."""
+
+    seed: int
+    count: int  # training images
+    batch_size: int
+    start: tuple[int, int]  # epoch, from 1, and finished steps of it
+    num_epochs: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def orders(self, device: str = "cpu") -> Iterator[torch.Tensor]:
+        """The indices of each batch's images, int64 [B]; the last one of an epoch may be shorter."""
+        for epoch, skipped in self._epochs():
+            order = randomness.permutation(self.seed, self.count, "order", epoch).to(device)
+            yield from order.split(self.batch_size)[skipped:]
+
+    def shifts(self, pixels: int, device: str) -> Iterator[torch.Tensor]:
+        """The shift of each image of each batch, int64 [B, 2]."""
+        for epoch, skipped in self._epochs():
+            drawn = draw_shifts(self.seed, epoch, self.count, pixels).to(device)
+            yield from drawn.split(self.batch_size)[skipped:]
+
+    def _epochs(self) -> Iterator[tuple[int, int]]:
+        first, step = self.start
+        for epoch in range(first, self.num_epochs + 1):
+            yield epoch, step if epoch == first else 0
+
+
+def batches(
+    config: Config, images: Images, device: str, start: tuple[int, int]
+) -> Generator[Images, None, None]:
+    """The batches from `start` = (epoch, finished steps of it) to the end, shifted, on `device`.
+
+    Without worker processes `images` must be on `device` already.
+    """
+    course = Course(config.seed, len(images), config.batch_size, start, config.num_epochs)
+    if config.dataloader.num_workers:
+        picked = _loaded(config, images, device, course)
+    else:
+        picked = (images[order] for order in course.orders(device))
+    pixels = config.dataset.shift
+    for batch, shifts in zip(picked, course.shifts(pixels, device), strict=True):
+        yield Images(shift(batch.images, shifts, pixels), batch.labels)
+
+
+class _Batches(Dataset[Images]):
+    """Picks whole batches in a worker process."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitems__(self, order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = self.images[order]
+        return batch.images, batch.labels
+
+
+class _Orders:
+    """A sampler whose every iteration begins at the course's start."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return self.course.orders()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _loaded(config: Config, images: Images, device: str, course: Course) -> Iterator[Images]:
+    # A process that trains has threads; a fork of it can inherit a lock that nobody will release.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # PyTorch is imported once, not by each worker
+    pin_memory = config.dataloader.pin_memory and device == "cuda"
+    loader = DataLoader(
+        _Batches(images),
+        batch_sampler=_Orders(course),  # type: ignore[arg-type]  # any iterable serves
+        num_workers=config.dataloader.num_workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        multiprocessing_context=context,
+        generator=torch.Generator(),  # else it draws from, and so changes, the global one
+    )
+    for pixels, labels in loader:
+        yield Images(pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True))

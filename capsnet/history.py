@@ -1,0 +1,56 @@
+"""The metric history of a run: one dictionary an epoch, as a table in a file. Imports no PyTorch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from capsnet.files import write_atomically
+
+HISTORY = "history.csv"
+
+Row = dict[str, float]  # "epoch" from 1, "time" in unix seconds, then metrics by name
+
+
+def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write one line an epoch; a metric that an epoch lacks is left empty."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def read_history(path: Path) -> list[Row]:
+    """What `write_history` wrote, exactly."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {name: int(text) if name == "epoch" else float(text) for name, text in row.items() if text}
+            for row in csv.DictReader(file)
+        ]
+
+
+def best_row(history: Sequence[Row]) -> Row | None:
+    """The first epoch with the highest accuracy on the validation split; None without such a split."""
+    measured = [row for row in history if "validation/accuracy" in row]
+    return max(measured, key=lambda row: row["validation/accuracy"], default=None)
+
+
+def results(history: Sequence[Row]) -> dict[str, float]:
+    """The figures to report: the last epoch's test metrics, and those of the epoch that validation chose.
+
+    The latter as "best/epoch", "best/validation/accuracy", "best/test/accuracy" and so on. The test set
+    chooses nothing.
+    """
+    if not history:
+        return {}
+    figures = {name: value for name, value in history[-1].items() if name.startswith("test/")}
+    if best := best_row(history):
+        figures["best/epoch"] = best["epoch"]
+        figures |= {
+            f"best/{name}": value for name, value in best.items() if name.startswith(("validation/", "test/"))
+        }
+    return figures

@@ -1,0 +1,166 @@
+"""What changes while training: the weights, the optimizer, the position, and what was measured.
+
+Letters of shapes: S steps of an epoch.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+import capsnet
+from capsnet import objective
+from capsnet.config import Config
+from capsnet.execution import Execution
+from capsnet.images import Images, ImageShape
+from capsnet.models import build
+from capsnet.objective import MEASURES
+from capsnet.schedules import learning_rate
+from capsnet.state import FORMAT, State
+
+
+class TrainingError(Exception):
+    """Training has gone wrong beyond repair, as by a loss that is not a number: one line."""
+
+
+class Learner:
+    """A network in training: `step` by `step`, its complete state at any time by `snapshot`."""
+
+    def __init__(
+        self, config: Config, execution: Execution, shape: ImageShape, images: int, state: State | None
+    ) -> None:
+        self.config = config
+        self.execution = execution
+        self.images_per_epoch = images
+        self.steps_per_epoch = -(-images // config.batch_size)
+        self.network = build(config, shape).to(execution.device)
+        self.network.to(memory_format=execution.torch_memory_format)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, fused=True)
+        # One row a step and no running sum: the host need not look to know which step was the first bad one.
+        rows = self.steps_per_epoch, len(MEASURES)
+        self.sums = torch.zeros(rows, dtype=torch.float64, device=execution.device)
+        self.epoch = 0  # finished epochs
+        self.steps = 0  # finished steps of the epoch after them
+        self.seconds = 0.0  # spent on it
+        self.best: dict[str, Any] | None = None
+        self.history: list[dict[str, float]] = []
+        if state is not None:
+            self._restore(state)
+
+    def _restore(self, state: State) -> None:
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.steps, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.sums[: self.steps] = state["sums"]
+        self.best = state["best"]
+        self.history = [dict(row) for row in state["history"]]
+
+    @property
+    def images_seen(self) -> int:
+        """Of the unfinished epoch; the last batch of an epoch may be smaller."""
+        return min(self.steps * self.config.batch_size, self.images_per_epoch)
+
+    @property
+    def last_learning_rate(self) -> float:
+        """That of the last step."""
+        return self._learning_rate(self.epoch * self.steps_per_epoch + self.steps - 1)
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self.config.optim, step, self.steps_per_epoch, self.config.num_epochs)
+
+    def step(self, batch: Images) -> None:
+        """Train on one batch; its losses and hits stay on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(self.epoch * self.steps_per_epoch + self.steps)
+        self.network.train()
+        self.optimizer.zero_grad()
+        with self.execution.autocast():
+            pixels = objective.pixels(batch.images)
+            measured = objective.measure(
+                self.network, pixels, batch.labels, self.config.loss, masked_by_labels=True
+            )
+        measured.loss.mean().backward()
+        self.optimizer.step()
+        self.sums[self.steps] = measured.sums()
+        self.steps += 1
+
+    def total(self) -> torch.Tensor:
+        """The sums over the epoch's steps so far, [4] on the CPU; TrainingError if one was not finite."""
+        total = self.sums[: self.steps].sum(0).cpu()
+        if not total.isfinite().all():
+            losses = self.sums[: self.steps, 0].cpu()
+            first = int(losses.isfinite().logical_not().nonzero()[0])
+            raise TrainingError(f"loss is {losses[first]:g} at epoch {self.epoch + 1}, step {first + 1}")
+        return total
+
+    def finish_epoch(self, row: dict[str, float]) -> None:
+        """Close the epoch with the row of its metrics; the validation split's accuracy decides the best."""
+        self.epoch += 1
+        self.steps = 0
+        self.seconds = 0.0
+        self.history.append(row)
+        score = row.get("validation/accuracy")
+        if score is not None and (self.best is None or score > self.best["score"]):
+            self.best = {"epoch": self.epoch, "score": score, "model": on_cpu(self.network.state_dict())}
+
+    def snapshot(self) -> State:
+        """The complete state, sharing no memory with what goes on changing.
+
+        Raises TrainingError rather than hand out a state in which anything is not finite.
+        """
+        self.total()
+        state = {
+            "format": FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "execution": self.execution.as_dict(),
+            "versions": versions(),
+            "epoch": self.epoch,
+            "step": self.steps,
+            "seconds": self.seconds,
+            "sums": on_cpu(self.sums[: self.steps]),
+            "model": on_cpu(self.network.state_dict()),
+            "optimizer": on_cpu(self.optimizer.state_dict()),
+            "best": self.best,
+            "history": [dict(row) for row in self.history],
+        }
+        # A gradient that overflows spoils the weights one step before the loss shows it.
+        if not all(tensor.isfinite().all() for tensor in tensors([state["model"], state["optimizer"]])):
+            raise TrainingError(f"weights are not finite at epoch {self.epoch + 1}, step {self.steps}")
+        return state
+
+
+def on_cpu(value: Any) -> Any:
+    """A copy of nested dictionaries and lists in which every tensor is a new one on the CPU."""
+    match value:
+        case torch.Tensor():
+            return value.detach().to("cpu", copy=True)
+        case dict():
+            return {key: on_cpu(entry) for key, entry in value.items()}
+        case list():
+            return [on_cpu(entry) for entry in value]
+    return value
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors in nested dictionaries and lists."""
+    match value:
+        case torch.Tensor():
+            return [value]
+        case dict():
+            return [tensor for entry in value.values() for tensor in tensors(entry)]
+        case list():
+            return [tensor for entry in value for tensor in tensors(entry)]
+    return []
+
+
+def versions() -> dict[str, str]:
+    """What besides the state decides the bits that come out."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # its own class is none that a checkpoint may hold
+        "numpy": np.__version__,
+        "capsnet": capsnet.__version__,
+    }

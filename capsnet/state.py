@@ -1,0 +1,104 @@
+"""The complete state of a run, as a dictionary of plain values and CPU tensors:
+
+format      number of this layout
+config      the configuration, as YAML would hold it
+execution   how it was computed (capsnet.execution)
+versions    of Python, PyTorch, NumPy and this package
+epoch       finished epochs
+step        finished training steps of the epoch after them
+seconds     spent on that epoch
+sums        float64 [step, 4], what those steps measured (capsnet.objective)
+model       weights
+optimizer   its state; None in a file that keeps the weights of one epoch
+best        None, or the weights that did best on the validation split: {"epoch", "score", "model"}
+history     one dictionary an epoch
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from capsnet.config import Config
+
+State = dict[str, Any]
+
+FORMAT = 1
+KEYS = {"format", "config", "execution", "versions", "epoch", "step", "seconds", "sums"}
+KEYS |= {"model", "optimizer", "best", "history"}
+
+# What must be as it was when the checkpoint was written. All else may change from one attempt to the
+# next: the number of epochs, the learning rate, where the files lie, the device.
+FIXED = (
+    "seed",
+    "batch_size",
+    "route_iters",
+    "dataset.name",
+    "dataset.size",
+    "dataset.validation",
+    "model",
+    "loss.with_reconstruction",
+)
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used: one line that names the file or the key, and says what to do."""
+
+
+def checked(state: Any, path: Path) -> State:
+    """What was read from `path`, if it is a state that this version understands; else CheckpointError."""
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise CheckpointError(f"{path} holds no state of a run, perhaps weights only: written elsewhere")
+    if state["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} was written by a newer version (format {state['format']}, this one reads {FORMAT}): "
+            "update this program"
+        )
+    if missing := sorted(KEYS - state.keys()):
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was not written by this program")
+    return state
+
+
+def require_same_run(state: State, config: Config) -> None:
+    """Raise CheckpointError unless training can go on from `state` under `config`, naming what differs."""
+    if state["optimizer"] is None:
+        raise CheckpointError("the checkpoint holds the weights of one epoch only: it cannot be trained on")
+    stored, wanted = flat(state["config"]), flat(config.model_dump(mode="json"))
+    for key in sorted(stored.keys() | wanted.keys()):
+        fixed = any(key == name or key.startswith(f"{name}.") for name in FIXED)
+        if fixed and stored.get(key) != wanted.get(key):
+            raise CheckpointError(
+                f"the checkpoint is of another run: {key} was {stored.get(key)!r} and is now "
+                f"{wanted.get(key)!r}; set it back, or start anew without the checkpoint"
+            )
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one dictionary: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
+
+
+def from_best(state: State) -> State:
+    """The state that goes on with the weights that did best on the validation split.
+
+    The count of epochs and the history stay: what was measured is not undone. The optimizer's moments
+    belong to other weights and begin anew, and so does an unfinished epoch.
+    """
+    if state["best"] is None:
+        raise CheckpointError("the checkpoint has no best weights: they need dataset.validation above 0")
+    return state | {
+        "step": 0,
+        "seconds": 0.0,
+        "sums": state["sums"][:0],
+        "model": state["best"]["model"],
+        "optimizer": state["optimizer"] | {"state": {}},
+    }
+
+
+def is_kept(state: State) -> bool:
+    """Whether `checkpoint.keep_every` asks to keep the weights of this state."""
+    every = state["config"]["checkpoint"]["keep_every"]
+    return bool(every) and state["step"] == 0 and state["epoch"] > 0 and state["epoch"] % every == 0

@@ -1,0 +1,179 @@
+"""Training as an iterator: it computes and yields; whoever iterates logs, draws, saves or stops.
+
+    for progress in train(config):
+        print(progress.epoch, progress.loss)
+
+There are no callbacks, and to interrupt a run is not to ask for its next step.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from capsnet import batches, datasets, evaluation, execution, objective
+from capsnet.config import Config
+from capsnet.images import Images, Splits
+from capsnet.learner import Learner, TrainingError, versions
+from capsnet.objective import MEASURES
+from capsnet.pace import Pace
+from capsnet.state import State, require_same_run
+
+__all__ = ["Phase", "Progress", "TrainingError", "train"]
+
+Phase = Literal["train", "validation", "test", "epoch_end"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    phase: Phase
+    epoch: int  # from 1: the one under way; at "epoch_end" the one that has just ended
+    num_epochs: int
+    step: int  # finished training steps of that epoch
+    steps_per_epoch: int
+    loss: float  # mean over that epoch's training images so far
+    accuracy: float  # likewise
+    images_per_second: float  # in training, in that epoch and this process
+    seconds_left: float  # estimated, until the last epoch's end
+    learning_rate: float  # of the last step
+    metrics: Mapping[str, float] | None  # of the finished epoch; at "epoch_end" only
+    snapshot: Callable[[], State]  # the complete state, as long as no further step is asked for
+
+
+def train(
+    config: Config,
+    state: State | None = None,
+    splits: Splits | None = None,
+    *,
+    interval_seconds: float = 0.5,
+) -> Iterator[Progress]:
+    """Train from `state`, or from the beginning, until `config.num_epochs` epochs are finished.
+
+    Yields after the first step, then about every `interval_seconds` and at every epoch's end; nothing
+    where `state` has finished. A run that is broken off anywhere and goes on from a snapshot ends with
+    bit for bit the weights of one that is not, as far as capsnet.execution and the versions of the
+    libraries are the same. `splits` defaults to the data set of `config`.
+
+    Raises TrainingError when the loss is not finite, before such a state can be handed out;
+    CheckpointError when `state` is of another run; DataError when the data set cannot be read.
+    """
+    if state is not None:
+        require_same_run(state, config)
+        _warn_of_other_versions(state)
+    how = execution.resolve(config, None if state is None else state["execution"])
+    execution.apply(how)
+    splits = splits or datasets.load(config.dataset, config.seed)
+    if not config.dataloader.num_workers:
+        splits = splits.to(how.device)
+    learner = Learner(config, how, datasets.shape(config.dataset), len(splits.train), state)
+    yield from _Run(config, learner, splits, Pace(interval_seconds)).epochs()
+
+
+def _warn_of_other_versions(state: State) -> None:
+    changed = [
+        f"{name} {before} -> {now}"
+        for name, now in versions().items()
+        if (before := state["versions"].get(name)) != now
+    ]
+    if changed:
+        text = f"the checkpoint is of other versions ({', '.join(changed)}): the last bits may differ"
+        warnings.warn(text, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The parts of the loop."""
+
+    config: Config
+    learner: Learner
+    splits: Splits
+    pace: Pace
+
+    def epochs(self) -> Iterator[Progress]:
+        learner = self.learner
+        start = learner.epoch + 1, learner.steps
+        with closing(
+            batches.batches(self.config, self.splits.train, learner.execution.device, start)
+        ) as stream:
+            while learner.epoch < self.config.num_epochs:
+                self.pace.begin_epoch(learner.seconds)
+                yield from self._train(stream)
+                yield from self._finish()
+
+    def _train(self, stream: Iterator[Images]) -> Iterator[Progress]:
+        """Take the epoch's steps."""
+        while self.learner.steps < self.learner.steps_per_epoch:
+            batch = next(stream)
+            self.learner.step(batch)
+            self.pace.trained(len(batch))
+            yield from self._look("train")
+
+    def _finish(self) -> Iterator[Progress]:
+        """Evaluate, and close the epoch."""
+        learner, pace = self.learner, self.pace
+        trained = objective.means(learner.total(), learner.images_seen, self.config.loss)
+        metrics = {f"train/{name}": value for name, value in trained.items()}
+        if self.splits.validation is not None:
+            metrics |= yield from self._evaluate("validation", self.splits.validation)
+        metrics |= yield from self._evaluate("test", self.splits.test)
+        pace.evaluated()
+        metrics |= {
+            "test/error": 1 - metrics["test/accuracy"],
+            "learning_rate": learner.last_learning_rate,
+            "images_per_second": pace.images_per_second,
+            "epoch_seconds": pace.epoch_seconds,
+        }
+        progress = self._progress("epoch_end", metrics)
+        learner.finish_epoch({"epoch": progress.epoch, "time": time.time(), **metrics})
+        yield progress
+        pace.yielded()
+
+    def _evaluate(
+        self, part: Literal["validation", "test"], images: Images
+    ) -> Generator[Progress, None, dict[str, float]]:
+        """Return the metrics of a part of the data set that is not trained on."""
+        learner = self.learner
+        sums = torch.zeros(len(MEASURES), dtype=torch.float64, device=learner.execution.device)
+        for _, measured in evaluation.evaluate(learner.network, images, self.config, learner.execution):
+            sums += measured.sums()
+            yield from self._look(part)
+        values = objective.means(sums, len(images), self.config.loss)
+        if not sums.isfinite().all():
+            raise TrainingError(f"{part} loss is {values['loss']:g} after epoch {learner.epoch + 1}")
+        return {f"{part}/{name}": value for name, value in values.items()}
+
+    def _look(self, phase: Phase) -> Iterator[Progress]:
+        """Yield if it is time to."""
+        if self.pace.is_due():
+            yield self._progress(phase)
+            self.pace.yielded()
+
+    def _progress(self, phase: Phase, metrics: Mapping[str, float] | None = None) -> Progress:
+        """Read the device; raises TrainingError when a step of the epoch went wrong."""
+        learner, pace = self.learner, self.pace
+        so_far = objective.means(learner.total(), learner.images_seen, self.config.loss)
+        learner.seconds = pace.epoch_seconds
+        epochs_left = self.config.num_epochs - learner.epoch
+        images_left = epochs_left * learner.images_per_epoch - learner.images_seen
+        return Progress(
+            phase=phase,
+            epoch=learner.epoch + 1,
+            num_epochs=self.config.num_epochs,
+            step=learner.steps,
+            steps_per_epoch=learner.steps_per_epoch,
+            loss=so_far["loss"],
+            accuracy=so_far["accuracy"],
+            images_per_second=pace.images_per_second,
+            seconds_left=pace.seconds_left(images_left, epochs_left - (phase == "epoch_end")),
+            learning_rate=learner.last_learning_rate,
+            metrics=metrics,
+            snapshot=learner.snapshot,
+        )
