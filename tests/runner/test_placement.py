@@ -1,0 +1,329 @@
+"""Placement: what it must do in the situations of a lab, and what it may never do in any."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.placement import Node, Request, Start, place, resolve, waiting
+from runner.rows import Run
+from runner.states import State
+
+
+def node(name: str = "a", gpus: Sequence[float] = (), cpus: float = 16, *, busy_cpus: float = 0) -> Node:
+    return Node(name, tuple(gpus), len(gpus), cpus - busy_cpus, cpus)
+
+
+def started(starts: list[Start]) -> list[int]:
+    return [start.run_id for start in starts]
+
+
+def queued_run(**changes: object) -> Run:
+    nothing = dict.fromkeys(field.name for field in dataclasses.fields(Run))
+    known = {
+        "id": 1,
+        "state": State.QUEUED,
+        "gpus": "auto",
+        "cpus": "auto",
+        "loader_workers": 0,
+        "exclusive": (),
+    }
+    return Run(**{**nothing, **known, **changes})
+
+
+class TestWhatAutoMeans:
+    def test_one_gpu_and_one_core_where_there_are_gpus(self) -> None:
+        assert resolve(queued_run(), [node("a"), node("b", [1, 1])]) == Request(1, 1, 1)
+
+    def test_all_cores_of_the_largest_machine_where_there_is_none(self) -> None:
+        assert resolve(queued_run(), [node("a", cpus=4), node("b", cpus=12)]) == Request(1, 0, 12)
+
+    def test_a_core_for_each_process_that_loads_data_beside_a_gpu(self) -> None:
+        assert resolve(queued_run(loader_workers=4), [node(gpus=[1])]).cpus == 5
+
+    def test_never_more_cores_than_there_are_beside_the_gpus(self) -> None:
+        nodes = [node("big", cpus=64), node("gpus", [1, 1], cpus=4)]
+        assert resolve(queued_run(loader_workers=8), nodes).cpus == 4
+
+    def test_what_the_user_asks_for_is_what_he_gets(self) -> None:
+        asked = queued_run(gpus=0.25, cpus=2.0, exclusive=("/x/best.pt",))
+        assert resolve(asked, [node(gpus=[1])]) == Request(1, 0.25, 2.0, ("/x/best.pt",))
+
+    def test_it_can_be_asked_before_any_machine_is_up(self) -> None:
+        assert resolve(queued_run(), []) == Request(1, 0, 1)
+
+
+class TestOrder:
+    def test_eight_runs_on_four_gpus_are_four_at_a_time(self) -> None:
+        queue = [Request(number, 1, 1) for number in range(1, 9)]
+        assert started(place(queue, [], [node(gpus=[1] * 4)])) == [1, 2, 3, 4]
+
+    def test_a_small_run_does_not_take_the_gpu_that_a_large_one_waits_for(self) -> None:
+        assert place([Request(1, 2, 1), Request(2, 1, 1)], [], [node(gpus=[1, 0])]) == []
+
+    def test_nor_the_cores(self) -> None:
+        assert place([Request(1, 0, 16), Request(2, 0, 1)], [], [node(busy_cpus=4)]) == []
+
+    def test_a_run_without_gpu_overtakes_one_that_waits_for_gpus_where_cores_are_spare(self) -> None:
+        queue = [Request(1, 1, 4), Request(2, 0, 4)]
+        assert started(place(queue, [], [node(gpus=[0], cpus=8)])) == [2]
+
+    def test_but_not_on_the_cores_that_those_ahead_will_need_together(self) -> None:
+        queue = [Request(1, 1, 4), Request(2, 1, 4), Request(3, 0, 4)]
+        assert place(queue, [], [node(gpus=[0, 0], cpus=8)]) == []
+
+    def test_a_long_line_for_one_gpu_keeps_the_cores_of_one_run_only(self) -> None:
+        queue = [*(Request(number, 1, 4) for number in range(1, 100)), Request(100, 0, 4)]
+        assert started(place(queue, [], [node(gpus=[0], cpus=8)])) == [100]
+
+    def test_a_run_that_waits_for_one_machine_does_not_hold_another(self) -> None:
+        queue = [Request(1, 4, 1), Request(2, 1, 1)]
+        nodes = [node("large", [1, 1, 1, 0]), node("small", [1])]
+        assert place(queue, [], nodes) == [Start(2, "small", 1, 1)]
+
+    def test_a_run_that_can_never_fit_holds_nobody_up(self) -> None:
+        queue = [Request(1, 8, 1), Request(2, 0, 99), Request(3, 1, 1)]
+        assert started(place(queue, [], [node(gpus=[1])])) == [3]
+
+    def test_gpus_of_two_machines_are_not_added_up(self) -> None:
+        assert place([Request(1, 2, 1)], [], [node("a", [1]), node("b", [1])]) == []
+
+    def test_nothing_starts_before_a_machine_is_up(self) -> None:
+        assert place([Request(1, 0, 1)], [], []) == []
+
+
+class TestSharesOfAGPU:
+    def test_four_quarters_share_one_gpu_and_leave_the_other_whole(self) -> None:
+        queue = [*(Request(number, 0.25, 1) for number in range(1, 5)), Request(5, 1, 1), Request(6, 0.25, 1)]
+        assert started(place(queue, [], [node(gpus=[1, 1])])) == [1, 2, 3, 4, 5]
+
+    def test_two_halves_of_two_gpus_are_not_a_whole_one(self) -> None:
+        assert place([Request(1, 1, 1)], [], [node(gpus=[0.5, 0.5])]) == []
+
+    def test_a_share_is_never_taken_from_two_gpus(self) -> None:
+        assert place([Request(1, 0.75, 1)], [], [node(gpus=[0.5, 0.5])]) == []
+
+    def test_ten_tenths_are_a_whole(self) -> None:
+        queue = [Request(number, 0.1, 0.1) for number in range(1, 12)]
+        assert len(place(queue, [], [node(gpus=[1], cpus=1)])) == 10
+
+
+class TestWhichMachine:
+    def test_the_fullest_that_has_room_so_that_whole_machines_stay_free_for_large_runs(self) -> None:
+        nodes = [node("empty", [1, 1]), node("half", [1, 0])]
+        assert place([Request(1, 1, 1), Request(2, 2, 1)], [], nodes) == [
+            Start(1, "half", 1, 1),
+            Start(2, "empty", 2, 1),
+        ]
+
+    def test_a_run_without_gpu_goes_where_there_are_none(self) -> None:
+        assert place([Request(1, 0, 1)], [], [node("a", [1]), node("b")]) == [Start(1, "b", 0, 1)]
+
+
+class TestFilesThatOnlyOneRunMayWrite:
+    def test_a_second_writer_waits_and_holds_nobody_up(self) -> None:
+        queue = [Request(2, 1, 1, ("/x",)), Request(3, 1, 1)]
+        assert started(place(queue, [Request(1, 1, 1, ("/x",))], [node(gpus=[0, 1])])) == [3]
+
+    def test_of_two_queued_writers_the_first_starts(self) -> None:
+        queue = [Request(1, 0, 1, ("/x",)), Request(2, 0, 1, ("/x",))]
+        assert started(place(queue, [], [node()])) == [1]
+
+    def test_a_later_writer_does_not_snatch_the_file_of_one_that_waits_for_gpus(self) -> None:
+        queue = [Request(1, 1, 1, ("/x",)), Request(2, 0, 1, ("/x",))]
+        assert place(queue, [], [node(gpus=[0])]) == []
+
+    def test_one_that_can_never_start_does_not_keep_its_file_from_others(self) -> None:
+        queue = [Request(1, 8, 1, ("/x",)), Request(2, 0, 1, ("/x",))]
+        assert started(place(queue, [], [node()])) == [2]
+
+
+class TestWhyARunWaits:
+    NODE = node(gpus=[0], cpus=2)
+
+    @pytest.mark.parametrize(
+        ("request_", "nodes", "reason"),
+        [
+            (Request(9, 1, 1), [NODE], "needs 1 GPU, next in line"),
+            (Request(9, 0.25, 1), [NODE], "needs 0.25 GPU, next in line"),
+            (Request(9, 0, 2), [NODE], "needs 2 cores, next in line"),
+            (Request(9, 4, 1), [NODE], "needs 4 GPUs, the cluster has 1: can never start"),
+            (Request(9, 0, 4), [NODE], "needs 4 cores, the largest machine has 2: can never start"),
+            (
+                Request(9, 2, 1),
+                [NODE, node("b", [1])],
+                "needs 2 GPUs in one machine, the largest has 1: can never start",
+            ),
+            (
+                Request(9, 1, 8),
+                [NODE, node("b", cpus=8)],
+                "needs 1 GPU and 8 cores in one machine, none has both: can never start",
+            ),
+            (Request(9, 0, 1), [], "no machine is up"),
+        ],
+    )
+    def test_it_is_said_what_it_lacks(self, request_: Request, nodes: list[Node], reason: str) -> None:
+        assert waiting([request_], [], nodes) == {9: reason}
+
+    def test_it_is_said_how_many_are_ahead_not_counting_those_that_can_never_start(self) -> None:
+        queue = [Request(1, 1, 1), Request(2, 8, 1), Request(3, 1, 1), Request(4, 1, 1)]
+        reasons = waiting(queue, [], [self.NODE])
+        assert reasons[3] == "needs 1 GPU, 1 run ahead"
+        assert reasons[4] == "needs 1 GPU, 2 runs ahead"
+
+    def test_it_is_said_which_run_writes_the_same_file(self) -> None:
+        queue = [Request(4, 1, 1, ("/x",)), Request(5, 1, 1, ("/x",))]
+        reasons = waiting(queue, [Request(3, 1, 1, ("/x",))], [self.NODE])
+        assert reasons[4] == "waits for run 3, which writes the same checkpoint file"
+        assert reasons[5] == "waits for run 4, which writes the same checkpoint file"
+
+
+gpu_needs = st.sampled_from([0, 0, 0.1, 0.25, 0.3, 0.5, 0.75, 1, 1, 2, 4])
+cpu_needs = st.sampled_from([0.5, 1, 2, 3, 4, 8, 16])
+files = st.lists(st.sampled_from(["/x", "/y"]), max_size=1).map(tuple)
+
+
+@st.composite
+def clusters(draw: st.DrawFn, shares: Sequence[float] = (0, 0.25, 0.5, 1, 1)) -> list[Node]:
+    nodes = []
+    for name in "abc"[: draw(st.integers(1, 3))]:
+        gpus = draw(st.lists(st.sampled_from(shares), max_size=4))
+        total = draw(st.sampled_from([1, 4, 8, 16]))
+        nodes.append(node(name, gpus, total, busy_cpus=draw(st.integers(0, total))))
+    return nodes
+
+
+@st.composite
+def requests(draw: st.DrawFn, first: int, needs: st.SearchStrategy[float] = gpu_needs) -> list[Request]:
+    count = draw(st.integers(0, 8))
+    return [
+        Request(number, draw(needs), draw(cpu_needs), draw(files)) for number in range(first, first + count)
+    ]
+
+
+def can_hold(shares: tuple[float, ...], needs: Sequence[float]) -> bool:
+    """Whether GPUs with these free shares can serve all needs, no share from two GPUs: by trying all ways."""
+    if not needs:
+        return True
+    need, *others = needs
+    if need >= 1:
+        whole = [index for index, share in enumerate(shares) if share == 1][: int(need)]
+        left = tuple(0.0 if index in whole else share for index, share in enumerate(shares))
+        return len(whole) == need and can_hold(left, others)
+    return any(
+        can_hold((*shares[:index], round(share - need, 6), *shares[index + 1 :]), others)
+        for index, share in enumerate(shares)
+        if share >= need
+    )
+
+
+def on(name: str, starts: list[Start]) -> list[Start]:
+    return [start for start in starts if start.node == name]
+
+
+def fits_when_empty(request: Request, where: Node) -> bool:
+    return request.gpus <= where.total_gpus and request.cpus <= where.total_cpus
+
+
+@given(requests(10), requests(1), clusters())
+def test_no_machine_and_no_gpu_is_ever_given_out_twice(
+    queue: list[Request], running: list[Request], nodes: list[Node]
+) -> None:
+    starts = place(queue, running, nodes)
+    assert len(set(started(starts))) == len(starts)
+    for each in nodes:
+        here = on(each.name, starts)
+        assert sum(start.cpus for start in here) <= each.cpus
+        assert can_hold(each.gpus, sorted((start.gpus for start in here if start.gpus), reverse=True))
+
+
+@given(requests(10), requests(1), clusters())
+def test_no_two_runs_that_write_the_same_file_ever_run_together(
+    queue: list[Request], running: list[Request], nodes: list[Node]
+) -> None:
+    chosen = set(started(place(queue, running, nodes)))
+    paths = [path for request in queue if request.run_id in chosen for path in request.exclusive]
+    assert len(set(paths)) == len(paths)
+    assert not set(paths) & {path for request in running for path in request.exclusive}
+
+
+@given(requests(10), clusters())
+def test_the_first_that_must_wait_is_not_delayed_by_those_behind_it(
+    queue: list[Request], nodes: list[Node]
+) -> None:
+    queue = [dataclasses.replace(request, exclusive=()) for request in queue]
+    starts = place(queue, [], nodes)
+    possible = [request for request in queue if any(fits_when_empty(request, each) for each in nodes)]
+    waiter = next((request for request in possible if request.run_id not in started(starts)), None)
+    if waiter is None:
+        return
+    behind = [start for start in starts if start.run_id > waiter.run_id]
+    for each in nodes:
+        if not fits_when_empty(waiter, each):
+            continue
+        assert all(start.gpus == 0 for start in on(each.name, behind))
+        if on(each.name, behind):
+            assert sum(start.cpus for start in on(each.name, starts)) + waiter.cpus <= each.cpus
+
+
+@given(requests(10, st.sampled_from([0, 1, 1, 2, 4])), clusters(shares=(0, 1)))
+def test_no_gpu_is_idle_that_the_first_in_line_could_use(queue: list[Request], nodes: list[Node]) -> None:
+    queue = [dataclasses.replace(request, cpus=0.01, exclusive=()) for request in queue]
+    starts = place(queue, [], nodes)
+    possible = [request for request in queue if any(fits_when_empty(request, each) for each in nodes)]
+    waiter = next((request for request in possible if request.run_id not in started(starts)), None)
+    for each in nodes:
+        idle = sum(each.gpus) - sum(start.gpus for start in on(each.name, starts))
+        assert waiter is None or idle < waiter.gpus or each.cpus < 0.01 * len(queue)
+
+
+@given(requests(10), requests(1), clusters())
+def test_runs_that_can_never_fit_change_nothing(
+    queue: list[Request], running: list[Request], nodes: list[Node]
+) -> None:
+    impossible = [Request(100 + request.run_id, 9, 1, request.exclusive) for request in queue]
+    mixed = [request for pair in zip(impossible, queue, strict=True) for request in pair]
+    assert place(mixed, running, nodes) == place(queue, running, nodes)
+
+
+@given(requests(10), requests(1), clusters(), st.randoms())
+def test_the_order_in_which_machines_are_listed_does_not_matter(
+    queue: list[Request], running: list[Request], nodes: list[Node], random
+) -> None:
+    shuffled = random.sample(nodes, len(nodes))
+    assert place(queue, running, shuffled) == place(queue, running, nodes)
+
+
+@given(requests(10), requests(1), clusters())
+def test_every_queued_run_is_told_why_it_waits_and_never_only_if_so(
+    queue: list[Request], running: list[Request], nodes: list[Node]
+) -> None:
+    reasons = waiting(queue, running, nodes)
+    never = {number for number, reason in reasons.items() if reason.endswith("can never start")}
+    assert list(reasons) == [request.run_id for request in queue]
+    assert never == {
+        request.run_id for request in queue if not any(fits_when_empty(request, each) for each in nodes)
+    }
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=20), st.integers(1, 4))
+def test_gpus_are_never_idle_while_runs_wait_and_the_runs_start_in_order(
+    durations: list[int], gpus: int
+) -> None:
+    queue = [Request(number, 1, 1) for number in range(len(durations))]
+    ends: dict[int, int] = {}
+    began = []
+    for now in range(sum(durations) + 1):
+        ends = {run: end for run, end in ends.items() if end > now}
+        free = [0.0] * len(ends) + [1.0] * (gpus - len(ends))
+        for start in place(queue, [Request(run, 1, 1) for run in ends], [node(gpus=free)]):
+            ends[start.run_id] = now + durations[start.run_id]
+            began.append(start.run_id)
+        queue = [request for request in queue if request.run_id not in began]
+        assert len(ends) == gpus or not queue
+    assert began == list(range(len(durations)))
