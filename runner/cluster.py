@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
+from ray._private.state import available_resources_per_node  # Ray has no public call for it
+from ray.actor import exit_actor
 from ray.exceptions import RayActorError, RayError
+from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 THREADS = 4  # of an actor: its work goes on in one of its own, so that it always answers
@@ -62,9 +64,9 @@ class Member:
     """A handle on an actor, and the one question that it has been asked."""
 
     name: str
-    actor: ActorHandle
+    actor: Any  # Ray's handle, whose methods are those of the actor's class
     asked_at: float = field(default_factory=time.monotonic)
-    question: ray.ObjectRef | None = None
+    question: Any = None  # Ray's reference to the answer
 
 
 def connect(address: str, namespace: str) -> None:
@@ -173,13 +175,12 @@ def tell_self(message: str) -> None:
 
 def leave() -> None:
     """End the actor in which this runs for good; called in one of its methods."""
-    ray.actor.exit_actor()
+    exit_actor()
 
 
 def machines() -> list[Machine]:
     """Return the nodes that live, in a stable order."""
-    # Ray has no public call for what is free on each node.
-    free = ray._private.state.available_resources_per_node()
+    free = available_resources_per_node()
     return sorted(
         (_machine(node, free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"]),
         key=lambda machine: (machine.name, machine.id),
@@ -200,7 +201,8 @@ def _machine(node: Mapping[str, Any], free: Mapping[str, float]) -> Machine:
 
 def actor_names() -> list[tuple[str, str]]:
     """Return (namespace, name) of every named actor in the cluster."""
-    return [(actor["namespace"], actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
+    actors: list[Any] = list_named_actors(all_namespaces=True)
+    return [(actor["namespace"], actor["name"]) for actor in actors]
 
 
 def address() -> str:

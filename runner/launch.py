@@ -16,9 +16,9 @@ from runner import cluster, publisher_actor, scheduler_actor
 from runner.cluster import Answer, ClusterError
 from runner.paths import Home
 from runner.scheduler_actor import SchedulerActor
+from runner.service import NO_CLUSTER
 from runner.store import open_store
 
-NO_CLUSTER = 3
 START_SECONDS = 30.0
 HUNG_SECONDS = 10.0  # after which a scheduler that does not answer is ended, and so started anew
 

@@ -23,12 +23,18 @@ from runner.states import State
 from runner.store import Store
 
 ALIVE_SECONDS = 10.0  # a beat younger than this comes from a scheduler that lives; it beats every second
+NO_CLUSTER = 3  # exit status of runner.launch
+START_OR_END = {"up": "start", "down": "end"}
 LAUNCH_SECONDS = 60.0
 DOWN_SECONDS = 60.0  # the workers' grace and some time to publish
 
 
 class ServiceError(Exception):
     """The service cannot be started or stopped; one line."""
+
+
+class NoAnswer(ServiceError):  # noqa: N818 - the name says what happened
+    """No cluster answers at its address."""
 
 
 def is_alive(store: Store, now: float) -> bool:
@@ -46,8 +52,16 @@ def ensure(home: Home, store: Store) -> None:
         ServiceError: one of them did not start.
     """
     store.clear_down()
-    if not is_alive(store, time.time()):
-        _launch("up", home, store, _ray())
+    if is_alive(store, time.time()):
+        return
+    ray = _ray()
+    try:
+        _launch("up", home, ray)
+    except NoAnswer:
+        if ray is None:
+            raise
+        local_ray.stop(ray)  # its process lives, but the network under it may have changed
+        _launch("up", home, _ray())
 
 
 def shut_down(home: Home, store: Store, force: bool = False) -> None:
@@ -62,7 +76,7 @@ def shut_down(home: Home, store: Store, force: bool = False) -> None:
     if is_alive(store, time.time()):
         store.ask_down(time.time(), force)
         _await_rest(store)
-    others = _launch("down", home, store, ray)
+    others = _launch("down", home, ray)
     if ray is not None and others == "0":
         local_ray.stop(ray)
     store.clear_down()
@@ -122,7 +136,7 @@ def _await_rest(store: Store) -> None:
         time.sleep(0.1)
 
 
-def _launch(action: str, home: Home, store: Store, ray: LocalRay | None) -> str:
+def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
     """Run `runner.launch` in a process of its own and return its last line."""
     address = ray.address if ray else os.environ["RAY_ADDRESS"]
     cluster = f"local Ray of {platform.node()}" if ray else address
@@ -133,8 +147,14 @@ def _launch(action: str, home: Home, store: Store, ray: LocalRay | None) -> str:
             command, cwd="/", env=environment, capture_output=True, text=True, timeout=LAUNCH_SECONDS
         )
     except subprocess.TimeoutExpired as error:
-        raise ServiceError(f"the cluster at {address} did not answer for {LAUNCH_SECONDS:g} s") from error
+        raise NoAnswer(f"the cluster at {address} did not answer for {LAUNCH_SECONDS:g} s") from error
+    said = child.stdout.strip().splitlines() or [""]
+    if child.returncode == NO_CLUSTER:
+        raise NoAnswer(_last_line(child.stderr))
     if child.returncode:
-        lines = (child.stderr.strip() or child.stdout.strip() or "no output").splitlines()
-        raise ServiceError(f"the scheduler did not start: {lines[-1]}")
-    return child.stdout.strip().splitlines()[-1] if child.stdout.strip() else ""
+        raise ServiceError(f"the scheduler did not {START_OR_END[action]}: {_last_line(child.stderr)}")
+    return said[-1]
+
+
+def _last_line(text: str) -> str:
+    return (text.strip() or "no output").splitlines()[-1]

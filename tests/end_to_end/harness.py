@@ -1,0 +1,99 @@
+"""A real service under test: real Ray, scheduler, workers and database, driven as a person would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runner.paths import Home
+from runner.rows import Run
+from runner.states import State
+from runner.store import open_store
+
+Value = TypeVar("Value")
+
+SMALL = """
+dataset: {name: digits, size: 16}
+batch_size: 32
+model: {conv_channels: 8, kernel_size: 5, primary_types: 2, class_dim: 4, decoder: {hidden: [16]}}
+checkpoint: {interval_seconds: 0.3}
+"""
+
+
+@dataclass
+class Service:
+    """One home of one user, driven through the command line as a person would."""
+
+    root: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Home:
+        return Home(self.root)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "RUNNER_HOME": str(self.root), **self.variables}
+
+    def command(self, *words: str | Path) -> list[str]:
+        return [sys.executable, "-m", "runner", *map(str, words)]
+
+    def call(self, *words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.command(*words), env=self.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == expect, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def submit(self, file: Path, *settings: str, **options: Any) -> int:
+        words = [word for setting in settings for word in ("--set", setting)]
+        words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        return int(self.call("submit", file, *words).stdout.strip())
+
+    def run(self, number: int) -> Run:
+        with open_store(self.home, create=False) as store:
+            run = store.run(number)
+        assert run is not None
+        return run
+
+    def runs(self) -> list[Run]:
+        with open_store(self.home, create=False) as store:
+            return store.runs()
+
+    def wait_for(self, number: int, condition: Callable[[Run], Any], seconds: float = 60) -> Run:
+        return wait_until(lambda: (run := self.run(number)) and condition(run) and run, seconds, number)
+
+    def wait_for_state(self, number: int, *states: State, seconds: float = 60) -> Run:
+        return self.wait_for(number, lambda run: run.state in states, seconds)
+
+    def training(self, number: int, attempt: int = 1) -> Run:
+        """Wait until the attempt trains and has something durable."""
+        return self.wait_for(
+            number,
+            lambda run: run.attempt == attempt and run.pid is not None and run.durable_step is not None,
+        )
+
+    def log(self, number: int) -> str:
+        return self.call("logs", str(number)).stdout
+
+    def scheduler_pid(self) -> int:
+        with open_store(self.home, create=False) as store:
+            beat = store.scheduler_beat()
+        assert beat is not None and beat.pid is not None
+        return beat.pid
+
+
+def wait_until(condition: Callable[[], Value], seconds: float, what: object = "it") -> Value:
+    """Return the condition's first true value; fail when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"{what}: not within {seconds} s")

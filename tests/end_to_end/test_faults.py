@@ -1,0 +1,203 @@
+"""What is killed, stopped or cut off under a run: nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from end_to_end.harness import Service, wait_until
+
+from capsnet import checkpoint, training
+from runner import loading, local_ray
+from runner.states import State
+from runner.store import open_store
+
+EPOCHS = 6
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The final state of a run that nobody disturbs, trained right here."""
+    from end_to_end.harness import SMALL
+
+    file = tmp_path_factory.mktemp("undisturbed") / "small.yaml"
+    file.write_text(SMALL)
+    config = loading.load(file, [f"num_epochs={EPOCHS}", "threads=1"]).config
+    *_, last = training.train(config)
+    return last.snapshot()
+
+
+def final_state(service: Service, number: int) -> dict[str, Any]:
+    run = service.run(number)
+    return checkpoint.load(service.home.run(run.id, run.name).attempt(run.attempt).checkpoint)
+
+
+def assert_same_result(state: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Weights and optimizer bit for bit, and every metric that is not a time."""
+    for part in ("model",):
+        for name, tensor in expected[part].items():
+            assert torch.equal(state[part][name], tensor), name
+    for row, other in zip(state["history"], expected["history"], strict=True):
+        measured = {key for key in row if key.startswith(("train/", "test/"))}
+        assert measured
+        assert {key: row[key] for key in measured} == {key: other[key] for key in measured}
+
+
+def submit(service: Service, small: Path, *settings: str) -> int:
+    return service.submit(small, f"num_epochs={EPOCHS}", "threads=1", *settings)
+
+
+def test_a_worker_killed_in_mid_epoch_is_requeued_and_ends_with_the_same_weights(
+    service: Service, small: Path, undisturbed: dict[str, Any]
+) -> None:
+    number = submit(service, small)
+    pid = service.training(number).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    killed_at = time.time()
+    second = service.wait_for(number, lambda run: run.attempt == 2, seconds=10)
+    assert second.started_at is not None and second.started_at - killed_at < 5
+    service.wait_for_state(number, State.FINISHED)
+    assert "goes on from" in service.log(number)
+    assert_same_result(final_state(service, number), undisturbed)
+
+
+def test_an_interrupted_run_releases_its_gpu_and_resumes_where_it_was(
+    service: Service, small: Path, undisturbed: dict[str, Any]
+) -> None:
+    number = submit(service, small)
+    service.training(number)
+    asked_at = time.time()
+    service.call("interrupt", str(number))
+    run = service.wait_for_state(number, State.INTERRUPTED, seconds=10)
+    assert run.ended_at is not None and run.ended_at - asked_at < 5
+    service.call("resume", str(number))
+    service.wait_for_state(number, State.FINISHED)
+    assert_same_result(final_state(service, number), undisturbed)
+
+
+def test_a_killed_scheduler_comes_back_and_adopts_what_runs(service: Service, small: Path) -> None:
+    number = service.submit(small, "num_epochs=60")
+    worker = service.training(number).pid
+    before = service.scheduler_pid()
+    killed_at = time.time()
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: service.scheduler_pid() != before, 10, "a new scheduler")
+    assert time.time() - killed_at < 6
+    run = service.wait_for(number, lambda run: (run.answered_at or 0) > killed_at + 1, seconds=10)
+    assert (run.attempt, run.pid) == (1, worker)
+    service.call("cancel", str(number))
+    assert service.wait_for_state(number, State.CANCELLED).attempt == 1
+
+
+def test_a_scheduler_that_raises_comes_back(service: Service, small: Path) -> None:
+    from sqlalchemy import create_engine, text
+
+    service.call("up")
+    before = service.scheduler_pid()
+    engine = create_engine(f"sqlite:///{service.home.database}")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE runs RENAME TO hidden"))
+    wait_until(lambda: "unexpected error" in service.home.scheduler_log.read_text(), 10, "an error")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE hidden RENAME TO runs"))
+    engine.dispose()
+    wait_until(lambda: service.scheduler_pid() != before, 15, "a new scheduler")
+    number = service.submit(small, "num_epochs=1")
+    service.wait_for_state(number, State.FINISHED)
+
+
+def test_a_stopped_worker_that_wakes_after_its_run_went_on_changes_nothing(
+    service: Service, small: Path, undisturbed: dict[str, Any]
+) -> None:
+    number = submit(service, small)
+    first = service.training(number)
+    assert first.pid is not None
+    zombie = psutil.Process(first.pid)
+    zombie.suspend()
+    silent = service.wait_for(number, lambda run: time.time() - (run.answered_at or 0) > 2, seconds=10)
+    assert silent.state is State.RUNNING
+    service.call("interrupt", str(number), "--grace", "1")
+    interrupted = service.wait_for_state(number, State.INTERRUPTED, seconds=10)
+    assert "killed" in (interrupted.reason or "")
+    service.call("resume", str(number))
+    service.wait_for(number, lambda run: run.attempt == 2)
+    if zombie.is_running():
+        zombie.resume()
+    service.wait_for_state(number, State.FINISHED)
+    assert_same_result(final_state(service, number), undisturbed)
+    with open_store(service.home, create=False) as store:
+        assert [attempt.outcome for attempt in store.attempts(number)] == ["lost", "finished"]
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(
+    service: Service, small: Path, undisturbed: dict[str, Any]
+) -> None:
+    number = submit(service, small)
+    run = service.training(number)
+    paths = service.home.run(run.id, run.name).attempt(1)
+    wait_until(lambda: checkpoint.previous_path(paths.checkpoint).exists(), 30, "two checkpoints")
+    service.call("interrupt", str(number))
+    service.wait_for_state(number, State.INTERRUPTED, seconds=10)
+    whole = paths.checkpoint.read_bytes()
+    paths.checkpoint.write_bytes(whole[: len(whole) // 2])
+    service.call("resume", str(number))
+    service.wait_for_state(number, State.FINISHED)
+    assert "checkpoint.previous.pt" in service.log(number)
+    assert_same_result(final_state(service, number), undisturbed)
+
+
+def test_down_queues_what_runs_and_up_goes_on_with_it(
+    service: Service, small: Path, undisturbed: dict[str, Any]
+) -> None:
+    number = submit(service, small)
+    service.training(number)
+    service.call("down")
+    assert service.run(number).state is State.QUEUED
+    assert local_ray.find() is None
+    service.call("up")
+    service.wait_for_state(number, State.FINISHED)
+    assert service.run(number).losses == 0
+    assert_same_result(final_state(service, number), undisturbed)
+
+
+def test_after_a_kill_of_all_of_ray_the_next_up_goes_on_with_every_run(
+    service: Service, small: Path, undisturbed: dict[str, Any]
+) -> None:
+    service.call("up")
+    numbers = [submit(service, small), submit(service, small)]
+    for number in numbers:
+        service.training(number)
+    ray = local_ray.find()
+    assert ray is not None
+    processes = [psutil.Process(ray.pid), *psutil.Process(ray.pid).children(recursive=True)]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=10)
+    service.call("up")
+    for number in numbers:
+        service.wait_for_state(number, State.FINISHED, seconds=90)
+        assert_same_result(final_state(service, number), undisturbed)
+
+
+def test_what_cannot_train_fails_with_its_reason_and_the_queue_goes_on(
+    service: Service, small: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    no_data = tmp_path / "no_data.yaml"
+    no_data.write_text(f"dataset: {{name: mnist, root: {tmp_path / 'empty'}}}\n")
+    overflowing = service.submit(small, "optim.lr=1e30", "num_epochs=3")
+    missing = service.submit(no_data)
+    fine = service.submit(small, "num_epochs=1")
+    assert service.wait_for_state(fine, State.FINISHED).state is State.FINISHED
+    reason = service.wait_for_state(overflowing, State.FAILED).reason or ""
+    assert "epoch 1, step" in reason
+    reason = service.wait_for_state(missing, State.FAILED, seconds=120).reason or ""
+    assert str(tmp_path / "empty") in reason
+    assert "Traceback" not in service.log(missing)

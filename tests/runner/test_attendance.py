@@ -1,0 +1,102 @@
+"""What the scheduler decides about a running run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from runner.attempt import Status
+from runner.attendance import (
+    DOWN_GRACE_SECONDS,
+    START_SECONDS,
+    Close,
+    Note,
+    Seen,
+    TellToStop,
+    attend,
+)
+from runner.paths import Home
+from runner.rows import NewRun, ProgressFields, Run
+from runner.states import Event, State
+from runner.storage import Ending, EndingKind
+from runner.store import open_store
+
+NOW = 1000.0
+
+
+@pytest.fixture
+def running(tmp_path) -> Run:
+    with open_store(Home(tmp_path)) as store:
+        (number,) = store.add([NewRun(name="r", config="", num_epochs=5)], NOW)
+        epoch = store.take_over(NOW, "here", "1")
+        store.claim(epoch, number, NOW, 1.0, 1.0)
+        run = store.run(number)
+    assert run is not None and run.state is State.RUNNING
+    return run
+
+
+def answer(kind: EndingKind | None = None, reason: str | None = None) -> Seen:
+    ending = Ending(1, kind, reason, NOW) if kind else None
+    return Seen(status=Status("node", ProgressFields(epoch=2, step=7), ending))
+
+
+def test_an_answer_is_noted_and_nothing_else_happens(running: Run) -> None:
+    seen = answer()
+    assert seen.status is not None
+    assert attend(running, seen, NOW, None) == [Note(seen.status)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "event"),
+    [("finished", Event.FINISH), ("failed", Event.FAIL), ("stopped", Event.RELEASE)],
+)
+def test_an_ending_closes_the_attempt_with_what_the_worker_said(
+    running: Run, kind: EndingKind, event: Event
+) -> None:
+    *_, last = attend(running, answer(kind, "why"), NOW, None)
+    assert isinstance(last, Close)
+    assert (last.event, last.outcome) == (event, kind)
+    assert last.reason == ("why" if kind == "failed" else None)
+
+
+def test_a_worker_that_died_without_an_ending_is_lost(running: Run) -> None:
+    assert attend(running, Seen(dead="killed"), NOW, None) == [Close(Event.LOSE, "lost", "killed")]
+
+
+def test_a_worker_that_wrote_its_ending_before_it_died_has_finished(running: Run) -> None:
+    seen = Seen(dead="gone", ending=Ending(1, "finished", None, NOW))
+    assert attend(running, seen, NOW, None) == [Close(Event.FINISH, "finished", None)]
+
+
+def test_the_last_loss_says_how_often_it_died(running: Run) -> None:
+    worn = replace(running, losses=running.max_retries)
+    (close,) = attend(worn, Seen(dead="out of memory"), NOW, None)
+    assert isinstance(close, Close)
+    assert close.reason == "its process died 4 times without getting further: out of memory"
+
+
+def test_an_intent_is_passed_on_and_after_its_grace_the_worker_is_killed(running: Run) -> None:
+    asked = replace(running, intent="interrupt", intent_at=NOW, grace_seconds=5.0)
+    assert TellToStop() in attend(asked, answer(), NOW + 5, None)
+    (close,) = attend(asked, Seen(silent_seconds=6), NOW + 5.1, None)
+    assert close == Close(Event.RELEASE, "lost", "killed: had not saved within 5 s")
+
+
+def test_down_lets_the_worker_save_and_then_kills_it(running: Run) -> None:
+    assert TellToStop() in attend(running, answer(), NOW, NOW)
+    (close,) = attend(running, answer(), NOW + DOWN_GRACE_SECONDS + 1, NOW)
+    assert isinstance(close, Close) and close.event is Event.RELEASE
+
+
+def test_a_death_during_down_is_no_loss(running: Run) -> None:
+    assert attend(running, Seen(dead="gone"), NOW, NOW) == [Close(Event.RELEASE, "lost", "gone")]
+
+
+def test_a_worker_that_never_answers_is_put_back_but_one_that_falls_silent_is_left_alone(
+    running: Run,
+) -> None:
+    late = Seen(silent_seconds=START_SECONDS + 1)
+    (close,) = attend(running, late, NOW, None)
+    assert isinstance(close, Close) and close.event is Event.RELEASE
+    assert attend(replace(running, answered_at=NOW), late, NOW, None) == []

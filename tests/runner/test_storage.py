@@ -1,0 +1,61 @@
+"""The files of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runner import storage
+from runner.paths import Home, RunPaths
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    return Home(tmp_path).run(7, "digits")
+
+
+def test_an_ending_reads_back_and_its_absence_is_none(run: RunPaths) -> None:
+    storage.prepare(run, 1, "seed: 1\n")
+    assert storage.read_ending(run.attempt(1)) is None
+    ending = storage.Ending(1, "failed", "loss is nan", 12.5)
+    storage.write_ending(run.attempt(1), ending)
+    assert storage.read_ending(run.attempt(1)) == ending
+
+
+def test_the_run_folder_shows_the_newest_attempt(run: RunPaths) -> None:
+    for attempt in (1, 2):
+        storage.prepare(run, attempt, "seed: 1\n")
+        run.attempt(attempt).log.write_text(f"attempt {attempt}")
+    assert (run.folder / "log.txt").read_text() == "attempt 2"
+    assert run.config.read_text() == "seed: 1\n"
+
+
+def test_a_mirror_replaces_the_file_whole(tmp_path: Path) -> None:
+    source, target = tmp_path / "checkpoint.pt", tmp_path / "deep" / "model.pt"
+    source.write_text("one")
+    storage.mirror(source, target)
+    with target.open() as reader:
+        source.unlink()
+        source.write_text("two")
+        storage.mirror(source, target)
+        assert (reader.read(), target.read_text()) == ("one", "two")
+    assert [path.name for path in target.parent.iterdir()] == ["model.pt"]
+
+
+def test_a_file_with_two_names_counts_once_and_delete_leaves_nothing(run: RunPaths) -> None:
+    storage.prepare(run, 1, "")
+    empty = storage.size(run)
+    run.attempt(1).checkpoint.write_bytes(os.urandom(100_000))
+    storage.mirror(run.attempt(1).checkpoint, run.attempt(1).folder / "second.pt")
+    assert 100_000 <= storage.size(run) - empty < 120_000
+    storage.delete(run)
+    assert not run.folder.exists()
+    storage.delete(run)
+
+
+def test_rows_append_under_one_header(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        storage.append_row(tmp_path / "system.csv", {"time": value, "load": 0.5})
+    assert (tmp_path / "system.csv").read_text().split() == ["time,load", "1.0,0.5", "2.0,0.5"]
