@@ -131,7 +131,7 @@ def memory(folder: Path) -> None:
     rows = sorted(((p.memory_full_info(), " ".join(p.cmdline())) for p in processes(ray.pid)), reverse=True)
     print(f"{'idle: proportional share (PSS)':<44} {sum(info.pss for info, _ in rows) / 2**20:.0f} MB")
     print(
-        f"{'idle: resident (RSS), shared pages twice':<44} {sum(info.rss for info, _ in rows) / 2**20:.0f} MB"
+        f"{'idle: resident (RSS)':<44} {sum(info.rss for info, _ in rows) / 2**20:.0f} MB"
     )
     for info, words in rows:
         name = words if words.startswith("ray::") else Path(words.split()[0]).name + " " + words[-40:]
