@@ -196,7 +196,7 @@ class Config(Section):
 
     name: Name = "run"
     preset: Literal["paper", "authors"] = "paper"  # the defaults: the paper's text, or the authors' code
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     num_epochs: Count = 50
     batch_size: Count = 128
     route_iters: int = Field(default=3, ge=1, le=10)

@@ -14,10 +14,10 @@ Schema = type[BaseModel]
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a key stands: its path, the model that should know it, and that model's alternatives."""
+    """Where a key stands: its path, the model it stands in, and that model's alternatives."""
 
     path: tuple[str | int, ...]
-    owner: Schema | None  # None inside a list or a free mapping
+    owner: Schema  # the innermost section around it
     kinds: tuple[Schema, ...]  # the union of kinds that `owner` belongs to
 
 
@@ -40,7 +40,7 @@ def tag(kind: Schema) -> tuple[str, str]:
 def spot(schema: Schema, location: Sequence[str | int]) -> Spot:
     """The key at pydantic's location, in which a chosen kind is a step of its own, unlike in the file."""
     path: list[str | int] = []
-    owner: Schema | None = schema
+    owner: Schema = schema
     kinds: tuple[Schema, ...] = ()
     inside: Schema | None = schema  # where the next key stands
     inside_kinds: tuple[Schema, ...] = ()
@@ -51,8 +51,10 @@ def spot(schema: Schema, location: Sequence[str | int]) -> Spot:
             inside = next(kind for kind in inside_kinds if tag(kind)[1] == step)
             continue
         path.append(step)
+        if inside is None:  # a list's item, or a free mapping's
+            continue
         owner, kinds = inside, inside_kinds
-        field = owner.model_fields.get(str(step)) if owner else None
+        field = owner.model_fields.get(str(step))
         inside_kinds = tuple(sections(field.annotation)) if field else ()
         inside = inside_kinds[0] if len(inside_kinds) == 1 else None
     return Spot(tuple(path), owner, kinds)

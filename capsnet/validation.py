@@ -83,6 +83,8 @@ def _examine(
         return schema.model_validate(data), []
     except ValidationError as error:
         findings = [f for details in error.errors() for f in _findings(schema, details, data, known, prefix)]
+    # pydantic does not count the wrong items of a list, and then finds it too short as well.
+    findings = [found for found in findings if not _holds_another(found, findings)]
     # Contradictions only show where every value is right by itself: look again without the wrong ones.
     rest = data
     for finding in findings:
@@ -91,6 +93,13 @@ def _examine(
         _, later = _examine(schema, rest, known, prefix)
         findings += [found for found in later if found.involved and not _follows(found, findings)]
     return None, findings
+
+
+def _holds_another(finding: Finding, findings: Iterable[Finding]) -> bool:
+    return any(
+        len(other.path) > len(finding.path) and other.path[: len(finding.path)] == finding.path
+        for other in findings
+    )
 
 
 def _findings(
@@ -106,7 +115,7 @@ def _findings(
     elif details["type"] == "union_tag_invalid":
         yield Finding(*unknown_kind(schema, where.path, details["input"]))
     else:
-        yield Finding(where.path, wrong_value(where, details))
+        yield Finding(where.path, wrong_value(details))
 
 
 def _at(data: Any, path: KeyPath) -> Any:
@@ -117,6 +126,8 @@ def _at(data: Any, path: KeyPath) -> Any:
 
 def _without(data: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
     """`data` without the value at `path`; a list that holds a wrong item goes as a whole."""
+    if not path:
+        return {}
     key, below = path[0], data.get(str(path[0]))
     rest = {name: value for name, value in data.items() if name != key}
     return {**rest, str(key): _without(below, path[1:])} if isinstance(below, dict) and path[1:] else rest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from capsnet.mistakes import nearest, shown
 from capsnet.schema import Schema, Spot, sections, tag
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 # What is allowed, by pydantic's name for what is wrong.
 ALLOWED = {
-    "missing": "must be given",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
@@ -23,32 +23,31 @@ ALLOWED = {
     "tuple_type": "must be a list, as in [40, 80]",
     "dict_type": "must be a mapping of keys to values",
     "model_type": "must be a section of keys; leave it out to take its defaults",
-    "model_attributes_type": "must be a section of keys; leave it out to take its defaults",
     "greater_than": "must be above {gt}",
     "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
-    "too_short": "must hold at least {min_length} value(s)",
-    "too_long": "must hold at most {max_length} values",
+    "too_short": "must be a list of at least {min_length}",
+    "string_too_long": "must be at most {max_length} characters",
 }
 
 
-def wrong_value(where: Spot, details: ErrorDetails) -> str:
+def wrong_value(details: ErrorDetails) -> str:
     """Why a value cannot be taken."""
-    context = details.get("ctx", {})
+    context = {name: _bound(value) for name, value in details.get("ctx", {}).items()}
     found = f"(got {shown(details['input'])})"
     match details["type"]:
         case "literal_error":
-            return f"{_one_of(where, details['input'])} {found}"
+            words = re.findall("'([^']*)'", context["expected"])
+            return f"{choose(details['input'], words)} {found}"
         case "value_error":
             return f"{context['error']} {found}"
         case kind:
             return f"{ALLOWED.get(kind, 'is not allowed here').format(**context)} {found}"
 
 
-def _one_of(where: Spot, value: Any) -> str:
-    field = where.owner.model_fields[str(where.path[-1])] if where.owner else None
-    return choose(value, list(get_args(field.annotation)) if field else [])
+def _bound(value: Any) -> Any:
+    """A bound as one writes it: 0 and not 0.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def choose(value: Any, words: Sequence[str]) -> str:
@@ -73,25 +72,30 @@ def unknown_key(where: Spot, section: Any, known: Sequence[str], prefix: KeyPath
     """Why a key means nothing here. `section`: what stands beside it; `known`: every key there is."""
     key = str(where.path[-1])
     homes = [kind for kind in where.kinds if key in kind.model_fields]
-    if where.owner and homes:
+    if homes:
         name, word = tag(where.owner)
         default = "" if isinstance(section, Mapping) and name in section else ", the default here"
         belongs = " or ".join(f"{name}: {tag(home)[1]}" for home in homes)
         return f"`{key}` means nothing with {name}: {word}{default}; it belongs to {belongs}"
     here = dotted((*prefix, *where.path[:-1]))
-    siblings = [name for name in known if name.rpartition(".")[0] == here]
+    elsewhere = {name for kind in where.kinds for name in kind.model_fields} - set(where.owner.model_fields)
+    siblings = [name for name in known if name.rpartition(".")[0] == here and _leaf(name) not in elsewhere]
     if meant := _meant(key, siblings, known):
         return f"unknown key; did you mean `{meant}`?"
-    return f"unknown key; known here: {', '.join(name.rpartition('.')[2] for name in siblings)}"
+    return f"unknown key; known here: {', '.join(_leaf(name) for name in siblings)}"
 
 
 def _meant(key: str, siblings: Sequence[str], known: Sequence[str]) -> str | None:
     """The same key elsewhere, or one that reads alike here, or elsewhere."""
-    same = [name for name in known if name.rpartition(".")[2] == key]
+    same = [name for name in known if _leaf(name) == key]
     if same:
         return same[0]
     for candidates in (siblings, known):
-        leaves = {name.rpartition(".")[2]: name for name in reversed(candidates)}
+        leaves = {_leaf(name): name for name in reversed(candidates)}
         if found := nearest(key, leaves):
             return leaves[found]
     return None
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]

@@ -43,17 +43,17 @@ TagKey = Annotated[str, AfterValidator(_tag_key)]
 TagValue = Annotated[str, Field(max_length=5000)]  # MLflow's limit
 
 
+Gpus = Annotated[int | float | Literal["auto"], PlainValidator(_gpus)]
+Cpus = Annotated[int | float | Literal["auto"], PlainValidator(_cpus)]
+
+
 class Spec(BaseModel):
     """What a run asks of the queue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    gpus: Annotated[float | Literal["auto"], PlainValidator(_gpus)] = "auto"  # auto: one where there is any
-    cpus: Annotated[float | Literal["auto"], PlainValidator(_cpus)] = (
-        "auto"  # auto: all cores, beside a GPU a few
-    )
-    priority: int = Field(0, ge=-1_000_000, le=1_000_000)  # higher first
-    max_retries: int = Field(
-        3, ge=0, le=1000
-    )  # times that a run may be lost without its checkpoint advancing
+    gpus: Gpus = "auto"  # auto: one where there is any; below 1: a share of one
+    cpus: Cpus = "auto"  # cores; auto: all of them without a GPU, beside one a few
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # higher goes first
+    max_retries: int = Field(default=3, ge=0, le=1000)  # times lost without its checkpoint advancing
     tags: dict[TagKey, TagValue] = {}  # for the tracker

@@ -1,0 +1,407 @@
+"""The schema of a run: what a file comes to, and what is said of every mistake in it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from capsnet import config as schema
+from capsnet.config import Checkpoint, Config, ConfigError, Cosine, Exponential, FashionMNIST, Loss, MultiStep
+
+CLASSIC = Path(__file__).with_name("classic.yaml")
+
+
+def read(text: str, *overrides: str, folder: Path) -> Config:
+    file = folder / "a.yaml"
+    file.write_text(text)
+    return schema.load(file, overrides)
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """Load YAML text with overrides."""
+    return lambda text, *overrides: read(text, *overrides, folder=tmp_path)
+
+
+@pytest.fixture
+def mistakes(tmp_path, monkeypatch):
+    """The mistakes in YAML text with overrides, without the file's name: `["3: optim.lr: must be …"]`."""
+    monkeypatch.chdir(tmp_path)
+
+    def lines(text: str, *overrides: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            read(text, *overrides, folder=Path())
+        return [line.removeprefix("a.yaml:").strip() for line in str(caught.value).splitlines()]
+
+    return lines
+
+
+def test_a_classic_file_runs_unchanged_as_the_papers_network_on_mnist():
+    config = schema.load(CLASSIC)
+    assert (
+        config.model_dump()
+        == Config(
+            name="classic",
+            num_epochs=2200,
+            batch_size=256,
+            loss=Loss(rc_loss_weight=0.0005),
+            optim=MultiStep(lr=0.002, step_decay=0.5, milestone=(40, 100, 160, 300, 2000)),
+            dataloader=schema.DataLoader(num_workers=4, pin_memory=True),
+            checkpoint=Checkpoint(model_path="./checkpoints/", log_dir="./logs/"),
+        ).model_dump()
+    )
+    assert (config.dataset, config.model) == (schema.MNIST(), schema.CapsNetModel())
+
+
+def test_a_classic_file_may_turn_its_switches_off_and_keep_what_they_switch():
+    off = ["loss.with_reconstruction=false", "use_cuda=no", "checkpoint.use_checkpoint=false"]
+    config = schema.load(CLASSIC, off)
+    assert config.loss == Loss(with_reconstruction=False, rc_loss_weight=0.0005)
+    assert config.dataloader.pin_memory
+
+
+def test_the_name_defaults_to_the_files(loaded, tmp_path):
+    assert loaded("seed: 1").name == "a"
+    odd = tmp_path / "my run (2)!.yaml"
+    odd.write_text("seed: 1")
+    assert schema.load(odd).name == "my-run-2"
+    (tmp_path / "…").write_text("seed: 1")
+    assert schema.load(tmp_path / "…").name == "run"
+
+
+def test_the_runner_block_is_left_to_the_runner(loaded):
+    assert loaded("seed: 1\nrunner: {whatever: 1}").seed == 1
+
+
+def test_a_whole_number_will_do_for_a_number(loaded):
+    assert loaded("optim: {lr: 1}").optim.lr == 1.0
+
+
+def test_every_mistake_is_reported_at_once_with_its_line(mistakes):
+    text = """\
+num_epoch: 5
+batch_size: 128.0
+route_iters: 11
+use_cuda: maybe
+precision: float23
+optim:
+  lr: 0
+  milestone: [40, 20]
+  step_decay: .nan
+checkpoint:
+  use_best: true
+  interval_seconds: "30"
+dataset: 3
+loss:
+"""
+    assert mistakes(text, "optim.lrr=1", "model.decoder.hidden=[1, 0]", "seed=-1") == [
+        "1: num_epoch: unknown key; did you mean `num_epochs`?",
+        "2: batch_size: must be a whole number (got 128.0)",
+        "3: route_iters: must be at most 10 (got 11)",
+        '4: use_cuda: must be true or false (got "maybe")',
+        '5: precision: must be one of float32, bfloat16; did you mean `float32`? (got "float23")',
+        "7: optim.lr: must be above 0 (got 0)",
+        "8: optim.milestone: must rise from one to the next (got [40, 20])",
+        "9: optim.step_decay: must be a finite number (got nan)",
+        "11: checkpoint.use_best: says which weights to go on with: it needs checkpoint.use_checkpoint: true",
+        '12: checkpoint.interval_seconds: must be a number (got "30")',
+        "13: dataset: must be a section of keys; leave it out to take its defaults (got 3)",
+        "14: loss: must be a section of keys; leave it out to take its defaults (got null)",
+        "--set seed=-1: must be at least 0 (got -1)",
+        "--set model.decoder.hidden=[1, 0]: model.decoder.hidden.1: must be at least 1 (got 0)",
+        "--set optim.lrr=1: unknown key; did you mean `optim.lr`?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("epochs: 5", "num_epochs"),
+        ("batch-size: 5", "batch_size"),
+        ("Seed: 5", "seed"),
+        ("lr: 5", "optim.lr"),
+        ("milestones: [5]", "optim.milestone"),
+        ("optim: {learning_rate: 5}", None),
+        ("optim: {milestones: [5]}", "optim.milestone"),
+        ("optim: {schedule: cosine, flor: 5}", "optim.floor"),
+        ("model: {route_iters: 5}", "route_iters"),
+        ("model: {decoder: {hiden: 5}}", "model.decoder.hidden"),
+        ("runer: {gpus: 1}", "runner"),
+        ("loss: {rc_weight: 1}", "loss.rc_loss_weight"),
+        ("xyzzy: 1", None),
+    ],
+)
+def test_a_misspelt_key_is_answered_with_the_nearest_known_one(text, meant, mistakes):
+    (line,) = mistakes(text)
+    assert line.endswith(f"unknown key; did you mean `{meant}`?" if meant else line)
+    assert ("did you mean" in line) == (meant is not None)
+
+
+def test_without_a_near_one_the_known_keys_are_listed(mistakes):
+    assert mistakes("optim: {nesterov: yes}") == [
+        "1: optim.nesterov: unknown key; known here: schedule, lr, step_decay, milestone"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "optim: {schedule: cosine, milestone: [3]}",
+            "1: optim.milestone: `milestone` means nothing with schedule: cosine; "
+            "it belongs to schedule: multistep",
+        ),
+        (
+            "optim: {floor: 0}",
+            "1: optim.floor: `floor` means nothing with schedule: multistep, the default here; "
+            "it belongs to schedule: exponential or schedule: cosine",
+        ),
+        (
+            "preset: authors\noptim:\n  milestone: [3]",
+            "3: optim.milestone: `milestone` means nothing with schedule: exponential, the default here; "
+            "it belongs to schedule: multistep",
+        ),
+        (
+            "dataset: {name: digits, root: data}",
+            "1: dataset.root: `root` means nothing with name: digits; "
+            "it belongs to name: mnist or name: fashion_mnist",
+        ),
+        (
+            "dataset: {size: 28}",
+            "1: dataset.size: `size` means nothing with name: mnist, the default here; "
+            "it belongs to name: digits",
+        ),
+    ],
+)
+def test_a_key_of_another_kind_is_told_where_it_belongs(text, message, mistakes):
+    assert mistakes(text) == [message]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "optim: {schedule: exponentail}",
+            "1: optim.schedule: must be one of multistep, exponential, cosine; did you mean `exponential`? "
+            '(got "exponentail")',
+        ),
+        ("optim:\n  schedule: 3", "2: optim.schedule: must be one of multistep, exponential, cosine (got 3)"),
+        (
+            "dataset: {name: [mnist]}",
+            '1: dataset.name: must be one of digits, mnist, fashion_mnist (got ["mnist"])',
+        ),
+        ("model: {name: capsnett}", '1: model.name: must be capsnet (got "capsnett")'),
+    ],
+)
+def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
+    assert mistakes(text) == [message]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "checkpoint: {use_best: true, use_checkpoint: true, model_path: a.pt}",
+            "1: checkpoint.use_best: needs a validation split to know the best by: "
+            "set dataset.validation, as in 5000",
+        ),
+        (
+            "dataset: {validation: 10}\ncheckpoint: {use_best: true, model_path: a.pt}",
+            "2: checkpoint.use_best: says which weights to go on with: it needs "
+            "checkpoint.use_checkpoint: true",
+        ),
+        (
+            "checkpoint:\n  use_checkpoint: true",
+            "2: checkpoint.use_checkpoint: needs checkpoint.model_path, the file to go on from",
+        ),
+        ("optim: {schedule: cosine, floor: 0.1}", "1: optim.floor: is above optim.lr (0.001)"),
+        (
+            "optim: {schedule: exponential, lr: 1e-3, floor: 1e-2}",
+            "1: optim.floor: is above optim.lr (0.001)",
+        ),
+        (
+            "optim: {step_decay: 0.5}",
+            "1: optim.step_decay: is applied at each milestone, and there is none: "
+            "set optim.milestone, as in [30, 40]",
+        ),
+        (
+            "loss: {with_reconstruction: false}\nmodel: {decoder: {hidden: [10]}}",
+            "2: model.decoder: is configured, but loss.with_reconstruction: false leaves the decoder out",
+        ),
+        ("optim: {milestone: [3, 3]}", "1: optim.milestone: must rise from one to the next (got [3, 3])"),
+        ("checkpoint: {log_dir: ''}", '1: checkpoint.log_dir: must be a path (got "")'),
+        ('checkpoint: {model_path: "a\\0b"}', '1: checkpoint.model_path: must be a path (got "a\\x00b")'),
+        (
+            "name: a/b",
+            '1: name: must be at most 100 letters, digits and . _ -, the first a letter or digit (got "a/b")',
+        ),
+    ],
+)
+def test_a_contradiction_is_an_error(text, message, mistakes):
+    assert mistakes(text) == [message]
+
+
+def test_a_contradiction_is_seen_beside_other_mistakes(mistakes):
+    assert mistakes(
+        "seeed: 1\ncheckpoint: {use_checkpoint: true}\noptim: {schedule: cosine, lr: 0.1, floor: 1}"
+    ) == [
+        "1: seeed: unknown key; did you mean `seed`?",
+        "2: checkpoint.use_checkpoint: needs checkpoint.model_path, the file to go on from",
+        "3: optim.floor: is above optim.lr (0.1)",
+    ]
+
+
+def test_what_only_follows_from_another_mistake_is_not_reported(mistakes):
+    text = "dataset: {validaton: 9}\ncheckpoint: {use_best: true, use_checkpoint: true, model_path: a.pt}"
+    assert mistakes(text) == ["1: dataset.validaton: unknown key; did you mean `dataset.validation`?"]
+    assert mistakes("optim: {schedule: cosine, lr: x, floor: 0.1}") == [
+        '1: optim.lr: must be a number (got "x")'
+    ]
+
+
+def test_milestones_after_the_last_epoch_are_allowed_so_that_a_run_can_be_shortened(loaded):
+    assert loaded("optim: {milestone: [30]}", "num_epochs=1").num_epochs == 1
+
+
+def test_values_from_code_are_held_to_the_same():
+    with pytest.raises(ValidationError, match=r"checkpoint\.use_best needs a validation split"):
+        Config(checkpoint=Checkpoint(use_best=True))
+    with pytest.raises(ValidationError, match="must rise"):
+        MultiStep(milestone=(2, 1))
+
+
+def test_the_authors_preset_changes_what_is_left_out_and_nothing_else(loaded):
+    config = loaded("preset: authors\nmodel: {class_bias: false}\noptim: {lr: 0.01}")
+    assert config.optim == Exponential(lr=0.01, decay=0.96, per="step", every=2000, floor=1e-6)
+    assert (config.model.primary_routing, config.model.class_bias) == ("softmax", False)
+    assert (config.model.init, config.loss.margin) == ("authors", "authors")
+
+
+def test_a_presets_defaults_for_another_schedule_do_not_apply(loaded):
+    assert loaded("preset: authors\noptim: {schedule: cosine}").optim == Cosine()
+    assert loaded("preset: authors\noptim: {schedule: multistep, milestone: [3]}").optim == MultiStep(
+        milestone=(3,)
+    )
+
+
+def test_a_resolved_preset_loads_back_equal(loaded):
+    config = loaded("preset: authors\nmodel: {init: paper}")
+    assert loaded(schema.to_yaml(config)) == config
+
+
+def test_an_override_of_the_kind_does_not_drop_the_files_keys_silently(mistakes, loaded):
+    text = "optim:\n  step_decay: 0.5\n  milestone: [3]"
+    assert len(mistakes(text, "optim.schedule=cosine")) == 2
+    assert loaded(text, "optim={schedule: cosine}").optim == Cosine()
+
+
+def test_overrides_reach_every_kind_of_value(loaded):
+    config = loaded(
+        "seed: 1", "optim.milestone=[1, 2]", "dataset={name: fashion_mnist}", "dataset.shift=0", "seed=2"
+    )
+    assert config.optim == MultiStep(milestone=(1, 2))
+    assert (config.dataset, config.seed) == (FashionMNIST(shift=0), 2)
+
+
+def test_relative_paths_become_absolute_and_the_data_folder_is_settled(tmp_path):
+    config = Config(checkpoint=Checkpoint(model_path="runs/a.pt", log_dir="/logs"))
+    moved = schema.with_absolute_paths(config, tmp_path, {"CAPSNET_DATA": "store"})
+    assert moved.checkpoint == Checkpoint(model_path=str(tmp_path / "runs/a.pt"), log_dir="/logs")
+    assert moved.dataset == schema.MNIST(root=str(tmp_path / "store"))
+    assert schema.with_absolute_paths(moved, Path("/elsewhere"), {}) == moved
+    home = Config(dataset=FashionMNIST(root="~/images"))
+    assert schema.with_absolute_paths(home, tmp_path, {}).dataset == FashionMNIST(
+        root=str(Path.home() / "images")
+    )
+    digits = Config(dataset=schema.Digits())
+    assert schema.with_absolute_paths(digits, tmp_path, {}) == digits
+
+
+def fields(section: type, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every key of the schema, with its path; of a union, every kind's."""
+    from capsnet.schema import sections
+
+    found = []
+    for name, field in section.model_fields.items():
+        below = sections(field.annotation)
+        found += [(*path, name)] if not below else [p for kind in below for p in fields(kind, (*path, name))]
+    return list(dict.fromkeys(found))
+
+
+WRONG = [None, True, -1, 0, 2**62, -0.5, 1e300, "", "text", "\0", [], [-1], [[]], {}, {"a": 1}]
+
+
+@pytest.mark.parametrize("key", [".".join(path) for path in fields(Config)])
+def test_no_key_answers_a_wrong_value_in_the_words_of_a_library(key):
+    """Every key is tried with values of every type: it takes them, or says in our words what is allowed."""
+    for value in WRONG:
+        data: Any = value
+        for part in reversed(key.split(".")):
+            data = {part: data}
+        try:
+            schema.parse(schema.yamlfile.dump(data), "a.yaml")
+        except ConfigError as error:
+            text = str(error)
+            assert len(text.splitlines()) == len(error.mistakes)
+            assert "Input should" not in text
+            assert "is not allowed here" not in text
+
+
+def optims() -> st.SearchStrategy[dict[str, Any]]:
+    lr = st.floats(1e-3, 10)
+    floor = st.floats(0, 1e-3)
+    milestones = st.sets(st.integers(1, 10**6)).map(sorted)
+    return st.one_of(
+        st.fixed_dictionaries(
+            {"schedule": st.just("multistep"), "milestone": milestones},
+            optional={"lr": lr, "step_decay": st.floats(1e-6, 1)},
+        ),
+        st.fixed_dictionaries(
+            {"schedule": st.just("exponential"), "lr": lr, "floor": floor},
+            optional={"per": st.sampled_from(["step", "epoch"]), "every": st.integers(1, 10**6)},
+        ),
+        st.fixed_dictionaries({"schedule": st.just("cosine"), "lr": lr, "floor": floor}),
+    )
+
+
+paths = st.none() | st.text(min_size=1).filter(lambda text: text.strip() and "\0" not in text)
+files = st.fixed_dictionaries(
+    {},
+    optional={
+        "preset": st.sampled_from(["paper", "authors"]),
+        "name": st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,30}\Z"),
+        "seed": st.integers(0, 2**63 - 1),
+        "use_cuda": st.booleans(),
+        "threads": st.none() | st.integers(1, 4096),
+        "dataset": st.fixed_dictionaries(
+            {"name": st.sampled_from(["mnist", "fashion_mnist"])}, optional={"root": paths}
+        )
+        | st.fixed_dictionaries({"name": st.just("digits")}, optional={"validation": st.integers(0, 99)}),
+        "model": st.fixed_dictionaries(
+            {},
+            optional={
+                "class_bias": st.booleans(),
+                "decoder": st.fixed_dictionaries({"hidden": st.lists(st.integers(1, 99), min_size=1)}),
+            },
+        ),
+        "loss": st.fixed_dictionaries({}, optional={"rc_loss_weight": st.floats(0, 1e9)}),
+        "optim": optims(),
+        "checkpoint": st.fixed_dictionaries(
+            {}, optional={"model_path": paths, "interval_seconds": st.floats(1e-9, 1e9)}
+        ),
+    },
+)
+
+
+@given(files)
+def test_a_resolved_configuration_loads_back_equal_and_writes_every_key(file):
+    config = Config.model_validate(file)
+    text = schema.to_yaml(config)
+    again = schema.parse(text)
+    assert again == config
+    assert schema.to_yaml(again) == text
+    assert Config.model_validate(config.model_dump()) == config
+    assert schema.yamlfile.parse(text, "a.yaml").data.keys() == Config.model_fields.keys()
