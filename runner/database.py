@@ -43,16 +43,14 @@ def open_database(place: str | Path, create: bool) -> tuple[Engine, str]:
 
     Where there is none it is created, or NoQueue raised; raises StoreError where it cannot be used.
     """
-    url = _url(place)
-    file = Path(url.database or ":memory:")
+    file = Path(_url(place).database or "")
     engine = _sqlite_engine(file)
-    with one_line_errors(file):
-        if create and not _identity(engine, file):
-            _create(file)
-        identity = _identity(engine, file)
-    if identity is None:
-        raise NoQueue(f"{file}: there is no queue yet: submit a run")
-    return engine, identity
+    try:
+        with one_line_errors(file):
+            return engine, _found_or_made(engine, file, create)
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 @contextmanager
@@ -101,6 +99,16 @@ def _sqlite_engine(file: Path) -> Engine:
     return engine
 
 
+def _found_or_made(engine: Engine, file: Path, create: bool) -> str:
+    identity = _identity(engine, file)
+    if identity is None and create:
+        _make(file)
+        identity = _identity(engine, file)
+    if identity is None:
+        raise NoQueue(f"{file}: there is no queue yet: submit a run")
+    return identity
+
+
 def _identity(engine: Engine, file: Path) -> str | None:
     """The id of the queue in the file; None where there is no file, or an empty one."""
     if not file.exists() or file.stat().st_size == 0:
@@ -117,7 +125,7 @@ def _identity(engine: Engine, file: Path) -> str | None:
     return identity
 
 
-def _create(file: Path) -> None:
+def _make(file: Path) -> None:
     """Makes the queue, once, however many processes find none at the same instant.
 
     It is made under another name and renamed when it is whole: nobody ever opens half a queue, and
