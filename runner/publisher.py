@@ -1,0 +1,185 @@
+"""Brings MLflow up to date from the runs' folders and the queue's rows. No Ray, no GPU, no hurry.
+
+Only what is durable is published: an epoch when it stands in the history.csv that follows its checkpoint.
+So nothing that was published can un-happen. How far MLflow has come is asked of MLflow itself when this
+process meets a run, which makes a crash between its write and ours harmless.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import capsnet
+from capsnet.history import Row, read_history
+from runner import model_artifact, record, system_metrics
+from runner.paths import Home, RunPaths
+from runner.rows import Run
+from runner.states import ENDED, State
+from runner.store import Store
+from runner.tracking import Record, Tracker, TrackingError, explain
+
+FIRST_WAIT_SECONDS = 5.0  # before a run that could not be published is tried again; doubled each time
+LONGEST_WAIT_SECONDS = 300.0
+
+Fingerprint = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """When a run that could not be published is tried again."""
+
+    until: float
+    seconds: float
+
+
+class Publisher:
+    """What a publishing process remembers between two looks at the queue."""
+
+    def __init__(self, store: Store, home: Home, tracker: Tracker) -> None:
+        self._store = store
+        self._home = home
+        self._tracker = tracker
+        self._records: dict[int, Record] = {}
+        self._published: dict[int, Fingerprint] = {}
+        self._sampled: dict[Path, int] = {}  # bytes of each system.csv that were published
+        self._waits: dict[int, Wait] = {}
+
+    def publish_once(self, now: float) -> None:
+        """Publish whatever is new; what cannot be published is noted in its row and tried again."""
+        runs = self._store.unpublished()
+        due = [(run, fingerprint) for run in runs if (fingerprint := self._due(run, now))]
+        if not due:
+            return
+        try:
+            self._tracker.check()
+        except Exception as error:  # whatever it is, training goes on, and the row says why MLflow lacks it
+            for run, _ in due:
+                self._note(run, f"{self._tracker.target.uri}: {explain(error)}")
+            return
+        for run, fingerprint in due:
+            self._try(run, fingerprint, now)
+
+    def _due(self, run: Run, now: float) -> Fingerprint | None:
+        """What the run looks like now, if that is not published yet."""
+        wait = self._waits.get(run.id)
+        if wait and now < wait.until:
+            return None
+        fingerprint = _fingerprint(run, self._paths(run))
+        return None if self._published.get(run.id) == fingerprint else fingerprint
+
+    def _paths(self, run: Run) -> RunPaths:
+        return self._home.run(run.id, run.name)
+
+    def _try(self, run: Run, fingerprint: Fingerprint, now: float) -> None:
+        try:
+            self._publish(run)
+        except Exception as error:  # as above; the other runs are not held up by this one
+            self._records.pop(run.id, None)  # MLflow may have taken a part: ask again how far it has come
+            before = self._waits.get(run.id)
+            seconds = min(2 * before.seconds, LONGEST_WAIT_SECONDS) if before else FIRST_WAIT_SECONDS
+            self._waits[run.id] = Wait(now + seconds, seconds)
+            self._note(run, explain(error))
+        else:
+            self._waits.pop(run.id, None)
+            self._published[run.id] = fingerprint
+            if run.state in ENDED:
+                self._records.pop(run.id, None)
+
+    def _note(self, run: Run, error: str) -> None:
+        if run.publish_error != error:
+            self._store.published(run.id, error=error)
+
+    def _publish(self, run: Run) -> None:
+        paths, known = self._paths(run), self._record(run)
+        history = _history(run, paths)
+        rows = read_history(history) if history else []
+        self._describe(run, known, paths)
+        self._tracker.add_points(known, record.epochs(row for row in rows if row["epoch"] > known.epoch))
+        self._add_samples(run, known, paths)
+        if run.state in ENDED:
+            self._add_files(run, known, paths)
+        if run.state is State.FINISHED:
+            self._add_result(run, known, paths, rows)
+        self._store.published(
+            run.id, attempt=run.attempt, epoch=known.epoch, mlflow_run_id=known.id, state=run.state
+        )
+
+    def _record(self, run: Run) -> Record:
+        if run.id not in self._records:
+            identity = record.identity(self._store.queue_id, run.id)
+            self._records[run.id] = self._tracker.open(
+                run.mlflow_run_id, identity, record.label(run), run.submitted_at
+            )
+        return self._records[run.id]
+
+    def _describe(self, run: Run, known: Record, paths: RunPaths) -> None:
+        if not known.params:
+            self._tracker.add_params(known, record.params(run.config))
+        tags = record.tags(run, self._store.queue_id, str(paths.folder), _user(), capsnet.__version__)
+        self._tracker.set_tags(known, tags | record.changes(run.config, known.params, known.tags))
+        self._tracker.set_status(known, record.STATUS[run.state], run.ended_at)
+
+    def _add_samples(self, run: Run, known: Record, paths: RunPaths) -> None:
+        attempts = self._store.attempts(run.id)
+        for file in (paths.attempt(attempt.number).system for attempt in attempts):
+            rows, end = system_metrics.read(file, self._sampled.get(file, 0))
+            points = record.samples(rows, attempts[0].started_at, known.sampled)
+            self._tracker.add_points(known, points)
+            self._sampled[file] = end
+
+    def _add_files(self, run: Run, known: Record, paths: RunPaths) -> None:
+        """The files of a run that has ended, laid out as in its own folder."""
+        for file in (paths.config, _history(run, paths)):
+            if file and file.exists():
+                self._tracker.add_file(known, file)
+        for number in range(1, run.attempt + 1):
+            if (log := paths.attempt(number).log).exists():
+                self._tracker.add_file(known, log, f"attempts/{number}")
+
+    def _add_result(self, run: Run, known: Record, paths: RunPaths, rows: list[Row]) -> None:
+        """What a finished run has come to: the epoch that validation chose, and the model."""
+        if known.epoch < run.num_epochs:  # a shared file system may show the newest history late
+            raise TrackingError(f"{_history(run, paths)}: ends at epoch {known.epoch} of {run.num_epochs}")
+        self._tracker.add_points(known, [record.best(rows)])
+        [newest] = record.epochs(rows[-1:])
+        save = functools.partial(model_artifact.save, paths.attempt(run.attempt).checkpoint)
+        self._tracker.add_model(known, run.name, known.epoch, newest, save)
+
+
+def _history(run: Run, paths: RunPaths) -> Path | None:
+    """The file that holds what is durable of the run.
+
+    While a newer attempt may still re-measure what an older one measured, only the newest one's counts:
+    an older one may be written by a worker that was cut off and does not know that it lost its run.
+    """
+    numbers = range(run.attempt, 0, -1) if run.state in ENDED else range(run.attempt, run.attempt - 1, -1)
+    files = (paths.attempt(number).history for number in numbers)
+    return next((file for file in files if file.exists()), None)
+
+
+def _fingerprint(run: Run, paths: RunPaths) -> Fingerprint:
+    """Changes whenever there is something new to publish."""
+    files = (_history(run, paths), paths.attempt(run.attempt).system)
+    row = (run.state, run.attempt, run.queued_at, run.reason, run.host, run.devices)
+    return (*row, *map(_version_of, files))
+
+
+def _version_of(file: Path | None) -> tuple[int, int, int] | None:
+    """Which content a file holds, without reading it."""
+    try:
+        status = file.stat() if file else None
+    except FileNotFoundError:
+        return None
+    return status and (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _user() -> str:
+    """The name of this process's user; in a container there may be none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

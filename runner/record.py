@@ -1,0 +1,128 @@
+"""A run in MLflow's terms: its status, params, tags and points. Pure functions of what the queue knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+from capsnet.history import Row, results
+from capsnet.state import flat
+from runner import system_metrics
+from runner.rows import Run
+from runner.states import State
+
+STATUS = {
+    State.QUEUED: "SCHEDULED",
+    State.RUNNING: "RUNNING",
+    State.FINISHED: "FINISHED",
+    State.FAILED: "FAILED",
+    State.CANCELLED: "KILLED",
+    State.INTERRUPTED: "KILLED",
+}
+IDENTITY = "runner.id"  # the tag by which a run is found again, whoever made it
+EPOCH = "epoch"  # a metric of its own: its last step is how far the run has been published
+SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
+SAMPLE = SYSTEM + system_metrics.CPU  # in every sample: its times are those of the samples published
+LONGEST_KEY = 250  # characters, MLflow's limit
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    milliseconds: int  # unix time at which it was measured
+    step: int
+
+
+def identity(queue_id: str, run_id: int) -> str:
+    return f"{queue_id}/{run_id}"
+
+
+def label(run: Run) -> str:
+    """The MLflow run's name, which is also that of the run's folder."""
+    return f"{run.id}-{run.name}"
+
+
+def params(config: str) -> dict[str, str]:
+    """The resolved YAML, flattened: {"optim.lr": "0.001"}. The `runner:` block is no part of the training."""
+    values = {key: value for key, value in yaml.safe_load(config).items() if key != "runner"}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(values).items()
+    }
+
+
+def changes(config: str, known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags `config.<key>` for what a resume has changed: params are immutable in MLflow.
+
+    A key that went back to its first value keeps its tag, which then says so.
+    """
+    now = params(config)
+    return {
+        f"config.{key}": value
+        for key, value in now.items()
+        if known.get(key) != value or f"config.{key}" in tags
+    }
+
+
+def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[str, str | None]:
+    """The run's own tags, under those of the user; None where there is nothing to say (any more)."""
+    known = {
+        IDENTITY: identity(queue_id, run.id),
+        "runner.state": str(run.state),
+        "runner.reason": run.reason,
+        "runner.attempt": str(run.attempt),
+        "runner.folder": folder,
+        "runner.version": version,
+        "host": run.host,
+        "devices": ", ".join(run.devices) or None,
+        "git.dirty": None if run.git_dirty is None else json.dumps(run.git_dirty),
+        "mlflow.source.git.commit": run.git_commit,
+        "mlflow.source.name": run.source_file,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": user,
+    }
+    return {_key(key): value for key, value in run.tags.items()} | known
+
+
+def _key(key: str) -> str:
+    """A user's tag key as MLflow takes it: it treats keys as paths and refuses some signs."""
+    words = re.sub(r"[^\w.\- :/]+", "_", key, flags=re.ASCII).split("/")
+    return "/".join(word for word in words if word.strip("."))[:LONGEST_KEY].strip("/") or "_"
+
+
+def epochs(history: Iterable[Mapping[str, Any]]) -> Iterator[list[Point]]:
+    """The points of each epoch, one list an epoch; the step is the epoch."""
+    for row in history:
+        at = _milliseconds(row["time"])
+        # What was not measured in this epoch is left out: there is no validation split, say.
+        measured = {key: value for key, value in row.items() if key != "time" and value is not None}
+        yield [Point(key, float(value), at, int(row[EPOCH])) for key, value in measured.items()]
+
+
+def best(history: Sequence[Row]) -> list[Point]:
+    """What the epoch that the validation split chose came to, at the last epoch; none without one."""
+    at, epoch = _milliseconds(history[-1]["time"]), int(history[-1][EPOCH])
+    figures = results(history).items()
+    return [Point(key, value, at, epoch) for key, value in figures if key.startswith("best/")]
+
+
+def samples(rows: Iterable[Mapping[str, float]], since: float, known: set[int]) -> Iterator[list[Point]]:
+    """The points of each system sample whose time (in ms) is not `known`, one list a sample.
+
+    The step is in seconds after `since`, the start of the first attempt: a pure function of the sample,
+    so that publishing it again, from another process, makes the same point.
+    """
+    for row in rows:
+        at = _milliseconds(row["time"])
+        if at not in known:
+            step = round(row["time"] - since)
+            yield [Point(SYSTEM + key, value, at, step) for key, value in row.items() if key != "time"]
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

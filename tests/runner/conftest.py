@@ -1,0 +1,48 @@
+"""What takes seconds to make and is made once for all tests of tracking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner import tracking
+from runner.paths import Home
+
+TINY = """
+dataset: {name: digits, size: 16}
+num_epochs: 3
+threads: 1
+model: {conv_channels: 8, kernel_size: 5, primary_types: 2, class_dim: 4, decoder: {hidden: [16]}}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> str:
+    """The YAML of `tiny_checkpoint`."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network after its three epochs of a few random images, its history beside it."""
+    import torch
+
+    from capsnet import checkpoint, config, training
+    from capsnet.images import Images, Splits
+
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (48, 1, 16, 16), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(48) % 10)
+    *_, last = training.train(config.parse(TINY), splits=Splits(images[:32], None, images[32:]))
+    path = tmp_path_factory.mktemp("attempt") / "checkpoint.pt"
+    checkpoint.save(last.snapshot(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def new_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs, to be copied."""
+    home = Home(tmp_path_factory.mktemp("template"))
+    tracking.Tracker(tracking.target(home, {})).check()
+    return home.mlflow_database

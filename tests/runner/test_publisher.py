@@ -1,0 +1,423 @@
+"""From a run's folder and row to MLflow, against MLflow's own SQLite store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capsnet.history import write_history
+from runner import publisher as publishing
+from runner import storage, tracking
+from runner.paths import Home, RunPaths
+from runner.publisher import Publisher
+from runner.record import SAMPLE
+from runner.rows import NewRun, Run
+from runner.states import Event
+from runner.store import Store, open_store
+from runner.tracking import Tracker
+
+CONFIG = """
+name: tiny
+num_epochs: 3
+optim: {lr: 0.001, milestone: [2]}
+dataset: {root: null}
+runner: {gpus: 0}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, new_mlflow_store: Path) -> Home:
+    home = Home(tmp_path / "runs")
+    home.root.mkdir()
+    shutil.copy(new_mlflow_store, home.mlflow_database)
+    return home
+
+
+@pytest.fixture
+def store(home: Home) -> Iterator[Store]:
+    with open_store(home) as store:
+        yield store
+
+
+@pytest.fixture
+def tracker(home: Home) -> Tracker:
+    # An experiment of its own: the copied store's one keeps its files in the template's folder.
+    tracker = Tracker(tracking.target(home, {"MLFLOW_EXPERIMENT_NAME": "test"}))
+    tracker.check()
+    return tracker
+
+
+@pytest.fixture
+def publish(store: Store, home: Home, tracker: Tracker) -> Callable[[], None]:
+    """Publishes once, as a process would that has just been started."""
+    return lambda: Publisher(store, home, tracker).publish_once(now=100.0)
+
+
+@pytest.fixture
+def queued_run(store: Store) -> int:
+    new = NewRun(
+        name="tiny",
+        config=CONFIG,
+        num_epochs=3,
+        tags={"paper": "figure 2", "a+b/../c": "d"},
+        source_file="experiments/tiny.yaml",
+        git_commit="c0ffee",
+        git_dirty=True,
+    )
+    return store.add([new], now=1.0)[0]
+
+
+class Scheduler:
+    """The moves that the scheduler makes, in one word each."""
+
+    def __init__(self, store: Store, home: Home) -> None:
+        self.store, self.home = store, home
+        self.epoch = store.take_over(1.0, "here", "1")
+        self.clock = 10.0
+
+    def start(self, run_id: int) -> int:
+        self.clock += 10
+        claimed = self.store.claim(self.epoch, run_id, self.clock, gpus=0, cpus=1)
+        assert claimed is not None
+        attempt = claimed.number
+        self.store.report(self.epoch, run_id, attempt, self.clock, host="box", pid=1, devices=("cpu",))
+        return attempt
+
+    def end(self, run_id: int, event: Event, reason: str | None = None) -> None:
+        run = self.run(run_id)
+        outcome = {Event.FINISH: "finished", Event.FAIL: "failed", Event.LOSE: "lost"}.get(event, "stopped")
+        self.store.end(self.epoch, run_id, run.attempt, event, run.submitted_at + 90, outcome, reason)  # pyright: ignore[reportArgumentType] - one of the four
+
+    def run(self, run_id: int) -> Run:
+        run = self.store.run(run_id)
+        assert run is not None
+        return run
+
+    def paths(self, run_id: int) -> RunPaths:
+        return self.home.run(run_id, self.run(run_id).name)
+
+    def measure(self, run_id: int, attempt: int, epochs: Sequence[int], at: float = 50.0) -> None:
+        """Write the history that follows a checkpoint after the last of these epochs."""
+        rows = [{"epoch": n, "time": at + n, "train/loss": 1 / n, "test/accuracy": n / 10} for n in epochs]
+        write_history(rows, self.paths(run_id).attempt(attempt).history)
+
+
+@pytest.fixture
+def scheduler(store: Store, home: Home) -> Scheduler:
+    return Scheduler(store, home)
+
+
+@pytest.fixture
+def running_run(queued_run: int, scheduler: Scheduler) -> int:
+    scheduler.start(queued_run)
+    return queued_run
+
+
+def mlflow_runs(tracker: Tracker) -> list[Any]:
+    experiment = tracker.client.get_experiment_by_name("test")
+    assert experiment is not None
+    return list(tracker.client.search_runs([experiment.experiment_id]))
+
+
+def mlflow_run(tracker: Tracker) -> Any:
+    [run] = mlflow_runs(tracker)
+    return run
+
+
+def points(tracker: Tracker, key: str) -> list[tuple[int, float, int]]:
+    """Every point of a metric: step, value, time in ms."""
+    history = tracker.client.get_metric_history(mlflow_run(tracker).info.run_id, key)
+    return sorted((point.step, point.value, point.timestamp) for point in history)
+
+
+def steps(tracker: Tracker, key: str = "test/accuracy") -> list[int]:
+    return [step for step, _, _ in points(tracker, key)]
+
+
+def files(tracker: Tracker, folder: str | None = None) -> set[str]:
+    return {file.path for file in tracker.client.list_artifacts(mlflow_run(tracker).info.run_id, folder)}
+
+
+def append_samples(
+    scheduler: Scheduler, run_id: int, attempt: int, rows: Sequence[Mapping[str, float]]
+) -> None:
+    path = scheduler.paths(run_id).attempt(attempt).system
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        storage.append_row(path, row)
+
+
+def crash(*_: object, **__: object) -> None:
+    """Stands in for a call that the process does not survive."""
+    raise KeyboardInterrupt
+
+
+def test_a_queued_run_is_scheduled_with_its_flattened_config_and_tags(
+    queued_run: int, publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    publish()
+    run = mlflow_run(tracker)
+    assert (run.info.status, run.info.run_name) == ("SCHEDULED", "1-tiny")
+    assert run.data.params == {
+        "name": "tiny",
+        "num_epochs": "3",
+        "optim.lr": "0.001",
+        "optim.milestone": "[2]",
+        "dataset.root": "null",
+    }
+    assert run.data.tags["runner.id"] == f"{store.queue_id}/{queued_run}"
+    assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert run.data.tags["git.dirty"] == "true"
+    assert run.data.tags["paper"] == "figure 2"
+    assert run.data.tags["a_b/c"] == "d"
+
+
+def test_an_epoch_is_published_with_the_time_at_which_it_was_measured(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    scheduler.measure(running_run, 1, [1, 2], at=1_700_000_000.25)
+    publish()
+    assert points(tracker, "test/accuracy") == [(1, 0.1, 1_700_000_001_250), (2, 0.2, 1_700_000_002_250)]
+    assert points(tracker, "epoch") == [(1, 1.0, 1_700_000_001_250), (2, 2.0, 1_700_000_002_250)]
+    run = mlflow_run(tracker)
+    assert run.info.status == "RUNNING"
+    assert (run.data.tags["host"], run.data.tags["devices"]) == ("box", "cpu")
+    assert scheduler.run(running_run).published_epoch == 2
+
+
+def test_publishing_twice_changes_nothing(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    scheduler.measure(running_run, 1, [1, 2])
+    publish()
+    publish()
+    assert steps(tracker) == steps(tracker, "epoch") == [1, 2]
+
+
+def test_one_process_publishes_each_epoch_as_it_becomes_durable(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    for epoch in (1, 2):
+        scheduler.measure(running_run, 1, range(1, epoch + 1))
+        publisher.publish_once(now=100.0)
+        assert steps(tracker) == list(range(1, epoch + 1))
+
+
+def test_a_crash_between_mlflows_write_and_the_rows_doubles_nothing(
+    running_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheduler.measure(running_run, 1, [1, 2])
+    append_samples(scheduler, running_run, 1, [{"time": 50.0, "process_cpu_percentage": 90.0}])
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "published", crash)
+        publish()
+    assert scheduler.run(running_run).mlflow_run_id is None
+    # The next attempt goes on from an earlier checkpoint and measures epoch 2 again, at another time.
+    scheduler.end(running_run, Event.LOSE)
+    scheduler.start(running_run)
+    scheduler.measure(running_run, 2, [1, 2, 3], at=70.0)
+    publish()
+    assert points(tracker, "test/accuracy") == [(1, 0.1, 51_000), (2, 0.2, 52_000), (3, 0.3, 73_000)]
+    assert len(points(tracker, SAMPLE)) == 1
+
+
+def test_a_worker_that_was_cut_off_publishes_nothing_more(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    scheduler.measure(running_run, 1, [1])
+    publish()
+    scheduler.end(running_run, Event.LOSE)
+    scheduler.start(running_run)
+    scheduler.measure(running_run, 1, [1, 2])  # it does not know yet that it has lost its run
+    publish()
+    assert steps(tracker) == [1]
+    scheduler.measure(running_run, 2, [1, 2], at=70.0)
+    publish()
+    assert points(tracker, "test/accuracy") == [(1, 0.1, 51_000), (2, 0.2, 72_000)]
+
+
+def test_a_run_that_is_resumed_three_times_is_one_mlflow_run_with_one_point_an_epoch(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    for attempt in (1, 2, 3):
+        scheduler.measure(running_run, attempt, range(1, attempt + 1))
+        publish()
+        scheduler.end(running_run, Event.INTERRUPT)
+        publish()
+        assert mlflow_run(tracker).info.status == "KILLED"
+        store.resume(running_run, now=200.0)
+        publish()
+        assert mlflow_run(tracker).info.status == "SCHEDULED"
+        scheduler.start(running_run)
+    publish()
+    assert steps(tracker) == steps(tracker, "epoch") == steps(tracker, "train/loss") == [1, 2, 3]
+    assert mlflow_run(tracker).data.tags["runner.attempt"] == "4"
+    assert mlflow_run(tracker).info.status == "RUNNING"
+
+
+def test_a_failed_run_says_why_and_brings_its_files(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    paths = scheduler.paths(running_run)
+    scheduler.measure(running_run, 1, [1])
+    paths.config.write_text(CONFIG)
+    paths.attempt(1).log.write_text("Traceback\n")
+    scheduler.end(running_run, Event.FAIL, "loss is nan at epoch 2, step 7")
+    publish()
+    run = mlflow_run(tracker)
+    assert (run.info.status, run.info.end_time) == ("FAILED", 91_000)
+    assert run.data.tags["runner.reason"] == "loss is nan at epoch 2, step 7"
+    assert files(tracker) == {"config.yaml", "history.csv", "attempts"}
+    assert files(tracker, "attempts/1") == {"attempts/1/log.txt"}
+    assert (scheduler.home.artifacts / run.info.run_id / "artifacts" / "history.csv").exists()
+
+
+def test_a_resumed_run_no_longer_says_why_it_had_failed(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    scheduler.end(running_run, Event.FAIL, "the disk is full")
+    publish()
+    store.resume(running_run, now=200.0)
+    publish()
+    assert "runner.reason" not in mlflow_run(tracker).data.tags
+
+
+def test_a_cancelled_run_is_killed_and_says_which(
+    queued_run: int, store: Store, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    store.ask(queued_run, "cancel", grace_seconds=5.0, now=2.0)
+    publish()
+    run = mlflow_run(tracker)
+    assert (run.info.status, run.data.tags["runner.state"]) == ("KILLED", "CANCELLED")
+
+
+def test_what_a_resume_changes_becomes_a_tag_beside_the_first_params(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    publish()
+    for epochs in (9, 3):
+        scheduler.end(running_run, Event.INTERRUPT)
+        config = CONFIG.replace("num_epochs: 3", f"num_epochs: {epochs}")
+        store.resume(running_run, config=config, num_epochs=epochs, now=200.0)
+        publish()
+        run = mlflow_run(tracker)
+        assert run.data.params["num_epochs"] == "3"
+        assert {key: value for key, value in run.data.tags.items() if key.startswith("config.")} == {
+            "config.num_epochs": str(epochs)
+        }
+        scheduler.start(running_run)
+
+
+def test_system_samples_of_every_attempt_are_published_once(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    first = scheduler.run(running_run).started_at
+    assert first is not None
+    sample = {"process_cpu_percentage": 150.0, "gpu_0_power_usage_watts": float("nan")}
+    publisher = Publisher(store, home, tracker)
+    append_samples(scheduler, running_run, 1, [{"time": first + 5, **sample}])
+    publisher.publish_once(now=100.0)
+    append_samples(scheduler, running_run, 1, [{"time": first + 15, **sample}])
+    publisher.publish_once(now=100.0)
+    scheduler.end(running_run, Event.LOSE)
+    scheduler.start(running_run)
+    append_samples(scheduler, running_run, 2, [{"time": first + 32, **sample}])
+    Publisher(store, home, tracker).publish_once(now=100.0)
+    assert [(step, value) for step, value, _ in points(tracker, SAMPLE)] == [
+        (5, 150.0),
+        (15, 150.0),
+        (32, 150.0),
+    ]
+    assert "system/gpu_0_power_usage_watts" not in mlflow_run(tracker).data.metrics
+
+
+def test_a_run_that_mlflow_refuses_is_noted_in_its_row_and_holds_up_no_other(
+    queued_run: int, publish: Callable[[], None], tracker: Tracker, store: Store, scheduler: Scheduler
+) -> None:
+    publish()
+    tracker.client.delete_run(mlflow_run(tracker).info.run_id)
+    [other] = store.add([NewRun(name="other", config=CONFIG, num_epochs=3)], now=2.0)
+    store.ask(queued_run, "interrupt", grace_seconds=5.0, now=2.0)
+    publish()
+    assert "was deleted: restore it in MLflow's UI" in (scheduler.run(queued_run).publish_error or "")
+    assert scheduler.run(other).publish_error is None
+    assert mlflow_run(tracker).info.run_name == "2-other"
+
+
+def test_a_run_that_could_not_be_published_is_tried_again_less_and_less_often(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    broken = scheduler.paths(running_run).attempt(1).history
+    broken.mkdir(parents=True)
+    publisher = Publisher(store, home, tracker)
+    publisher.publish_once(now=100.0)
+    assert "Is a directory" in (scheduler.run(running_run).publish_error or "")
+    broken.rmdir()
+    scheduler.measure(running_run, 1, [1])
+    publisher.publish_once(now=100.0 + publishing.FIRST_WAIT_SECONDS - 1)
+    assert scheduler.run(running_run).publish_error is not None
+    publisher.publish_once(now=100.0 + publishing.FIRST_WAIT_SECONDS)
+    assert scheduler.run(running_run).publish_error is None
+    assert steps(tracker) == [1]
+
+
+def test_a_finished_run_whose_history_lags_behind_is_tried_again(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None]
+) -> None:
+    scheduler.measure(running_run, 1, [1, 2])
+    scheduler.end(running_run, Event.FINISH)
+    publish()
+    assert "ends at epoch 2 of 3" in (scheduler.run(running_run).publish_error or "")
+    assert scheduler.run(running_run).published_state is None
+
+
+def test_a_store_that_was_emptied_gets_the_run_again_from_the_beginning(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    scheduler.measure(running_run, 1, [1, 2])
+    store.published(running_run, mlflow_run_id="0" * 32, epoch=2)
+    publish()
+    assert steps(tracker) == [1, 2]
+
+
+def test_a_finished_run_brings_its_model_once_however_often_that_was_tried(
+    running_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    store: Store,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempt = scheduler.paths(running_run).attempt(1)
+    scheduler.measure(running_run, 1, [1, 2, 3])
+    shutil.copy(tiny_checkpoint, attempt.checkpoint)
+    scheduler.end(running_run, Event.FINISH)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tracker.client, "finalize_logged_model", crash)
+        publish()
+    publish()
+    run = mlflow_run(tracker)
+    assert run.info.status == "FINISHED"
+    [model] = tracker.client.search_logged_models([run.info.experiment_id])
+    assert (model.name, model.status, model.source_run_id) == ("tiny", "READY", run.info.run_id)
+    assert {metric.key: (metric.value, metric.step) for metric in model.metrics or []} == {
+        "epoch": (3.0, 3),
+        "train/loss": (1 / 3, 3),
+        "test/accuracy": (0.3, 3),
+    }
+    assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [(model.model_id, 3)]
+    assert steps(tracker) == [1, 2, 3]
+    assert (Path(model.artifact_location.removeprefix("file://")) / "MLmodel").exists()
+    assert store.unpublished() == []
