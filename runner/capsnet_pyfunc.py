@@ -1,0 +1,38 @@
+"""What MLflow runs to load a logged model. It travels inside the model, beside a copy of capsnet.
+
+Letters of shapes: B batch, C channels, H height, W width, J classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from capsnet import config as schema
+from capsnet import datasets, models
+
+BATCH = 256  # images at a time: what the memory of a small machine holds
+
+
+class Classifier:
+    """A trained capsule network on the CPU, with weights in a NumPy archive, which can hold no code."""
+
+    def __init__(self, folder: Path) -> None:
+        config = schema.load(folder / "config.yaml")
+        self._network = models.build(config, datasets.shape(config.dataset)).eval()
+        with np.load(folder / "weights.npz", allow_pickle=False) as weights:
+            self._network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
+
+    def predict(self, images: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Lengths [B, J] of the class capsules, the scores, of images [B, C, H, W] with pixels in [0, 1]."""
+        with torch.inference_mode():
+            batches = torch.from_numpy(np.ascontiguousarray(images)).split(BATCH)
+            return torch.cat([self._network(batch).lengths for batch in batches]).numpy()
+
+
+def _load_pyfunc(path: str) -> Classifier:
+    """What MLflow calls with the folder of the model's data."""
+    return Classifier(Path(path))

@@ -1,0 +1,108 @@
+"""A trained network as an MLflow model: no pickle, and all that it needs to run anywhere.
+
+The weights are taken from the checkpoint by a short-lived child process, so that the publisher, which
+stays up, does not keep PyTorch in memory.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import capsnet
+from runner.tracking import quiet
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
+
+LOADER = Path(__file__).with_name("capsnet_pyfunc.py")
+NEEDED = ("torch", "numpy", "pydantic", "PyYAML")  # by capsnet's networks; MLflow adds itself
+EXTRACT_SECONDS = 300.0
+
+
+class ModelError(Exception):
+    """A checkpoint could not be made into a model; one line."""
+
+
+def save(checkpoint: Path, folder: Path, model: Model) -> None:
+    """Write the network of a checkpoint to `folder` as the MLflow model `model`. Raises ModelError."""
+    with tempfile.TemporaryDirectory(prefix="runner-model-") as parent, quiet():
+        data = Path(parent) / "network"  # under this name in the model
+        data.mkdir()
+        image, classes = _extract(checkpoint, data)
+        _save(data, image, classes, folder, model)
+
+
+def _save(data: Path, image: tuple[int, ...], classes: int, folder: Path, model: Model) -> None:
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    number = np.dtype(np.float32)
+    mlflow.pyfunc.save_model(
+        folder,
+        loader_module=LOADER.stem,
+        data_path=str(data),
+        code_paths=[str(LOADER), str(Path(capsnet.__file__).parent)],
+        mlflow_model=model,
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(number, (-1, *image))]),
+            outputs=Schema([TensorSpec(number, (-1, classes))]),
+        ),
+        input_example=np.random.default_rng(0).random((1, *image), dtype=np.float32),
+        # Given: to find them out, MLflow would need seconds, and PyTorch in this process.
+        pip_requirements=[f"{name}=={_public_version(name)}" for name in NEEDED],
+    )
+
+
+def _public_version(package: str) -> str:
+    """The version as an index knows it: a local build's "+cpu" is in none."""
+    return importlib.metadata.version(package).partition("+")[0]
+
+
+def _extract(checkpoint: Path, folder: Path) -> tuple[tuple[int, ...], int]:
+    """Have a child write weights.npz and config.yaml; the shape (C, H, W) of an image, and the classes."""
+    # -P: a file in the current directory must not be imported in the place of a module.
+    command = [sys.executable, "-P", "-m", "runner.model_artifact", str(checkpoint), str(folder)]
+    # Beside a run in training, it takes neither its GPU nor its cores.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=EXTRACT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"{checkpoint}: reading it took more than {EXTRACT_SECONDS:.0f} s") from error
+    if done.returncode != 0:
+        raise ModelError((done.stderr.strip().splitlines() or [f"{checkpoint}: exit {done.returncode}"])[-1])
+    *image, classes = json.loads(done.stdout)
+    return tuple(image), classes
+
+
+def _write_weights(checkpoint: Path, folder: Path) -> list[int]:
+    """The child's part; [channels, height, width, classes]."""
+    import numpy as np
+
+    from capsnet import checkpoint as checkpoints
+    from capsnet import config as schema
+    from capsnet import datasets
+
+    try:
+        state = checkpoints.load(checkpoint)
+    except checkpoints.CheckpointError as error:
+        sys.exit(str(error))
+    config = schema.Config.model_validate(state["config"])
+    (folder / "config.yaml").write_text(schema.to_yaml(config))
+    np.savez(folder / "weights.npz", **{name: tensor.numpy() for name, tensor in state["model"].items()})
+    shape = datasets.shape(config.dataset)
+    return [shape.channels, shape.height, shape.width, shape.classes]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_write_weights(Path(sys.argv[1]), Path(sys.argv[2]))))

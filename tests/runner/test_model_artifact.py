@@ -1,0 +1,96 @@
+"""The logged model: without pickle, self-contained, and with the network's own answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from capsnet import checkpoint as checkpoints
+from capsnet import config as schema
+from capsnet import datasets, models
+from runner import model_artifact
+from runner.tracking import quiet
+
+# In a process of its own, in an empty folder, as somebody would who was handed the model.
+LOAD = """
+import json, sys
+import mlflow, numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1])
+images = np.load(sys.argv[2])
+import capsnet
+answer = {"lengths": model.predict(images).tolist(), "example": np.asarray(model.input_example).shape}
+answer |= {"capsnet": capsnet.__file__, "runner": "runner" in sys.modules}
+try:
+    model.predict(images[:, :, :8])
+except mlflow.MlflowException as error:
+    answer["refusal"] = str(error)
+print(json.dumps(answer))
+"""
+
+
+def mlflow_model() -> Any:
+    with quiet():
+        from mlflow.models import Model
+
+        return Model()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("logged") / "model"
+    model_artifact.save(tiny_checkpoint, folder, mlflow_model())
+    return folder
+
+
+def test_a_model_answers_as_the_network_does_wherever_it_is_loaded(
+    model: Path, tiny_checkpoint: Path, tiny_config: str, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(1).random((5, 1, 16, 16), dtype=np.float32)
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-P", "-c", LOAD, str(model), str(tmp_path / "images.npy")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+
+    config = schema.parse(tiny_config)
+    network = models.build(config, datasets.shape(config.dataset)).eval()
+    network.load_state_dict(checkpoints.load(tiny_checkpoint)["model"])
+    with torch.inference_mode():
+        lengths = network(torch.from_numpy(images)).lengths
+    np.testing.assert_allclose(answer["lengths"], lengths.numpy(), rtol=1e-5, atol=1e-7)
+    assert Path(answer["capsnet"]).is_relative_to(model)
+    assert not answer["runner"]
+    assert answer["example"] == [1, 1, 16, 16]
+    assert "(-1, 1, 16, 16)" in answer["refusal"]
+
+
+def test_a_model_holds_no_pickle_and_its_requirements_can_be_installed(model: Path) -> None:
+    files = {path.relative_to(model).as_posix() for path in model.rglob("*")}
+    assert {
+        "MLmodel",
+        "data/network/weights.npz",
+        "data/network/config.yaml",
+        "code/capsnet/models.py",
+    } <= files
+    assert not [file for file in files if file.endswith((".pkl", ".pt", ".pyc"))]
+    requirements = (model / "requirements.txt").read_text().splitlines()
+    assert {line.partition("==")[0] for line in requirements} == {
+        "mlflow",
+        "numpy",
+        "pydantic",
+        "PyYAML",
+        "torch",
+    }
+    assert "+" not in "".join(requirements)
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"cut off")
+    with pytest.raises(model_artifact.ModelError, match=r"^\S*checkpoint.pt is not a checkpoint[^\n]*$"):
+        model_artifact.save(tmp_path / "checkpoint.pt", tmp_path / "model", mlflow_model())
