@@ -1,0 +1,242 @@
+"""Who may import whom: floors, the few files that know Ray or MLflow, and what a command may pull in.
+
+The last tests show that each of these guards can fail.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Higher imports lower, never back. A new module belongs on the lowest floor that its imports allow and its
+# purpose fits; `name.*` stands for a package and all that it holds.
+FLOORS = {
+    "capsnet": [
+        "config presets schema mistakes wording validation yamlfile yamltext routing randomness reference "
+        "files geometry images",
+        "capsules decoders losses datasets idx mnist augmentation",
+        "models initialization objective",
+        "evaluation checkpoint state history execution schedules",
+        "training learner batches pace",
+        "tensorboard",
+        "cli __main__",
+    ],
+    "runner": [
+        "spec loading paths",
+        "states rows moves room placement storage record system_metrics",
+        "store database tables queries",
+        "worker attempt keeper orders publisher tracking model_artifact capsnet_pyfunc",
+        "cluster resources",
+        "scheduler scheduler_actor publisher_actor attendance launch service local_ray",
+        "cli __main__ commands.* output exits wording notes narration following views editing git ui",
+    ],
+}
+
+# The only modules that may import a library; None: no module at all.
+ONLY = {
+    "ray": {"runner.cluster"},
+    "mlflow": {"runner.tracking", "runner.model_artifact"},
+    "sqlalchemy": {"runner.store", "runner.database", "runner.tables", "runner.queries"},
+    "typer": {"runner.cli", "runner.output", "runner.commands"},
+}
+OPTIONAL = {"tensorboard", "sklearn", "scipy", "matplotlib", "rich", "torchvision", "torch.utils.tensorboard"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name, and whether importing its file runs it."""
+
+    importer: str
+    name: str
+    at_once: bool
+
+    def of(self, module: str) -> bool:
+        return self.name == module or self.name.startswith(module + ".")
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """Every module of a package with its file."""
+    return {
+        ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in sorted(package.rglob("*.py"))
+    }
+
+
+def imports(module: str, file: Path) -> Iterator[Import]:
+    """All imports of a file, those inside functions and those for type checkers too."""
+    tree = ast.parse(file.read_text())
+    later = {id(inner) for node in ast.walk(tree) if is_later(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively; absolute imports are the habit here"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (Import(module, name, id(node) not in later) for name in names)
+
+
+def is_later(node: ast.AST) -> bool:
+    """Whether what stands below does not run on import."""
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+        isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    )
+
+
+def all_imports(package: Path) -> list[Import]:
+    return [found for module, file in modules(package).items() for found in imports(module, file)]
+
+
+def floor_of(module: str, floors: list[str]) -> int | None:
+    """The number of a module's floor; the package itself lies below all."""
+    name = module.partition(".")[2]
+    if not name:
+        return -1
+    names = (name, f"{name.partition('.')[0]}.*")
+    return next((number for number, floor in enumerate(floors) if set(names) & set(floor.split())), None)
+
+
+def climbs(package: Path, floors: list[str]) -> list[str]:
+    """Imports of a higher floor, and modules without a floor."""
+    known = modules(package)
+    wrong = [f"{module} has no floor" for module in known if floor_of(module, floors) is None]
+    for found in all_imports(package):
+        target = found.name if found.name in known else found.name.rpartition(".")[0]
+        if target not in known:
+            continue
+        above, below = floor_of(found.importer, floors), floor_of(target, floors)
+        if above is not None and below is not None and below > above:
+            wrong.append(f"{found.importer} (floor {above}) imports {target} (floor {below})")
+    return wrong
+
+
+def circles(package: Path) -> list[str]:
+    """Modules that import each other, through however many others, at whatever time."""
+    known = modules(package)
+    reached: dict[str, set[str]] = {module: set() for module in known}
+    for found in all_imports(package):
+        target = found.name if found.name in known else found.name.rpartition(".")[0]
+        if target in known and target != package.name:
+            reached[found.importer].add(target)
+    for _ in known:
+        reached = {module: below.union(*(reached[m] for m in below)) for module, below in reached.items()}
+    return [module for module, below in reached.items() if module in below]
+
+
+def trespasses(package: Path, only: dict[str, set[str]]) -> list[str]:
+    """Imports of a library by a module that is not among the few that may."""
+    return [
+        f"{found.importer} imports {found.name}"
+        for found in all_imports(package)
+        for library, allowed in only.items()
+        if found.of(library)
+        and not any(found.importer == m or found.importer.startswith(m + ".") for m in allowed)
+    ]
+
+
+def loaded_by(module: str) -> set[str]:
+    """What a fresh Python holds after `import module`."""
+    code = f"import sys, json, {module}; print(json.dumps(list(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(json.loads(run.stdout))
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_higher_floors_import_lower_ones_and_never_back(package):
+    assert climbs(ROOT / package, FLOORS[package]) == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_no_modules_import_each_other_in_a_circle(package):
+    assert circles(ROOT / package) == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_name_on_a_floor_is_a_module(package):
+    there = {module.partition(".")[2] for module in modules(ROOT / package)}
+    named = {name.removesuffix(".*") for floor in FLOORS[package] for name in floor.split()}
+    assert named <= there
+
+
+def test_capsnet_works_alone():
+    nobody = {library: set[str]() for library in ("ray", "mlflow", "runner", "sqlalchemy", "typer")}
+    assert trespasses(ROOT / "capsnet", nobody) == []
+
+
+def test_what_capsnet_needs_now_and_then_is_imported_inside_functions():
+    assert [
+        found for found in all_imports(ROOT / "capsnet") if found.at_once and any(map(found.of, OPTIONAL))
+    ] == []
+
+
+def test_few_modules_of_the_runner_know_ray_mlflow_or_the_database():
+    assert trespasses(ROOT / "runner", ONLY) == []
+
+
+@pytest.mark.parametrize(
+    "module", ["capsnet.config", "runner.loading", "runner.cli", "runner.store", "runner.paths"]
+)
+def test_what_a_command_needs_to_start_is_light(module):
+    heavy = {"torch", "torchvision", "numpy", "ray", "mlflow", "sklearn", "tensorboard", "scipy", "pandas"}
+    assert loaded_by(module) & heavy == set()
+
+
+def test_reading_a_configuration_needs_no_database():
+    assert loaded_by("runner.loading") & {"sqlalchemy", "typer", "rich", "difflib", "asyncio"} == set()
+
+
+def test_training_starts_without_what_it_may_never_need():
+    assert (
+        loaded_by("capsnet.training") & {"torchvision", "sklearn", "tensorboard", "mlflow", "ray", "runner"}
+        == set()
+    )
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A small package that breaks every rule."""
+    package = tmp_path / "house"
+    package.mkdir()
+    files = {
+        "__init__": "",
+        "cellar": "def f():\n    from house.roof import g\n",
+        "roof": "import ray.actor\nimport house.cellar\nfrom house import cellar\n",
+        "shed": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import scipy\nimport rich\n",
+    }
+    for name, text in files.items():
+        (package / f"{name}.py").write_text(text)
+    return package
+
+
+def test_the_guard_of_the_floors_can_fail(house):
+    assert climbs(house, ["cellar", "roof"]) == [
+        "house.shed has no floor",
+        "house.cellar (floor 0) imports house.roof (floor 1)",
+    ]
+    assert climbs(house, ["cellar roof shed.*"]) == []
+
+
+def test_the_guard_against_circles_can_fail(house):
+    assert circles(house) == ["house.cellar", "house.roof"]
+
+
+def test_the_guard_of_the_libraries_can_fail(house):
+    assert trespasses(house, {"ray": set(), "scipy": {"house.shed"}}) == ["house.roof imports ray.actor"]
+    assert trespasses(house, {"ray": {"house.roof"}}) == []
+
+
+def test_the_guard_of_late_imports_can_fail(house):
+    early = [found.name for found in all_imports(house) if found.at_once and found.importer == "house.shed"]
+    assert early == ["typing.TYPE_CHECKING", "rich"]
+
+
+def test_the_guard_of_light_imports_can_fail():
+    assert "numpy" in loaded_by("capsnet.idx")

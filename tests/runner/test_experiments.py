@@ -1,0 +1,103 @@
+"""The YAML files that come with the project: each is valid, and the sample shows all there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from capsnet import yamlfile
+from capsnet.config import Config, MultiStep
+from capsnet.schema import dotted_keys
+from runner import loading
+from runner.spec import Spec
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "cfg_sample.yaml"
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+def keys_of(data: dict, prefix: str = "") -> set[str]:
+    """Every key of nested mappings, dotted."""
+    return {
+        key
+        for name, value in data.items()
+        for key in (
+            {prefix + name} | (keys_of(value, f"{prefix}{name}.") if isinstance(value, dict) else set())
+        )
+    }
+
+
+def alternatives(text: str) -> list[str]:
+    """The sections that the sample shows in comments, for another kind than the default, as YAML."""
+    blocks = re.findall(r"(?:^# (?:\w+:$| {2,}\w+:).*\n)+", text, re.MULTILINE)
+    return [re.sub(r"^# ", "", block, flags=re.MULTILINE) for block in blocks]
+
+
+@pytest.mark.parametrize("file", [*EXPERIMENTS, SAMPLE], ids=lambda file: file.stem)
+def test_every_file_that_comes_along_is_valid(file):
+    assert loading.load(file).config.num_epochs >= 1
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_experiment_opens_by_saying_what_it_shows(file):
+    comment = re.match(r"(#.*\n){3,}\n", file.read_text())
+    assert comment, "opens with a comment: what it shows, what to expect, on what hardware"
+    assert re.search("GPU|CPU", comment.group())
+
+
+def test_the_experiments_of_the_readme_are_there():
+    names = {"quickstart", "mnist_3iter", "mnist_1iter", "fashion_mnist"}
+    names |= {"mnist_3iter_no_reconstruction", "mnist_1iter_no_reconstruction"}
+    assert names == {file.stem for file in EXPERIMENTS}
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_the_mnist_experiments_differ_in_nothing_but_what_they_compare(iterations):
+    base = loading.load(ROOT / "experiments/mnist_3iter.yaml").config
+    with_decoder = loading.load(ROOT / f"experiments/mnist_{iterations}iter.yaml").config
+    without = loading.load(ROOT / f"experiments/mnist_{iterations}iter_no_reconstruction.yaml").config
+    same = {"name": base.name, "route_iters": base.route_iters}
+    assert with_decoder.model_copy(update=same) == base
+    assert with_decoder.route_iters == without.route_iters == iterations
+    assert without.model_copy(update={**same, "loss": base.loss}) == base
+    assert not without.loss.with_reconstruction
+
+
+def test_mnist_is_trained_until_the_learning_rate_is_almost_zero():
+    config = loading.load(ROOT / "experiments/mnist_3iter.yaml").config
+    assert isinstance(config.optim, MultiStep)
+    assert max(config.optim.milestone) < config.num_epochs
+    assert config.optim.lr * config.optim.step_decay ** len(config.optim.milestone) <= 1e-3 * config.optim.lr
+
+
+def test_the_sample_shows_every_default():
+    sample = loading.load(SAMPLE)
+    assert (sample.config, sample.spec) == (Config(), Spec())
+    data = yamlfile.read(SAMPLE).data
+    assert keys_of(data) == keys_of({**Config().model_dump(), "runner": Spec().model_dump()})
+
+
+def test_the_sample_shows_every_key_of_every_kind():
+    text = SAMPLE.read_text()
+    shown = keys_of(yamlfile.read(SAMPLE).data)
+    for block in alternatives(text):
+        data = yamlfile.parse(block, "cfg_sample.yaml").data
+        (section,) = data
+        assert shown >= {section}
+        shown |= keys_of(data)
+    assert shown == {*dotted_keys(Config), "runner", *(f"runner.{key}" for key in dotted_keys(Spec))}
+
+
+def test_the_kinds_in_the_samples_comments_show_their_defaults():
+    blocks = alternatives(SAMPLE.read_text())
+    assert len(blocks) == 4
+    for block in blocks:
+        (section,) = yamlfile.parse(block, "cfg_sample.yaml").data
+        chosen = getattr(loading.parse(block, "cfg_sample.yaml").config, section)
+        assert chosen == type(chosen)()
+        assert chosen.model_fields_set == type(chosen).model_fields.keys()
+
+
+def test_every_key_of_the_sample_is_explained():
+    keys = [line for line in SAMPLE.read_text().splitlines() if re.match(r" *\w+: \S", line)]
+    assert [line for line in keys if "  # " not in line] == []
