@@ -44,6 +44,11 @@ def shown(value: Any) -> str:
     return _short(repr(value))
 
 
+def brief(text: str) -> str:
+    """The beginning of a text, in one line that a terminal shows as it is."""
+    return _short(ascii_escapes(text[: 2 * SHOWN_CHARACTERS]), 2 * SHOWN_CHARACTERS - 1)
+
+
 def ascii_escapes(text: str) -> str:
     """`text` with what a terminal would not show, or would obey, escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -62,5 +67,5 @@ def _plain(word: str) -> str:
     return word[:SHOWN_CHARACTERS].lower().replace("-", "_")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+def _short(text: str, characters: int = SHOWN_CHARACTERS) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from capsnet.mistakes import ConfigError, Mistake, shown
+from capsnet.mistakes import ConfigError, Mistake, brief, shown
 from capsnet.validation import check, validate
 from capsnet.yamltext import KeyPath, dotted, dump, values
 
@@ -103,7 +103,7 @@ def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
 
 
 def _with_override(document: Document, override: str) -> Document:
-    origin = f"--set {override}"
+    origin = f"--set {brief(override)}"
     key, equals, text = override.partition("=")
     path: KeyPath = tuple(key.strip().split("."))
     try:

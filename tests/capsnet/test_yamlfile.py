@@ -17,6 +17,10 @@ class Anything(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Nothing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
 def mistakes_of(text: str, *overrides: str) -> list[str]:
     """The mistakes, one line each, of a file in which every key is known."""
     with pytest.raises(ConfigError) as caught:
@@ -371,3 +375,23 @@ def test_a_file_named_relatively_is_named_so_in_messages(tmp_path, monkeypatch):
     Path("a.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"^a\.yaml:"):
         yamlfile.read("a.yaml")
+
+
+@given(st.binary(max_size=60) | st.text(" \t\n:-[]{}&*!|>'\"%@#,?a1.~<=\\", max_size=40).map(str.encode))
+def test_whatever_a_file_holds_it_is_read_or_refused_in_lines_that_can_be_shown(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_bytes(content)
+    try:
+        assert isinstance(yamlfile.read(file).data, dict)
+    except ConfigError as error:
+        assert error.mistakes
+        assert all(str(mistake).isprintable() for mistake in error.mistakes)
+
+
+@given(st.text(max_size=200))
+def test_whatever_an_override_holds_its_mistakes_are_lines_that_can_be_shown(text):
+    document = yamlfile.with_overrides(yamlfile.parse("a: 1", "a.yaml"), [text])
+    _, mistakes = yamlfile.check(Nothing, document.data, document)
+    for line in map(str, [*document.mistakes, *mistakes]):
+        assert line.isprintable()
+        assert len(line) < 600
