@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -396,6 +396,7 @@ files = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(files)
 def test_a_resolved_configuration_loads_back_equal_and_writes_every_key(file):
     config = Config.model_validate(file)
@@ -404,4 +405,5 @@ def test_a_resolved_configuration_loads_back_equal_and_writes_every_key(file):
     assert again == config
     assert schema.to_yaml(again) == text
     assert Config.model_validate(config.model_dump()) == config
+    assert Config.model_validate(config.model_dump(mode="json")) == config
     assert schema.yamlfile.parse(text, "a.yaml").data.keys() == Config.model_fields.keys()

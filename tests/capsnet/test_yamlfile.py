@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
@@ -350,11 +350,13 @@ plain_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(words, plain_values, min_size=1, max_size=4))
 def test_what_is_written_reads_back_equal(values):
     assert yamlfile.parse(yamlfile.dump(values), "a.yaml").data == values
 
 
+@settings(deadline=None)
 @given(st.dictionaries(words, plain_values, min_size=1, max_size=4))
 def test_what_is_written_is_the_same_to_other_readers_of_yaml(values):
     assert yaml.safe_load(yamlfile.dump(values)) == values
@@ -377,6 +379,7 @@ def test_a_file_named_relatively_is_named_so_in_messages(tmp_path, monkeypatch):
         yamlfile.read("a.yaml")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60) | st.text(" \t\n:-[]{}&*!|>'\"%@#,?a1.~<=\\", max_size=40).map(str.encode))
 def test_whatever_a_file_holds_it_is_read_or_refused_in_lines_that_can_be_shown(tmp_path_factory, content):
     file = tmp_path_factory.getbasetemp() / "any.yaml"
@@ -388,6 +391,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused_in_lines_that_can_be_shown(
         assert all(str(mistake).isprintable() for mistake in error.mistakes)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_whatever_an_override_holds_its_mistakes_are_lines_that_can_be_shown(text):
     document = yamlfile.with_overrides(yamlfile.parse("a: 1", "a.yaml"), [text])

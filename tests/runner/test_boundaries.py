@@ -26,7 +26,7 @@ FLOORS = {
         "evaluation checkpoint state history execution schedules",
         "training learner batches pace",
         "tensorboard",
-        "cli __main__",
+        "cli __main__ commands.* progressbar interrupts",
     ],
     "runner": [
         "spec loading paths",

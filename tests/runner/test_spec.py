@@ -1,7 +1,7 @@
 """The `runner:` block: what it takes, and what it says of the rest."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsnet import yamlfile
@@ -73,6 +73,7 @@ def test_a_tag_longer_than_the_tracker_takes_is_refused():
         spec(tags={"note": "x" * 5001})
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
