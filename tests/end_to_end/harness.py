@@ -73,11 +73,13 @@ class Service:
         return self.wait_for(number, lambda run: run.state in states, seconds)
 
     def training(self, number: int, attempt: int = 1) -> Run:
-        """Wait until the attempt trains and has something durable."""
-        return self.wait_for(
-            number,
-            lambda run: run.attempt == attempt and run.pid is not None and run.durable_step is not None,
-        )
+        """Wait until the attempt trains, has finished an epoch, and has a checkpoint."""
+
+        def trains(run: Run) -> bool:
+            checkpoint = self.home.run(run.id, run.name).attempt(attempt).checkpoint
+            return run.attempt == attempt and run.answered_at is not None and checkpoint.exists()
+
+        return self.wait_for(number, lambda run: trains(run) and (run.durable_epoch or 0) > 0)
 
     def log(self, number: int) -> str:
         return self.call("logs", str(number)).stdout

@@ -11,50 +11,71 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from end_to_end.harness import Service, wait_until
+from end_to_end.harness import SMALL, Service, wait_until
 
 from capsnet import checkpoint, training
+from capsnet.learner import tensors
 from runner import loading, local_ray
 from runner.states import State
 from runner.store import open_store
 
-EPOCHS = 6
+ENDLESS = "num_epochs=100000"
+
+
+class Undisturbed:
+    """The run that nobody disturbs, trained right here, at whatever step it is asked for."""
+
+    def __init__(self, file: Path) -> None:
+        self._config = loading.load(file, [ENDLESS, "threads=1"]).config
+        self._steps = training.train(self._config, interval_seconds=0)
+        self._at = (0, 0)
+
+    def at(self, epoch: int, step: int) -> dict[str, Any]:
+        """Its state after `epoch` finished epochs and `step` steps of the next one."""
+        if self._at > (epoch, step):
+            self._steps = training.train(self._config, interval_seconds=0)
+        for progress in self._steps:
+            ended = progress.metrics is not None
+            self._at = (progress.epoch, 0) if ended else (progress.epoch - 1, progress.step)
+            if self._at == (epoch, step):
+                return progress.snapshot()
+        raise AssertionError("training ended")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The final state of a run that nobody disturbs, trained right here."""
-    from end_to_end.harness import SMALL
-
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     file = tmp_path_factory.mktemp("undisturbed") / "small.yaml"
     file.write_text(SMALL)
-    config = loading.load(file, [f"num_epochs={EPOCHS}", "threads=1"]).config
-    *_, last = training.train(config)
-    return last.snapshot()
+    return Undisturbed(file)
 
 
-def final_state(service: Service, number: int) -> dict[str, Any]:
+def submit(service: Service, small: Path) -> int:
+    return service.submit(small, ENDLESS, "threads=1")
+
+
+def stop(service: Service, number: int, command: str = "interrupt") -> None:
+    service.call(command, str(number))
+    service.wait_for_state(number, State.INTERRUPTED, State.CANCELLED, seconds=15)
+
+
+def assert_as_undisturbed(service: Service, number: int, undisturbed: Undisturbed) -> None:
+    """Its newest checkpoint: weights and optimizer bit for bit, every metric that is not a time."""
     run = service.run(number)
-    return checkpoint.load(service.home.run(run.id, run.name).attempt(run.attempt).checkpoint)
-
-
-def assert_same_result(state: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Weights and optimizer bit for bit, and every metric that is not a time."""
-    for part in ("model",):
-        for name, tensor in expected[part].items():
-            assert torch.equal(state[part][name], tensor), name
+    state = checkpoint.load(service.home.run(run.id, run.name).attempt(run.attempt).checkpoint)
+    expected = undisturbed.at(state["epoch"], state["step"])
+    for tensor, other in zip(tensors(state["model"]), tensors(expected["model"]), strict=True):
+        assert torch.equal(tensor, other)
+    for tensor, other in zip(tensors(state["optimizer"]), tensors(expected["optimizer"]), strict=True):
+        assert torch.equal(tensor, other)
+    assert state["history"], "it was stopped before its first epoch had ended"
     for row, other in zip(state["history"], expected["history"], strict=True):
         measured = {key for key in row if key.startswith(("train/", "test/"))}
         assert measured
         assert {key: row[key] for key in measured} == {key: other[key] for key in measured}
 
 
-def submit(service: Service, small: Path, *settings: str) -> int:
-    return service.submit(small, f"num_epochs={EPOCHS}", "threads=1", *settings)
-
-
 def test_a_worker_killed_in_mid_epoch_is_requeued_and_ends_with_the_same_weights(
-    service: Service, small: Path, undisturbed: dict[str, Any]
+    service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
     pid = service.training(number).pid
@@ -63,13 +84,14 @@ def test_a_worker_killed_in_mid_epoch_is_requeued_and_ends_with_the_same_weights
     killed_at = time.time()
     second = service.wait_for(number, lambda run: run.attempt == 2, seconds=10)
     assert second.started_at is not None and second.started_at - killed_at < 5
-    service.wait_for_state(number, State.FINISHED)
+    service.training(number, attempt=2)
     assert "goes on from" in service.log(number)
-    assert_same_result(final_state(service, number), undisturbed)
+    stop(service, number)
+    assert_as_undisturbed(service, number, undisturbed)
 
 
 def test_an_interrupted_run_releases_its_gpu_and_resumes_where_it_was(
-    service: Service, small: Path, undisturbed: dict[str, Any]
+    service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
     service.training(number)
@@ -78,8 +100,9 @@ def test_an_interrupted_run_releases_its_gpu_and_resumes_where_it_was(
     run = service.wait_for_state(number, State.INTERRUPTED, seconds=10)
     assert run.ended_at is not None and run.ended_at - asked_at < 5
     service.call("resume", str(number))
-    service.wait_for_state(number, State.FINISHED)
-    assert_same_result(final_state(service, number), undisturbed)
+    service.training(number, attempt=2)
+    stop(service, number, "cancel")
+    assert_as_undisturbed(service, number, undisturbed)
 
 
 def test_a_killed_scheduler_comes_back_and_adopts_what_runs(service: Service, small: Path) -> None:
@@ -114,7 +137,7 @@ def test_a_scheduler_that_raises_comes_back(service: Service, small: Path) -> No
 
 
 def test_a_stopped_worker_that_wakes_after_its_run_went_on_changes_nothing(
-    service: Service, small: Path, undisturbed: dict[str, Any]
+    service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
     first = service.training(number)
@@ -130,14 +153,15 @@ def test_a_stopped_worker_that_wakes_after_its_run_went_on_changes_nothing(
     service.wait_for(number, lambda run: run.attempt == 2)
     if zombie.is_running():
         zombie.resume()
-    service.wait_for_state(number, State.FINISHED)
-    assert_same_result(final_state(service, number), undisturbed)
+    service.training(number, attempt=2)
+    stop(service, number)
+    assert_as_undisturbed(service, number, undisturbed)
     with open_store(service.home, create=False) as store:
-        assert [attempt.outcome for attempt in store.attempts(number)] == ["lost", "finished"]
+        assert [attempt.outcome for attempt in store.attempts(number)] == ["lost", "stopped"]
 
 
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(
-    service: Service, small: Path, undisturbed: dict[str, Any]
+    service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
     run = service.training(number)
@@ -148,13 +172,14 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(
     whole = paths.checkpoint.read_bytes()
     paths.checkpoint.write_bytes(whole[: len(whole) // 2])
     service.call("resume", str(number))
-    service.wait_for_state(number, State.FINISHED)
+    service.training(number, attempt=2)
+    stop(service, number)
     assert "checkpoint.previous.pt" in service.log(number)
-    assert_same_result(final_state(service, number), undisturbed)
+    assert_as_undisturbed(service, number, undisturbed)
 
 
 def test_down_queues_what_runs_and_up_goes_on_with_it(
-    service: Service, small: Path, undisturbed: dict[str, Any]
+    service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
     service.training(number)
@@ -162,13 +187,14 @@ def test_down_queues_what_runs_and_up_goes_on_with_it(
     assert service.run(number).state is State.QUEUED
     assert local_ray.find() is None
     service.call("up")
-    service.wait_for_state(number, State.FINISHED)
+    service.training(number, attempt=2)
     assert service.run(number).losses == 0
-    assert_same_result(final_state(service, number), undisturbed)
+    stop(service, number)
+    assert_as_undisturbed(service, number, undisturbed)
 
 
 def test_after_a_kill_of_all_of_ray_the_next_up_goes_on_with_every_run(
-    service: Service, small: Path, undisturbed: dict[str, Any]
+    service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
     service.call("up")
     numbers = [submit(service, small), submit(service, small)]
@@ -182,8 +208,9 @@ def test_after_a_kill_of_all_of_ray_the_next_up_goes_on_with_every_run(
     psutil.wait_procs(processes, timeout=10)
     service.call("up")
     for number in numbers:
-        service.wait_for_state(number, State.FINISHED, seconds=90)
-        assert_same_result(final_state(service, number), undisturbed)
+        service.training(number, attempt=2)
+        stop(service, number)
+        assert_as_undisturbed(service, number, undisturbed)
 
 
 def test_what_cannot_train_fails_with_its_reason_and_the_queue_goes_on(
