@@ -9,7 +9,8 @@ from typing import Any
 
 from capsnet.mistakes import ConfigError, Mistake, brief, shown
 from capsnet.validation import check, validate
-from capsnet.yamltext import KeyPath, dotted, dump, values
+from capsnet.yamltext import KeyPath, dotted, values
+from capsnet.yamlwords import dump
 
 __all__ = [
     "ConfigError",

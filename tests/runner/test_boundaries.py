@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 # purpose fits; `name.*` stands for a package and all that it holds.
 FLOORS = {
     "capsnet": [
-        "config presets schema mistakes wording validation yamlfile yamltext routing randomness reference "
-        "files geometry images",
+        "config sections presets schema mistakes wording validation yamlfile yamltext yamlwords "
+        "routing randomness reference files geometry images",
         "capsules decoders losses datasets idx mnist augmentation",
         "models initialization objective",
         "evaluation checkpoint state history execution schedules",
