@@ -9,10 +9,13 @@ CANCELLED = 3  # a run was CANCELLED
 INTERRUPTED = 4  # a run was INTERRUPTED: `resume` goes on
 NOT_STARTED = 5  # the runs are queued, but the service that runs them could not be started
 TIMED_OUT = 124  # `wait --timeout` ran out, as of timeout(1)
+UNREAD = 141  # nobody reads the output any more, as of a program that SIGPIPE has ended
 STOPPED_LOOKING = 130  # Ctrl-C while following: the run goes on, as of a shell
 
-OF_WAITING = (
-    "Exit codes: 0 finished, 1 failed, 3 cancelled, 4 interrupted (of several runs, the worst in the order "
-    "1, 3, 4, 0), 124 timed out, 130 Ctrl-C (the run goes on), 2 anything wrong with the command."
-)
 OF_COMMANDS = "Exit codes: 0 done, 2 not done (one line on stderr says why)."
+OF_WAITING = (
+    "Exit codes: 0 finished, 1 failed, 3 cancelled, 4 interrupted (of several runs the first of 1, 3, 4 that "
+    "applies), 124 timed out, 130 Ctrl-C (the runs go on), 2 not done."
+)
+OF_RESUME = "Exit codes: 0 queued, 2 not queued, 5 queued, but the service could not be started."
+OF_SUBMIT = f"{OF_RESUME} With --wait or --follow also those of `wait`."

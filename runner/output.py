@@ -6,10 +6,13 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 import typer
+
+from runner import exits
 
 PROGRAM = "python -m runner"  # as hints spell it: works wherever the package is importable
 
@@ -39,7 +42,26 @@ def interactive(stream: TextIO) -> bool:
 
 def emit(text: str) -> None:
     """Data for the caller, at once, so that a pipe sees it before the command ends."""
-    print(text, flush=True)
+    with unread_is_fine():
+        print(text, flush=True)
+
+
+def emit_bytes(data: bytes) -> None:
+    """The same for what was written elsewhere, as it is."""
+    with unread_is_fine():
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def unread_is_fine() -> Iterator[None]:
+    """End the command in silence when nobody reads its output any more (`queue | head -1`)."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is still in the buffer would fail once more, and loudly, when Python flushes it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(exits.UNREAD) from None
 
 
 def hint(text: str) -> None:
@@ -103,10 +125,11 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
 def confirm(question: str, yes: bool) -> None:
     """Ask before something is deleted.
 
-    Raises typer.Abort where the answer is no, CommandError where nobody can answer.
+    Raises CommandError where the answer is no, and where nobody can answer.
     """
     if yes:
         return
     if not sys.stdin.isatty():
         raise CommandError(f"{question} Nobody can answer without a terminal: add --yes")
-    typer.confirm(question, abort=True, err=True)
+    if not typer.confirm(question, err=True):
+        raise CommandError("nothing was deleted")

@@ -58,6 +58,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def runs_named(numbers: list[int]) -> str:
+    """ "run 4", "runs 1, 2 and 5", shortened like `listed`."""
+    return f"run {numbers[0]}" if len(numbers) == 1 else f"runs {listed(numbers)}"
+
+
 def listed(numbers: list[int], at_most: int = 10) -> str:
     """ "1, 2 and 5", shortened: "1, 2, 3, ... (1000 in all)"."""
     words = [str(number) for number in numbers]

@@ -1,0 +1,128 @@
+"""`rm`, `prune`: delete what ended runs left on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runner.commands.options import Json, Runs, Yes
+from runner.output import CommandError, confirm, emit_json, hint
+from runner.states import ENDED, State
+from runner.wording import listed, megabytes, parse_duration, runs_named
+
+if TYPE_CHECKING:
+    from runner.paths import Home
+    from runner.rows import Run
+    from runner.store import Store
+
+PRUNED = frozenset({State.FINISHED, State.FAILED, State.CANCELLED})
+
+
+def rm(runs: Runs, yes: Yes = False, json: Json = False) -> None:
+    """Delete ended runs: checkpoints, logs and their place in the queue. MLflow keeps its record of them.
+
+    A file that the YAML's checkpoint.model_path or log_dir names is the user's own and stays.
+
+    \b
+    Example:
+      python -m runner rm 3 4
+    """
+    from runner.commands.access import all_named, open_queue
+
+    home, store = open_queue()
+    chosen = all_named(store, runs)
+    unfinished = [f"run {run.id} is {run.state}: cancel it first" for run in chosen if run.state not in ENDED]
+    if unfinished:
+        raise CommandError("\n".join(unfinished))
+    remove(home, store, chosen, yes, json)
+
+
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only those that ended longer ago: 30d, 12h, 2w.")
+    ] = None,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="Keep, of each name, the run with the best test accuracy.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Delete all runs that are FINISHED, FAILED or CANCELLED; MLflow keeps its record of them.
+
+    INTERRUPTED runs stay, for they are meant to go on, and so do runs that MLflow does not have to
+    their end yet; `rm` deletes those too. --keep-best compares the latest accuracy on the test set
+    among all ended runs of one name (`name:` in the YAML); of equal ones it keeps the older.
+
+    \b
+    Examples:
+      python -m runner prune --older-than 30d --keep-best
+      python -m runner prune --yes
+    """
+    from runner.commands.access import open_queue
+
+    home, store = open_queue()
+    try:
+        seconds = parse_duration(older_than) if older_than is not None else 0.0
+    except ValueError as error:
+        raise CommandError(f"--older-than: {error}") from error
+    chosen = prunable(store.runs(ENDED), time.time() - seconds, keep_best)
+    unpublished = [run.id for run in chosen if not is_published(run)]
+    if unpublished:
+        hint(f"kept, for MLflow does not have all of them yet: {listed(unpublished)}")
+    remove(home, store, [run for run in chosen if is_published(run)], yes, json)
+
+
+def prunable(ended: Iterable[Run], ended_before: float, keep_best: bool) -> list[Run]:
+    """Which of the ended runs `prune` deletes."""
+    ended = list(ended)
+    kept = {run.id for run in best(ended)} if keep_best else set()
+    return [
+        run
+        for run in ended
+        if run.state in PRUNED and run.id not in kept and (run.ended_at or 0.0) <= ended_before
+    ]
+
+
+def best(runs: Iterable[Run]) -> list[Run]:
+    """Of each name the run with the highest accuracy, the older of equal ones; none without an accuracy."""
+    found: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: run.id):
+        if run.accuracy is None:
+            continue
+        leader = found.get(run.name)
+        if leader is None or leader.accuracy is None or run.accuracy > leader.accuracy:
+            found[run.name] = run
+    return list(found.values())
+
+
+def is_published(run: Run) -> bool:
+    """Whether MLflow has the run to its end; one that never started left nothing to publish."""
+    return run.published_state == run.state or run.attempt == 0
+
+
+def remove(home: Home, store: Store, runs: list[Run], yes: bool, json: bool) -> None:
+    """Ask, then forget the runs and delete their folders."""
+    from runner import storage
+
+    sizes = {run.id: storage.size(home.run(run.id, run.name)) for run in runs}
+    freed = megabytes(sum(sizes.values()))
+    if runs:
+        confirm(f"{question(runs)} and free {freed}?", yes)
+        # First the rows, all in one transaction that refuses whatever was resumed meanwhile.
+        store.remove([run.id for run in runs])
+        for run in runs:
+            storage.delete(home.run(run.id, run.name))
+        hint(f"deleted {runs_named([run.id for run in runs])}, freed {freed}")
+    else:
+        hint("nothing to delete")
+    if json:
+        emit_json([{"id": run.id, "name": run.name, "bytes": sizes[run.id]} for run in runs])
+
+
+def question(runs: list[Run]) -> str:
+    behind = [run.id for run in runs if not is_published(run)]
+    warning = f" (MLflow does not have all of {listed(behind)} yet)" if behind else ""
+    return f"delete {runs_named([run.id for run in runs])}{warning}"

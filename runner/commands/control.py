@@ -1,0 +1,144 @@
+"""`interrupt`, `resume`, `cancel`, `priority`: what the user wants of runs that are there already."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runner import exits
+from runner.commands.options import Json, RunArgument, Runs, Settings
+from runner.output import PROGRAM, CommandError, emit_json, hint
+from runner.states import ENDED, State
+
+if TYPE_CHECKING:
+    from runner.rows import Intent, Run
+
+GRACE_SECONDS = 30.0  # saving takes one to three seconds; a worker that hangs must not hold its GPU for long
+
+Grace = Annotated[float, typer.Option(min=0, help="Seconds until a worker that does not answer is killed.")]
+
+
+def interrupt(runs: Runs, grace: Grace = GRACE_SECONDS, json: Json = False) -> None:
+    """Let each RUN save and stop; its GPU is free within seconds, and `resume` goes on where it was.
+
+    \b
+    Example:
+      python -m runner interrupt 3 && python -m runner wait 3
+    """
+    _ask(runs, "interrupt", grace, json)
+
+
+def cancel(runs: Runs, grace: Grace = GRACE_SECONDS, json: Json = False) -> None:
+    """End each RUN: one that waits at once, one that runs after it has saved.
+
+    \b
+    Example:
+      python -m runner cancel 3 4
+    """
+    _ask(runs, "cancel", grace, json)
+
+
+def _ask(texts: list[str], intent: Intent, grace: float, json: bool) -> None:
+    from runner.commands.access import all_named, open_queue
+    from runner.service import is_alive
+
+    store = open_queue().store
+    chosen = all_named(store, texts)
+    refuse([_ended(run, intent) for run in chosen if run.state in ENDED])
+    states = {}
+    for run in chosen:
+        with moving(run):
+            states[run.id] = store.ask(run.id, intent, grace, time.time())
+        hint(_asked(run, states[run.id], intent))
+    if State.RUNNING in states.values() and not is_alive(store, time.time()):
+        hint(f"no scheduler runs to see to it: `{PROGRAM} up`")
+    if json:
+        emit_json([{"id": run.id, "state": states[run.id]} for run in chosen])
+
+
+def _ended(run: Run, intent: Intent) -> str:
+    more = f" --set num_epochs={2 * run.num_epochs}" if run.state is State.FINISHED else ""
+    return f"run {run.id} is {run.state}: nothing to {intent}; `{PROGRAM} resume {run.id}{more}` goes on"
+
+
+def _asked(run: Run, state: State, intent: Intent) -> str:
+    if state is State.RUNNING:
+        stops = "saves and stops" if intent == "interrupt" else "is being cancelled"
+        return f"run {run.id} {stops}; `{PROGRAM} wait {run.id}` waits for it"
+    return f"run {run.id} is {state}; `{PROGRAM} resume {run.id}` queues it again"
+
+
+def resume(
+    run: RunArgument,
+    settings: Settings = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="Go on from the best weights, not the latest.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Queue an ended RUN again: it goes on from its checkpoint, as the same run and the same MLflow run.
+
+    A FINISHED run goes on with more epochs. What can be set: num_epochs, optim, the weight of the
+    reconstruction loss, how often checkpoints are saved. Anything else would be another run: submit it.
+
+    \b
+    Examples:
+      python -m runner resume 3
+      python -m runner resume 3 --set num_epochs=200
+    """
+    from runner.commands.access import named, open_queue
+    from runner.commands.starting import start_service
+    from runner.editing import edited
+
+    home, store = open_queue()
+    chosen = named(store, run)
+    if chosen.state not in ENDED:
+        raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
+    edit = edited(chosen, settings or [], best)
+    with moving(chosen):
+        store.resume(chosen.id, edit.config, edit.num_epochs, best, now=time.time())
+    hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")
+    started = start_service(home, store)
+    if json:
+        emit_json({"id": chosen.id, "state": State.QUEUED})
+    if not started:
+        raise typer.Exit(exits.NOT_STARTED)
+
+
+def priority(
+    run: RunArgument, number: Annotated[int, typer.Argument(metavar="N", help="Higher starts first.")]
+) -> None:
+    """Give a queued RUN another place: the highest priority starts first, equal ones in order of number.
+
+    \b
+    Examples:
+      python -m runner priority 7 10
+      python -m runner priority 8 -- -5
+    """
+    from runner.commands.access import named, open_queue
+
+    store = open_queue().store
+    chosen = named(store, run)
+    store.set_priority(chosen.id, number)
+    hint(f"run {chosen.id} has priority {number}")
+
+
+@contextmanager
+def moving(run: Run) -> Iterator[None]:
+    """A move that the run's state, which may have changed just now, does not allow becomes one line."""
+    from runner.states import IllegalMove
+
+    try:
+        yield
+    except IllegalMove as error:
+        raise CommandError(f"run {run.id}: {error}") from error
+
+
+def refuse(reasons: list[str]) -> None:
+    """Raise CommandError where there is any reason to: all of them, one a line, and nothing done."""
+    if reasons:
+        raise CommandError("\n".join(reasons))

@@ -1,0 +1,111 @@
+"""`queue` (alias `ls`): the runs, one a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runner import notes
+from runner.commands.options import Json
+from runner.output import PROGRAM, Column, emit_json, emit_table, hint
+from runner.states import UNFINISHED, State
+from runner.wording import age, duration, percent, plural
+
+if TYPE_CHECKING:
+    from runner.commands.access import Access
+    from runner.notes import Situation
+    from runner.paths import Home
+    from runner.rows import Run
+
+RECENT = 20  # ended runs that are listed without --all
+
+COLUMNS = (
+    Column("RUN", right=True),
+    Column("NAME"),
+    Column("STATE"),
+    Column("EPOCH", right=True),
+    Column("ACCURACY", right=True),
+    Column("GPU"),
+    Column("LEFT", right=True),
+    Column("AGE", right=True),
+    Column("NOTE", wraps=True),
+)
+
+
+def queue(
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also ended runs before the latest 20.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List the runs: what waits and why, what runs and how far it is, what has ended and how well.
+
+    ACCURACY is the latest on the test set, LEFT the time that a running one still needs, AGE the time
+    since it was submitted. GPU: which ones a run uses or used last; of a waiting one, how many it asks for.
+
+    \b
+    Examples:
+      python -m runner queue
+      python -m runner queue --json | jq '.[] | select(.state == "FINISHED") | .accuracy'
+    """
+    from runner.commands.access import open_queue
+    from runner.commands.situations import situation
+
+    home, store = open_queue()
+    runs = store.runs()
+    now = situation(store)
+    shown = runs if everything else recent(runs)
+    if json:
+        emit_json([document(run, home, now) for run in shown])
+        return
+    if shown:
+        emit_table(COLUMNS, [row(run, now) for run in shown])
+    else:
+        hint(f"no runs yet: `{PROGRAM} submit experiments/quickstart.yaml` queues one")
+    if len(shown) < len(runs):
+        hint(f"{plural(len(runs) - len(shown), 'older ended run')} not shown: `{PROGRAM} queue --all`")
+    if not now.served and any(run.state in UNFINISHED for run in runs):
+        hint(f"no scheduler runs: `{PROGRAM} up` starts it")
+
+
+def recent(runs: list[Run]) -> list[Run]:
+    """All that are unfinished, and the ended ones that ended last; by number."""
+    ended = [run for run in runs if run.state not in UNFINISHED]
+    latest = sorted(ended, key=lambda run: run.ended_at or 0.0)[-RECENT:]
+    kept = {run.id for run in latest}
+    return [run for run in runs if run.state in UNFINISHED or run.id in kept]
+
+
+def row(run: Run, situation: Situation) -> list[str]:
+    """The cells of COLUMNS for a run."""
+    return [
+        str(run.id),
+        run.name,
+        run.state,
+        notes.epochs(run),
+        percent(run.accuracy),
+        notes.gpus(run),
+        duration(run.seconds_left) if run.state is State.RUNNING else "",
+        age(run.submitted_at, situation.now),
+        notes.note(run, situation),
+    ]
+
+
+def document(run: Run, home: Home, situation: Situation) -> dict[str, Any]:
+    """A run for programs: every field of its row but the configuration, its folder, and the note."""
+    fields = asdict(run)
+    del fields["config"]
+    folder = str(home.run(run.id, run.name).folder)
+    return {**fields, "folder": folder, "note": notes.note(run, situation) or None}
+
+
+def documents(access: Access, ids: Iterable[int]) -> list[dict[str, Any]]:
+    """The runs of these numbers for programs, as they are now."""
+    from runner.commands.situations import situation
+
+    now = situation(access.store)
+    runs = [run for run in map(access.store.run, ids) if run is not None]
+    return [document(run, access.home, now) for run in runs]

@@ -1,0 +1,107 @@
+"""`up`, `down`, `status`: what runs the runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runner.commands.options import Json
+from runner.output import PROGRAM, emit, emit_json, hint
+from runner.states import UNFINISHED
+from runner.wording import NOTHING, duration, plural
+
+if TYPE_CHECKING:
+    from runner.store import Store
+
+
+def up() -> None:
+    """Start local Ray and the scheduler, or join the cluster that RAY_ADDRESS names; `submit` does so too.
+
+    \b
+    Example:
+      python -m runner up
+    """
+    from runner.commands.access import open_queue
+    from runner.service import ensure
+
+    home, store = open_queue(create=True)
+    ensure(home, store)
+    hint(f"up; {_unfinished(store)}")
+
+
+def down(
+    force: Annotated[
+        bool, typer.Option("--force", help="Kill what runs instead of letting it save.")
+    ] = False,
+) -> None:
+    """Stop: what runs is saved and queued again, so that the next `up` or `submit` goes on with it.
+
+    Local Ray ends too, unless another home of this user has a scheduler on it.
+
+    \b
+    Example:
+      python -m runner down
+    """
+    from runner.commands.access import open_queue
+    from runner.service import shut_down
+
+    home, store = open_queue()
+    shut_down(home, store, force=force)
+    hint(f"down; {_unfinished(store)}")
+
+
+def _unfinished(store: Store) -> str:
+    count = len(store.runs(UNFINISHED))
+    return f"{plural(count, 'run')} unfinished; `{PROGRAM} queue` lists what there is"
+
+
+def status(json: Json = False) -> None:
+    """Say what is up: scheduler, Ray, GPUs, tracking, and how many runs there are in each state.
+
+    \b
+    Example:
+      python -m runner status
+    """
+    from runner.commands.access import open_queue
+    from runner.service import status as look
+
+    home, store = open_queue()
+    found = look(home, store)
+    if json:
+        emit_json(found)
+    else:
+        emit("\n".join(status_lines(found)))
+
+
+def status_lines(found: dict[str, Any]) -> list[str]:
+    """What `runner.service.status` found, one line a part."""
+    parts = {
+        "home": found["home"],
+        "scheduler": scheduler_line(found["scheduler"]),
+        "ray": ray_line(found["ray"]),
+        "gpus": _number(found["gpus"]),
+        "cpus": _number(found["cpus"]),
+        "tracking": found["tracking"],
+        "runs": ", ".join(f"{count} {state}" for state, count in found["runs"].items() if count) or "none",
+    }
+    return [f"{name:<10} {text}" for name, text in parts.items()]
+
+
+def scheduler_line(scheduler: dict[str, Any]) -> str:
+    if not scheduler["alive"]:
+        return f"down; `{PROGRAM} up` starts it"
+    age = duration(scheduler["beat_age_seconds"])
+    where = f"pid {scheduler['pid']} on {scheduler['host']}, version {scheduler['version']}"
+    message = f"; {scheduler['message']}" if scheduler["message"] else ""
+    return f"up, {where}, last seen {age} ago{message}"
+
+
+def ray_line(ray: dict[str, Any]) -> str:
+    if ray["address"] is None:
+        return "down"
+    return f"{ray['address']} ({'local, pid ' + str(ray['pid']) if ray['local'] else 'RAY_ADDRESS'})"
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:g}"

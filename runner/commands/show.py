@@ -1,0 +1,134 @@
+"""`show`: everything about one run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import narration, notes
+from runner.commands.options import Json, RunArgument
+from runner.output import PROGRAM, emit, emit_json
+from runner.states import State
+from runner.wording import NOTHING, age, duration
+
+if TYPE_CHECKING:
+    from runner.notes import Situation
+    from runner.paths import Home
+    from runner.rows import Attempt, Run
+
+LABEL_WIDTH = 11
+
+
+def show(run: RunArgument, json: Json = False) -> None:
+    """Print the details of RUN: state, source, progress, attempts, checkpoint, what MLflow has of it.
+
+    \b
+    Examples:
+      python -m runner show 3
+      python -m runner show 3 --json | jq .metrics
+    """
+    from runner.commands.access import named, open_queue
+    from runner.commands.listing import document
+    from runner.commands.situations import situation
+
+    home, store = open_queue()
+    chosen = named(store, run)
+    attempts = store.attempts(chosen.id)
+    now = situation(store)
+    checkpoint = newest_checkpoint(chosen, home)
+    if json:
+        from capsnet.yamlfile import parse
+
+        more = {
+            "checkpoint": checkpoint,
+            "attempts": [asdict(attempt) for attempt in attempts],
+            "config": parse(chosen.config, f"run {chosen.id}").data,
+        }
+        emit_json({**document(chosen, home, now), **more})
+        return
+    parts = details(chosen, home, now, checkpoint)
+    emit("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in parts.items() if text))
+    if attempts:
+        emit("\n".join(["attempts", *(f"  {attempt_line(one, now.now)}" for one in attempts)]))
+
+
+def newest_checkpoint(run: Run, home: Home) -> Path | None:
+    """That of the newest attempt which has saved one."""
+    paths = home.run(run.id, run.name)
+    checkpoints = (paths.attempt(number).checkpoint for number in range(run.attempt, 0, -1))
+    return next(filter(Path.exists, checkpoints), None)
+
+
+def details(run: Run, home: Home, situation: Situation, checkpoint: Path | None) -> dict[str, str]:
+    """What `show` prints of a run, by label; empty text is left out."""
+    now, paths = situation.now, home.run(run.id, run.name)
+    note = notes.note(run, situation)
+    return {
+        "run": f"{run.id} ({run.name})",
+        "state": run.state + (f": {note}" if note else ""),
+        "progress": narration.progress(run) if run.epoch else "",
+        "submitted": f"{age(run.submitted_at, now)} ago, priority {run.priority}",
+        "source": source(run),
+        "git": revision(run),
+        "wants": f"gpus {run.gpus}, cpus {run.cpus}",
+        "runs on": f"{narration.place(run)}, pid {run.pid}" if run.state is State.RUNNING and run.pid else "",
+        "tags": ", ".join(f"{key}={value}" for key, value in run.tags.items()),
+        "metrics": ", ".join(f"{key} {value:.6g}" for key, value in sorted(run.metrics.items())),
+        "folder": str(paths.folder),
+        "checkpoint": checkpoint_line(run, checkpoint, now),
+        "log": f"{paths.attempt(run.attempt).log}; `{PROGRAM} logs {run.id}`" if run.attempt else "",
+        "mlflow": mlflow_line(run, home),
+    }
+
+
+def source(run: Run) -> str:
+    if run.source_file is None:
+        return ""
+    return f"{run.source_file}, submitted in {run.submit_directory}"
+
+
+def revision(run: Run) -> str:
+    if run.git_commit is None:
+        return "not in a repository"
+    return run.git_commit + (", with uncommitted changes" if run.git_dirty else "")
+
+
+def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
+    """Path, age, and how far it reaches."""
+    if checkpoint is None:
+        return ""
+    reach = ""
+    if run.durable_epoch is not None:
+        step = f", step {run.durable_step}" if run.durable_step else ""
+        reach = f", {run.durable_epoch} epochs{step}"
+    try:
+        written = checkpoint.stat().st_mtime
+    except FileNotFoundError:  # replaced this moment, or only the previous one is left
+        return f"{checkpoint}{reach}"
+    return f"{checkpoint}, {age(written, now)} old{reach}"
+
+
+def mlflow_line(run: Run, home: Home) -> str:
+    """The MLflow run, and up to where it has been published."""
+    from runner.tracking import target
+
+    if run.mlflow_run_id is None:
+        published = "nothing published yet"
+    else:
+        tracking = target(home)
+        place = f"{tracking.uri}/#/runs/{run.mlflow_run_id}" if tracking.served else run.mlflow_run_id
+        whole = " (complete)" if run.published_state == run.state else ""
+        published = f"{place}, published up to epoch {run.published_epoch or 0}{whole}; `{PROGRAM} ui`"
+    return published + (f"; {run.publish_error}" if run.publish_error else "")
+
+
+def attempt_line(attempt: Attempt, now: float) -> str:
+    """When, where, how it ended and why."""
+    devices = f"GPU {','.join(attempt.devices)}" if attempt.devices else f"{attempt.cpus:g} cores"
+    outcome = attempt.outcome or "goes on"
+    took = duration((attempt.ended_at or now) - attempt.started_at)
+    reason = f": {attempt.reason}" if attempt.reason else ""
+    host = attempt.host or NOTHING
+    began = f"started {age(attempt.started_at, now)} ago"
+    return f"{attempt.number}  {outcome}{reason}; {began}, took {took}, on {host}, {devices}"

@@ -1,0 +1,27 @@
+"""Starting what runs the queued runs, where it does not run already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runner.output import PROGRAM, hint
+
+if TYPE_CHECKING:
+    from runner.paths import Home
+    from runner.store import Store
+
+
+def start_service(home: Home, store: Store) -> bool:
+    """Start local Ray and the scheduler after something was queued; False, and said, where that fails.
+
+    What was queued stays so: a later `up` or `submit` starts it.
+    """
+    from runner.local_ray import LocalRayError
+    from runner.service import ServiceError, ensure
+
+    try:
+        ensure(home, store)
+    except (LocalRayError, OSError, ServiceError) as error:
+        hint(f"queued, but not started: {error}\n`{PROGRAM} up` tries again")
+        return False
+    return True

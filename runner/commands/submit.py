@@ -1,0 +1,142 @@
+"""`submit`: YAML files become queued runs, all of them or none."""
+
+from __future__ import annotations
+
+import json as json_text
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runner import exits
+from runner.commands.options import Files, Json, Settings
+from runner.output import PROGRAM, emit, emit_json, hint
+from runner.wording import runs_named
+
+if TYPE_CHECKING:
+    from runner.commands.access import Access
+    from runner.git import Revision
+    from runner.loading import Experiment
+    from runner.rows import NewRun
+
+
+def submit(
+    files: Files,
+    settings: Settings = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show progress until it ends, then the result.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it has ended.")] = False,
+    priority: Annotated[
+        int | None, typer.Option(help="Higher starts first; over the file's runner.priority.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Over the file's name.")] = None,
+    json: Json = False,
+) -> None:
+    """Queue a run for each FILE: all of them or, where anything is wrong with one, none.
+
+    Prints the runs' numbers on stdout. Starts local Ray and the scheduler where they do not run.
+    Relative paths in a FILE are relative to the directory of this command.
+
+    \b
+    Examples:
+      python -m runner submit experiments/quickstart.yaml --follow
+      python -m runner submit experiments/mnist_*.yaml --set num_epochs=10 --set optim.lr=0.0005
+      run=$(python -m runner submit experiments/mnist_3iter.yaml) && python -m runner wait $run
+    """
+    from runner.commands.access import open_queue
+    from runner.commands.listing import documents
+    from runner.commands.starting import start_service
+
+    overrides = [*(settings or []), *as_settings(name, priority)]
+    experiments = load_all(files, overrides)
+    directory = Path.cwd()
+    new_runs = to_rows(experiments, directory)
+    access = open_queue(create=True)
+    ids = access.store.add(new_runs, time.time())
+    if not json:
+        emit("\n".join(map(str, ids)))
+    started = start_service(*access)
+    code = see_through(access, ids, follow, wait) if started else exits.NOT_STARTED
+    if json:
+        emit_json(documents(access, ids))
+    raise typer.Exit(code)
+
+
+def as_settings(name: str | None, priority: int | None) -> list[str]:
+    """--name and --priority as what they stand for; quoted, so that a name like 1e5 stays text."""
+    return [
+        *([] if name is None else [f"name={json_text.dumps(name)}"]),
+        *([] if priority is None else [f"runner.priority={priority}"]),
+    ]
+
+
+def load_all(files: Sequence[Path], overrides: Sequence[str]) -> list[Experiment]:
+    """The experiments in `files`. Raises ConfigError with the mistakes of all of them."""
+    from capsnet.yamlfile import ConfigError
+    from runner import loading
+
+    experiments, mistakes = [], []
+    for file in files:
+        try:
+            experiments.append(loading.load(file, overrides))
+        except ConfigError as error:
+            mistakes.extend(error.mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return experiments
+
+
+def to_rows(experiments: Sequence[Experiment], directory: Path) -> list[NewRun]:
+    """What is queued for each experiment when it is submitted from `directory`."""
+    from runner.git import revision
+
+    code = revision(directory)
+    return [to_row(experiment, directory, code) for experiment in experiments]
+
+
+def to_row(experiment: Experiment, directory: Path, code: Revision) -> NewRun:
+    from runner.rows import NewRun
+
+    config, spec = experiment.config, experiment.spec
+    return NewRun(
+        name=config.name,
+        config=experiment.resolved(directory),
+        num_epochs=config.num_epochs,
+        priority=spec.priority,
+        gpus=spec.gpus,
+        cpus=spec.cpus,
+        loader_workers=config.dataloader.num_workers,
+        max_retries=spec.max_retries,
+        tags=spec.tags,
+        exclusive=written_files(config.checkpoint.model_path, directory),
+        source_file=str(directory / experiment.file),
+        submit_directory=str(directory),
+        git_commit=code.commit,
+        git_dirty=code.dirty,
+    )
+
+
+def written_files(model_path: str | None, directory: Path) -> tuple[str, ...]:
+    """The files outside its own folder that a run writes: its `checkpoint.model_path`, links followed."""
+    if model_path is None:
+        return ()
+    from capsnet.files import locate
+
+    return (str(locate(directory / Path(model_path).expanduser()).resolve()),)
+
+
+def see_through(access: Access, ids: list[int], follow: bool, wait: bool) -> int:
+    """Stay with the runs as far as that was asked for; the exit code."""
+    from runner.following import follow_runs, wait_for
+
+    if follow:
+        return follow_runs(access, ids, sys.stderr)
+    if wait:
+        return wait_for(access.store, ids)
+    one, it = (f" {ids[0]}", "it") if len(ids) == 1 else ("", "them")
+    hint(f"queued {runs_named(ids)}; `{PROGRAM} watch{one}` shows {it}")
+    return exits.OK

@@ -1,0 +1,33 @@
+"""`wait`: until runs have ended."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from runner.commands.options import Json, Runs
+from runner.output import emit_json
+
+
+def wait(
+    runs: Runs,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds; exit code 124 after it.")] = None,
+    json: Json = False,
+) -> None:
+    """Wait until every RUN has ended; the exit code says how.
+
+    \b
+    Example:
+      python -m runner wait 3 4 --timeout 3600 && echo both finished
+    """
+    from runner.commands.access import all_named, open_queue
+    from runner.commands.listing import documents
+    from runner.following import wait_for
+
+    access = open_queue()
+    ids = [run.id for run in all_named(access.store, runs)]
+    code = wait_for(access.store, ids, timeout)
+    if json:
+        emit_json(documents(access, ids))
+    raise typer.Exit(code)

@@ -1,0 +1,55 @@
+"""`watch`: runs as they go on, until they have ended."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runner import exits
+from runner.commands.options import RUN_HELP
+from runner.output import PROGRAM, hint, interactive, unread_is_fine
+
+if TYPE_CHECKING:
+    from runner.commands.access import Access
+
+
+def watch(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help=f"{RUN_HELP} All where none is named.")
+    ] = None,
+) -> None:
+    """Look on while RUN, or everything in the queue, goes on; ends when it has ended.
+
+    A live bar or table on a terminal; without one, a plain line whenever something has changed.
+    Ctrl-C stops looking and nothing else.
+
+    \b
+    Examples:
+      python -m runner watch
+      python -m runner watch 3
+    """
+    from runner.commands.access import named, open_queue
+    from runner.following import follow_runs
+
+    access = open_queue()
+    with unread_is_fine():
+        if run is None:
+            raise typer.Exit(watch_queue(access))
+        raise typer.Exit(follow_runs(access, [named(access.store, run).id], sys.stdout))
+
+
+def watch_queue(access: Access) -> int:
+    """Show all runs until none is unfinished; the exit code."""
+    from runner.following import looks_at_all, show
+    from runner.views import Lines, Table
+
+    view = Table(sys.stdout) if interactive(sys.stdout) else Lines(sys.stdout, news_only=True)
+    try:
+        show(access.store, looks_at_all(access.store), view)
+    except KeyboardInterrupt:
+        hint(f"stopped looking, nothing else: `{PROGRAM} watch` comes back")
+        return exits.STOPPED_LOOKING
+    hint("nothing runs or waits any more")
+    return exits.OK

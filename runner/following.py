@@ -1,0 +1,120 @@
+"""Staying with runs until they have ended: what `wait`, `watch` and `submit --follow` have in common."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from runner import exits, narration
+from runner.output import PROGRAM, hint, interactive
+from runner.states import ENDED, UNFINISHED, State
+
+if TYPE_CHECKING:
+    from runner.commands.access import Access
+    from runner.notes import Situation
+    from runner.rows import Run
+    from runner.store import Store
+    from runner.views import View
+
+POLL_SECONDS = 0.2
+SITUATION_SECONDS = 1.0  # how old what concerns all runs may be
+
+WORST_FIRST = {
+    State.FAILED: exits.FAILED,
+    State.CANCELLED: exits.CANCELLED,
+    State.INTERRUPTED: exits.INTERRUPTED,
+}
+
+
+class TimedOut(Exception):  # noqa: N818 - the name says what happened
+    """The runs had not all ended in time."""
+
+
+def looks(store: Store, ids: Sequence[int], timeout: float | None = None) -> Iterator[list[Run]]:
+    """Yield the rows of `ids` about five times a second; the last look shows each of them ended.
+
+    What has ended once is not read again; a run that was removed is left out. Raises TimedOut after
+    `timeout` seconds.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended: dict[int, Run | None] = {}
+    while True:
+        seen = {id_: ended[id_] if id_ in ended else store.run(id_) for id_ in ids}
+        ended |= {id_: run for id_, run in seen.items() if run is None or run.state in ENDED}
+        yield [run for run in seen.values() if run is not None]
+        if len(ended) == len(seen):
+            return
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TimedOut
+        time.sleep(POLL_SECONDS)
+
+
+def looks_at_all(store: Store) -> Iterator[list[Run]]:
+    """Yield all rows about once a second, until none is unfinished."""
+    while True:
+        runs = store.runs()
+        yield runs
+        if not any(run.state in UNFINISHED for run in runs):
+            return
+        time.sleep(SITUATION_SECONDS)
+
+
+def exit_code(states: Iterable[State]) -> int:
+    """The exit code for runs that ended so: of several the worst."""
+    found = set(states)
+    return next((code for state, code in WORST_FIRST.items() if state in found), exits.OK)
+
+
+def wait_for(store: Store, ids: Sequence[int], timeout: float | None = None) -> int:
+    """Wait, without a word, until the runs have ended; the exit code."""
+    try:
+        (last,) = deque(looks(store, ids, timeout), maxlen=1)
+    except TimedOut:
+        return exits.TIMED_OUT
+    except KeyboardInterrupt:
+        hint(f"stopped waiting, nothing else: `{PROGRAM} wait {_few(ids)}` comes back")
+        return exits.STOPPED_LOOKING
+    return exit_code(run.state for run in last)
+
+
+def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
+    """Show the runs' progress on `stream` until they have ended, then what came of them; the exit code."""
+    from runner.views import Bar, Lines, Table
+
+    if not interactive(stream):
+        view: View = Lines(stream)
+    else:
+        view = Bar(stream) if len(ids) == 1 else Table(stream)
+    last: list[Run] = []
+    try:
+        last = show(access.store, looks(access.store, ids), view)
+    except KeyboardInterrupt:
+        hint(f"stopped looking, nothing else: `{PROGRAM} watch {_few(ids[:1])}` comes back")
+        return exits.STOPPED_LOOKING
+    lines = [narration.ending(run) for run in last] if isinstance(view, Table) else []
+    if len(last) == 1:
+        lines += narration.result(last[0], access.home.run(last[0].id, last[0].name).folder)
+    else:
+        lines += [f"compare: `{PROGRAM} queue`, `{PROGRAM} ui`"]
+    print("\n".join(lines), file=stream, flush=True)
+    return exit_code(run.state for run in last)
+
+
+def show(store: Store, looks: Iterator[list[Run]], view: View) -> list[Run]:
+    """Let `view` show each look, and return the last."""
+    from runner.commands.situations import situation
+
+    runs: list[Run] = []
+    now: Situation | None = None
+    with view:
+        for runs in looks:
+            if now is None or time.time() - now.now > SITUATION_SECONDS:
+                now = situation(store)
+            view.show(runs, now)
+    return runs
+
+
+def _few(ids: Sequence[int]) -> str:
+    return " ".join(map(str, ids[:3])) + (" ..." if len(ids) > 3 else "")

@@ -1,0 +1,79 @@
+"""What there is to say about a run in a few words. Pure functions of its row and the situation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from runner.output import PROGRAM
+from runner.states import State
+from runner.wording import NOTHING, duration
+
+if TYPE_CHECKING:
+    from runner.rows import Run
+
+SILENT_SECONDS = 10.0  # a worker is asked about once a second; one that misses ten answers is worth a word
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a run's row does not say about it."""
+
+    now: float  # unix seconds
+    served: bool  # a scheduler is alive
+    waits: Mapping[int, str] = field(default_factory=dict)  # why each queued run waits
+
+
+def note(run: Run, situation: Situation) -> str:
+    """Why a queued run waits, what troubles a running one, why an ended one ended; else nothing."""
+    if run.state is State.QUEUED:
+        return queued_note(run, situation)
+    if run.state is State.RUNNING:
+        return "; ".join(running_notes(run, situation))
+    return run.reason or ""
+
+
+def queued_note(run: Run, situation: Situation) -> str:
+    """Why it waits, and why it was queued again where it was."""
+    if not situation.served:
+        wait = f"no scheduler runs: `{PROGRAM} up`"
+    else:
+        wait = situation.waits.get(run.id, "starts next")
+    return f"{wait} (queued again: {run.reason})" if run.reason else wait
+
+
+def running_notes(run: Run, situation: Situation) -> list[str]:
+    if not situation.served:
+        return [f"no scheduler watches it: `{PROGRAM} up`"]
+    notes = []
+    if run.intent == "interrupt":
+        notes.append("saves and stops")
+    if run.intent == "cancel":
+        notes.append("is being cancelled")
+    silent = silent_seconds(run, situation.now)
+    if silent > SILENT_SECONDS:
+        notes.append(f"not answering since {duration(silent)}")
+    elif run.epoch is None or run.answered_at is None:
+        notes.append("starting")
+    return notes
+
+
+def silent_seconds(run: Run, now: float) -> float:
+    """For how long a running run's worker has not answered."""
+    heard = run.answered_at or run.started_at or now
+    return max(0.0, now - heard)
+
+
+def epochs(run: Run) -> str:
+    """The epoch in hand of all of them: "3/50"."""
+    return f"{run.epoch or 0}/{run.num_epochs}"
+
+
+def gpus(run: Run) -> str:
+    """Which GPUs it uses, or used last; of one that waits, how many it asks for."""
+    if run.state is State.QUEUED or run.attempt == 0:
+        return f"{run.gpus:g}" if isinstance(run.gpus, float | int) else run.gpus
+    if run.devices:
+        return f"gpu {','.join(run.devices)}"
+    return "cpu" if run.answered_at else NOTHING

@@ -1,0 +1,134 @@
+"""Views of runs that go on: plain lines for a pipe, a bar or a table that redraws itself on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
+
+from runner import narration
+from runner.narration import Moment
+from runner.output import rich_table
+from runner.states import ENDED, UNFINISHED, State
+
+if TYPE_CHECKING:
+    from capsnet.progressbar import Numbers
+    from runner.notes import Situation
+    from runner.rows import Run
+
+FIRST = {State.RUNNING: 0, State.QUEUED: 1}  # what a table that is too long shows first
+FRAME_LINES = 3  # the table's titles, a line that wraps, and the one for the cursor
+
+
+class View(Protocol):
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, runs: Sequence[Run], situation: Situation) -> None:
+        """Show how the runs stand now."""
+        ...
+
+
+class Lines:
+    """A plain line whenever something has changed; with `news_only` not about what had ended before."""
+
+    def __init__(self, stream: TextIO, news_only: bool = False) -> None:
+        self._stream = stream
+        self._news_only = news_only
+        self._seen: dict[int, Moment] = {}
+        self._served = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, runs: Sequence[Run], situation: Situation) -> None:
+        unfinished = any(run.state in UNFINISHED for run in runs)
+        if self._served and not situation.served and unfinished:
+            print(narration.UNSERVED, file=self._stream, flush=True)
+        self._served = situation.served
+        for run in runs:
+            before, after = self._seen.get(run.id), Moment.of(run, situation)
+            self._seen[run.id] = after
+            if before is None and self._news_only and run.state in ENDED:
+                continue
+            for line in narration.changes(before, after) + narration.epoch_line(before, after):
+                print(line, file=self._stream, flush=True)
+
+
+class Bar:
+    """One run: epoch, loss, accuracy, images per second, time left; above it a line for each change."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from capsnet import progressbar
+
+        self._bar = progressbar.Bar(stream)
+        self._before: Moment | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.__exit__(*_)
+
+    def show(self, runs: Sequence[Run], situation: Situation) -> None:
+        for run in runs:
+            before, self._before = self._before, Moment.of(run, situation)
+            for line in narration.changes(before, self._before):
+                self._bar.line(line)
+            if numbers := _numbers(run):
+                self._bar.show(numbers)
+
+
+def _numbers(run: Run) -> Numbers | None:
+    """What a bar shows of a row; nothing before training has begun."""
+    from capsnet.progressbar import Numbers
+
+    if run.epoch is None or run.loss is None or not run.steps_per_epoch:
+        return None
+    return Numbers(
+        epoch=run.epoch,
+        num_epochs=run.num_epochs,
+        step=run.step or 0,
+        steps_per_epoch=run.steps_per_epoch,
+        loss=run.loss,
+        accuracy=run.accuracy,
+        images_per_second=run.images_per_second or 0.0,
+        seconds_left=math.nan if run.seconds_left is None else run.seconds_left,
+    )
+
+
+class Table:
+    """The table of `queue`, drawn anew at each look; as many runs as the terminal has lines for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream)
+        self._live = Live(console=self._console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, runs: Sequence[Run], situation: Situation) -> None:
+        from runner.commands.listing import COLUMNS, row
+
+        shown = most_current(runs, self._console.height - FRAME_LINES)
+        self._live.update(rich_table(COLUMNS, [row(run, situation) for run in shown]), refresh=True)
+
+
+def most_current(runs: Sequence[Run], at_most: int) -> list[Run]:
+    """The runs worth a line: those that run, then those that wait, then those that ended last; by number."""
+
+    def rank(run: Run) -> tuple[int, float]:
+        return FIRST.get(run.state, 2), -(run.ended_at or 0.0)
+
+    return sorted(sorted(runs, key=rank)[: max(1, at_most)], key=lambda run: run.id)
