@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 
 from capsnet import models, reference
 from capsnet.config import Config
-from capsnet.images import ImageShape
+from capsnet.images import Images, ImageShape, Splits
+from capsnet.presets import underlay
 
 SMALL_SHAPE = ImageShape(channels=2, height=9, width=8, classes=3)
 SMALL_MODEL: dict[str, Any] = {
@@ -31,7 +32,16 @@ def small_config(model: dict[str, Any] | None = None, **keys: Any) -> Config:
     return Config.model_validate({"model": SMALL_MODEL | decoder | (model or {}), **keys})
 
 
-@pytest.fixture(name="small_config")
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """On a busy machine the threads of tiny products wait for each other: 50 times as long as with one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(name="small_config", scope="session")
 def _small_config() -> Callable[..., Config]:
     """Configurations of a network with 48 primary capsules for images of `small_shape`."""
     return small_config
@@ -102,3 +112,34 @@ def relative_error() -> RelativeError:
         return float(difference / np.linalg.norm(expected))
 
     return error
+
+
+@pytest.fixture
+def tiny_config() -> Callable[..., Config]:
+    """Configurations of runs that take milliseconds an epoch: 4 batches of 16, 16, 16 and 2 images."""
+
+    def config(**keys: Any) -> Config:
+        defaults: dict[str, Any] = {
+            "num_epochs": 3,
+            "batch_size": 16,
+            "threads": 1,
+            "dataset": {"name": "digits", "size": 12, "validation": 20},
+            "model": {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, "decoder": {"hidden": [16]}},
+        }
+        return Config.model_validate(underlay(keys, defaults))
+
+    return config
+
+
+@pytest.fixture
+def tiny_splits() -> Splits:
+    """50 images to train on, 20 to validate, 21 to test: noise around one pattern for each class."""
+    random = np.random.default_rng(3)
+    patterns = random.integers(0, 200, (10, 1, 12, 12))
+
+    def images(count: int) -> Images:
+        labels = np.arange(count) % 10
+        pixels = patterns[labels] + random.integers(0, 56, (count, 1, 12, 12))
+        return Images(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels))
+
+    return Splits(images(50), images(20), images(21))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from capsnet import models, reference
+from capsnet import geometry, models, reference
 from capsnet.config import Config
 from capsnet.images import ImageShape
 from capsnet.losses import margin_loss, reconstruction_loss
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MNIST = ImageShape(channels=1, height=28, width=28, classes=10)
 AUTHORS = {"primary_routing": "softmax", "class_bias": True, "init": "authors"}
@@ -78,3 +83,147 @@ def test_the_full_mnist_network_is_that_of_the_reference(preset, arrays, setting
     assert relative_error(double.capsules, expected.capsules) < 1e-10
     assert relative_error(single.capsules, expected.capsules) < 1e-4
     assert relative_error(half.capsules, expected.capsules) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (Config(), 8_215_568),
+        (Config.model_validate({"loss": {"with_reconstruction": False}}), 6_804_224),
+        (Config.model_validate({"model": {"class_bias": True}}), 8_215_728),
+        (Config(preset="authors"), 8_215_728),
+    ],
+)
+def test_the_mnist_network_has_exactly_as_many_parameters_as_the_paper_s(config, count):
+    network = models.build(config, MNIST)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count
+    assert sum(layer.parameters for layer in models.layers(network, MNIST)) == count
+
+
+def test_layers_lists_what_an_image_passes():
+    rows = models.layers(models.build(Config(), MNIST), MNIST)
+    assert [(row.name, row.output, row.parameters) for row in rows] == [
+        ("conv", (256, 20, 20), 20_992),
+        ("primary", (1152, 8), 5_308_672),
+        ("classes", (10, 16), 1_474_560),
+        ("decoder.layers.0", (512,), 82_432),
+        ("decoder.layers.1", (1024,), 525_312),
+        ("decoder.layers.2", (784,), 803_600),
+    ]
+    assert [row.kind for row in rows[:4]] == ["Conv2d", "PrimaryCapsules", "ClassCapsules", "Linear"]
+
+
+def test_layers_leaves_no_hook_behind(small_network, small_shape):
+    network = small_network().float()
+    assert len(models.layers(network, small_shape)) == len(models.layers(network, small_shape))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+@hypothesis_settings(deadline=None, max_examples=20)
+@given(
+    height=st.integers(5, 12),
+    width=st.integers(5, 12),
+    channels=st.integers(1, 4),
+    classes=st.integers(1, 5),
+    batch=st.integers(1, 3),
+    iterations=st.integers(1, 10),
+    half=st.booleans(),
+)
+def test_any_size_of_image_and_batch_and_any_routing_count(
+    height, width, channels, classes, batch, iterations, half, small_config
+):
+    network = models.build(small_config(route_iters=iterations), ImageShape(channels, height, width, classes))
+    images = torch.rand(batch, channels, height, width)
+    labels = torch.arange(batch) % classes
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        output = network(images)
+        reconstructions = network.reconstruct(output.capsules, labels)
+    assert output.capsules.shape == (batch, classes, 6)
+    assert output.lengths.shape == (batch, classes)
+    assert reconstructions.shape == images.shape
+    assert ((output.lengths >= 0) & (output.lengths < 1)).all()
+    loss = margin_loss(output.lengths, labels).sum() + reconstruction_loss(reconstructions, images).sum()
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "height", "width", "arithmetic"),
+    [
+        (
+            9,
+            16,
+            28,
+            r"16×28 pixels: 16 - 9 \+ 1 = 8 after the first .*, \(8 - 9\) // 2 \+ 1 = 0 .* least 17 ",
+        ),
+        (9, 28, 8, r"28×8 pixels: 8 - 9 \+ 1 = 0 after the first .*, \(0 - 9\) // 2 \+ 1 = -4 .* least 17 "),
+    ],
+)
+def test_images_that_are_too_small_are_refused_with_the_arithmetic(kernel_size, height, width, arithmetic):
+    config = Config.model_validate({"model": {"kernel_size": kernel_size}})
+    with pytest.raises(ValueError, match=arithmetic):
+        models.build(config, ImageShape(1, height, width, 10))
+
+
+@given(kernel_size=st.integers(1, 12), height=st.integers(1, 40), width=st.integers(1, 40))
+def test_the_smallest_image_is_the_one_that_the_refusal_names(kernel_size, height, width):
+    try:
+        grid = geometry.grid(kernel_size, height, width)
+    except ValueError as error:
+        assert f"at least {2 * kernel_size - 1} pixels" in str(error)
+        assert min(height, width) < 2 * kernel_size - 1
+    else:
+        assert min(height, width) >= 2 * kernel_size - 1
+        convolved = torch.empty(1, 1, *grid.features, device="meta")
+        kernel = torch.empty(1, 1, kernel_size, kernel_size, device="meta")
+        assert torch.conv2d(convolved, kernel, stride=2).shape[2:] == grid.capsules
+
+
+def test_weights_are_a_function_of_the_seed_alone(small_config, small_shape):
+    def weights(seed: int, **keys) -> dict[str, torch.Tensor]:
+        return models.build(small_config(seed=seed, **keys), small_shape).state_dict()
+
+    torch.manual_seed(1)
+    first = weights(7)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = weights(7)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(torch.equal(first[name], value) for name, value in weights(7 + 2**32).items())
+    without_decoder = weights(7, loss={"with_reconstruction": False})
+    assert all(torch.equal(first[name], value) for name, value in without_decoder.items())
+
+
+def test_the_authors_weights_are_cut_off_at_two_standard_deviations():
+    network = models.build(Config(preset="authors"), MNIST)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == torch.tensor(0.1)).all(), name
+        else:
+            std = 0.05 if name == "conv.weight" else 0.1
+            assert 1.9 * std < parameter.abs().max() <= 2 * std + 1e-6, name
+            # 0.8796 is the standard deviation of a standard normal cut off at ±2.
+            assert parameter.std().item() == pytest.approx(0.8796 * std, rel=0.02), name
+
+
+def test_the_first_convolution_gives_channels_last(small_config, small_shape):
+    network = models.build(small_config(), small_shape)
+    images = torch.rand(2, small_shape.channels, small_shape.height, small_shape.width)
+    assert network.conv(images).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_network_without_decoder_says_so(small_network, small_batch):
+    network = small_network(loss={"with_reconstruction": False})
+    assert network.decoder is None
+    with pytest.raises(ValueError, match="built without a decoder"):
+        network.reconstruct(network(small_batch[0]).capsules, small_batch[1])
+
+
+def test_a_saved_network_loads_into_a_fresh_one(small_config, small_shape, tmp_path):
+    saved = models.build(small_config(seed=1), small_shape)
+    torch.save(saved.state_dict(), tmp_path / "weights.pt")
+    loaded = models.build(small_config(seed=2), small_shape)
+    loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    images = torch.rand(3, small_shape.channels, small_shape.height, small_shape.width)
+    assert torch.equal(saved(images).capsules, loaded(images).capsules)

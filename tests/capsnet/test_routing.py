@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from capsnet import reference, routing
 from capsnet.routing import couplings, dynamic, norm, squash
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 sizes = st.integers(1, 6)
 
 
