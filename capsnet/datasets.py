@@ -1,4 +1,4 @@
-"""The data sets by name: their sizes without loading anything, their images, the validation split."""
+"""The data sets by name, and the validation split."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ import torch.nn.functional as F
 
 from capsnet import mnist, randomness
 from capsnet.config import MNIST, Digits, FashionMNIST, default_root
-from capsnet.images import DataError, Images, ImageShape, Splits
+from capsnet.images import DataError, Images, ImageShape, Splits, shape
 
 __all__ = ["DataError", "ImageShape", "Images", "Splits", "load", "shape"]
 
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 DIGITS_FOR_TEST = 360  # the last ones: other writers than the first 1,437
-
-
-def shape(dataset: Digits | MNIST | FashionMNIST) -> ImageShape:
-    """The size of the images and the number of classes, known without loading anything."""
-    size = dataset.size if isinstance(dataset, Digits) else 28
-    return ImageShape(channels=1, height=size, width=size, classes=10)
 
 
 def load(dataset: Digits | MNIST | FashionMNIST, seed: int) -> Splits:

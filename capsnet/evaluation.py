@@ -31,6 +31,20 @@ def measure(network: CapsNet, batch: Images, config: Config, execution: Executio
         return objective.measure(network, pixels, batch.labels, config.loss, masked_by_labels=False)
 
 
+@torch.no_grad()
+def examples(
+    network: CapsNet, images: Images, config: Config, execution: Execution
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Images and their reconstructions as at test, float [N, C, H, W] on the CPU; None without a decoder."""
+    if not config.loss.with_reconstruction:
+        return None
+    network.eval()
+    with execution.autocast():
+        pixels = objective.pixels(images.images.to(execution.device))
+        capsules, lengths = network(pixels)
+        return pixels.cpu(), network.reconstruct(capsules, lengths.argmax(1)).float().cpu()
+
+
 def confusion(labels: torch.Tensor, predictions: torch.Tensor, classes: int) -> torch.Tensor:
     """How often images of each class were taken for each class: int64 [classes, classes], rows the labels."""
     return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)

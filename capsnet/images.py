@@ -1,4 +1,4 @@
-"""Labelled images, and what a model has to know of them.
+"""Labelled images, and what a model has to know of them. Imports no PyTorch.
 
 Letters of shapes: N images, C channels, H height, W width.
 """
@@ -6,8 +6,14 @@ Letters of shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+from capsnet.sections import Digits
+
+if TYPE_CHECKING:
+    import torch
+
+    from capsnet.sections import MNIST, FashionMNIST
 
 
 class DataError(Exception):
@@ -22,6 +28,12 @@ class ImageShape:
     height: int
     width: int
     classes: int
+
+
+def shape(dataset: Digits | MNIST | FashionMNIST) -> ImageShape:
+    """The size of a data set's images and the number of its classes, known without loading anything."""
+    size = dataset.size if isinstance(dataset, Digits) else 28
+    return ImageShape(channels=1, height=size, width=size, classes=10)
 
 
 @dataclass(frozen=True)

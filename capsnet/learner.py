@@ -52,7 +52,7 @@ class Learner:
 
     def _restore(self, state: State) -> None:
         self.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(on_cpu(state["optimizer"]))  # it would train on the given tensors
         self.epoch, self.steps, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.sums[: self.steps] = state["sums"]
         self.best = state["best"]

@@ -73,6 +73,15 @@ def require_same_run(state: State, config: Config) -> None:
             )
 
 
+def config_of(state: State) -> Config:
+    """The configuration in a state; CheckpointError where this version does not know its keys."""
+    try:
+        return Config.model_validate(state["config"])
+    except ValueError as error:
+        cause = str(error).splitlines()[0]
+        raise CheckpointError(f"the checkpoint's configuration is of another version: {cause}") from error
+
+
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as one dictionary: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
     leaves: dict[str, Any] = {}

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,6 +29,9 @@ from capsnet.state import State, require_same_run
 __all__ = ["Phase", "Progress", "TrainingError", "train"]
 
 Phase = Literal["train", "validation", "test", "epoch_end"]
+Examples = tuple[torch.Tensor, torch.Tensor]  # both float [N, C, H, W] on the CPU, in [0, 1]
+
+EXAMPLES = 16  # test images whose reconstructions are shown
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ class Progress:
     seconds_left: float  # estimated, until the last epoch's end
     learning_rate: float  # of the last step
     metrics: Mapping[str, float] | None  # of the finished epoch; at "epoch_end" only
-    snapshot: Callable[[], State]  # the complete state, as long as no further step is asked for
+    # Both look at the network as it is, so they are to be called before more is asked for.
+    snapshot: Callable[[], State]  # the complete state (capsnet.state)
+    examples: Callable[[], Examples | None]  # test images and reconstructions; None without a decoder
 
 
 def train(
@@ -176,4 +182,11 @@ class _Run:
             learning_rate=learner.last_learning_rate,
             metrics=metrics,
             snapshot=learner.snapshot,
+            examples=partial(
+                evaluation.examples,
+                learner.network,
+                self.splits.test[:EXAMPLES],
+                self.config,
+                learner.execution,
+            ),
         )

@@ -1,0 +1,93 @@
+"""The command line: `python -m capsnet train|evaluate|summary`.
+
+Exit codes: 0 done, 1 failed, 2 a mistake in what the user gave, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. What a user can mend is one line each and no traceback."""
+    parsed = parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return _run(parsed)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return INTERRUPTED
+
+
+def _run(parsed: Namespace) -> int:
+    # Nothing above imports PyTorch, so that `--help` and a misspelt command answer at once.
+    from capsnet.config import ConfigError
+    from capsnet.images import DataError
+    from capsnet.state import CheckpointError
+    from capsnet.training import TrainingError
+
+    try:
+        if parsed.command == "train":
+            from capsnet.commands import train as command
+        elif parsed.command == "evaluate":
+            from capsnet.commands import evaluate as command
+        else:
+            from capsnet.commands import summary as command
+        return command.run(parsed)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+    except (CheckpointError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (TrainingError, OSError) as error:  # OSError: the disk is full, say
+        print(f"failed: {error}", file=sys.stderr)
+        return FAILED
+    return MISTAKE
+
+
+def parser() -> ArgumentParser:
+    """What the command line takes."""
+    top = ArgumentParser(
+        prog="python -m capsnet",
+        description="Train and study capsule networks.",
+        epilog="example: python -m capsnet train experiments/quickstart.yaml",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = _command(commands, "train", "train as a YAML file says", "experiments/quickstart.yaml")
+    _file(train)
+    train.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint of the same file's earlier run"
+    )
+    evaluate = _command(commands, "evaluate", "test a saved network", "out/quickstart --json")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or the folder that has one")
+    evaluate.add_argument("--best", action="store_true", help="the weights that did best on validation")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument("--data", metavar="FOLDER", help="where the data set lies, if no longer there")
+    _file(_command(commands, "summary", "show a network's layers", "experiments/quickstart.yaml"))
+    return top
+
+
+def _command(commands: argparse._SubParsersAction, name: str, purpose: str, example: str) -> ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=f"example: python -m capsnet {name} {example}",
+    )
+
+
+def _file(command: ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE", help="a YAML file, as in experiments/")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="instead of what the file says"
+    )
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What `python -m capsnet` can do, one file a command."""

@@ -1,0 +1,88 @@
+"""What `train` does between two steps: show, log, save."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Self
+
+from capsnet.checkpoint import Writer, due
+from capsnet.commands.places import Places
+from capsnet.config import Config
+from capsnet.history import results
+from capsnet.progressbar import Numbers, View
+from capsnet.state import State
+from capsnet.tensorboard import Board
+from capsnet.training import Progress
+
+
+class Keeper:
+    """Sees every `Progress` of a run; what it saved last is on disk when its `with` block ends."""
+
+    def __init__(self, config: Config, where: Places, state: State | None, shown: View) -> None:
+        self._config = config
+        self._shown = shown
+        self._board = _board(where, purge_step=1 if state is None else state["epoch"] + 1)
+        self._writer = Writer(where.checkpoint)
+        self._saved_at = time.monotonic()
+        self.history = [] if state is None else list(state["history"])
+
+    def __enter__(self) -> Self:
+        self._shown.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as stack:
+            stack.callback(self._writer.close)
+            if self._board is not None:
+                stack.callback(self._board.close)
+            self._shown.__exit__()
+
+    @property
+    def complete(self) -> bool:
+        return len(self.history) == self._config.num_epochs
+
+    def see(self, progress: Progress, last: bool) -> None:
+        """Take note of where the run stands; save when that is due or nothing follows."""
+        self._shown.show(_numbers(progress))
+        if progress.metrics is not None:
+            self.history.append({"epoch": progress.epoch, **progress.metrics})
+            self._shown.line(_epoch_line(progress))
+            self._log(progress)
+        ended = None if progress.metrics is None else progress.epoch
+        seconds = time.monotonic() - self._saved_at
+        if last or due(self._config.checkpoint, ended, self._config.num_epochs, seconds):
+            self._writer.submit(progress.snapshot())
+            self._saved_at = time.monotonic()
+
+    def _log(self, progress: Progress) -> None:
+        if self._board is None or progress.metrics is None:
+            return
+        self._board.epoch(progress.epoch, progress.metrics)
+        if examples := progress.examples():
+            self._board.images(progress.epoch, *examples)
+        if self.complete:
+            self._board.hparams(self._config, results(self.history), progress.epoch)
+
+
+def _board(where: Places, purge_step: int) -> Board | None:
+    try:
+        return Board(where.tensorboard, purge_step)
+    except ImportError:
+        print("no TensorBoard log: pip install tensorboard")
+        return None
+
+
+def _numbers(progress: Progress) -> Numbers:
+    return Numbers(**{name: getattr(progress, name) for name in Numbers.__dataclass_fields__})
+
+
+def _epoch_line(progress: Progress) -> str:
+    metrics = progress.metrics or {}
+    parts = [f"epoch {progress.epoch}/{progress.num_epochs}", f"loss {metrics['train/loss']:.4f}"]
+    parts += [
+        f"{part} {metrics[f'{part}/accuracy']:.2%}"
+        for part in ("train", "validation", "test")
+        if f"{part}/accuracy" in metrics
+    ]
+    return "  ".join([*parts, f"{metrics['images_per_second']:,.0f} images/s"])

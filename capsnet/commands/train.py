@@ -1,0 +1,79 @@
+"""`train`: one run in this process, shown, logged and saved."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from argparse import Namespace
+from itertools import chain
+
+from capsnet import checkpoint
+from capsnet.checkpoint import CheckpointError
+from capsnet.commands.keeper import Keeper
+from capsnet.commands.places import Places, move_aside, places
+from capsnet.config import Config, load
+from capsnet.history import results
+from capsnet.interrupts import Interrupts
+from capsnet.progressbar import view
+from capsnet.state import State, from_best
+from capsnet.training import train
+
+INTERRUPTED = 130
+
+
+def run(arguments: Namespace) -> int:
+    """Train as the file says; the exit code."""
+    config = load(arguments.file, arguments.set)
+    where = places(config)
+    state = _beginning(config, where, arguments.resume)
+    with Interrupts() as interrupts:
+        progresses = train(config, state)
+        first = next(progresses, None)  # whatever is wrong with data or checkpoint shows here
+        if first is None:
+            print(f"all {config.num_epochs} epochs were finished before; to go on, raise num_epochs")
+            return 0
+        if state is None and (aside := move_aside(where)):
+            print(f"the files of an earlier run were moved to {aside}; --resume would have gone on with it")
+        with Keeper(config, where, state, view(sys.stdout)) as keeper:
+            for progress in chain([first], progresses):
+                last = interrupts.asked  # asked once: the answer may change until the next line
+                keeper.see(progress, last)
+                if last:
+                    break
+    if keeper.complete:
+        return _finished(keeper, where)
+    print(f"stopped and saved; to go on: {_command(arguments)} --resume")
+    return INTERRUPTED
+
+
+def _beginning(config: Config, where: Places, resume: bool) -> State | None:
+    """The state to go on from, where the command or the YAML asks for one."""
+    there = bool(checkpoint.files_of(where.checkpoint))
+    if resume and not there:
+        raise CheckpointError(f"there is no checkpoint {where.checkpoint} to resume: leave out --resume")
+    if not there or not (resume or config.checkpoint.use_checkpoint):
+        return None
+    state = checkpoint.load(where.checkpoint)
+    print(f"going on from {where.checkpoint}: epoch {state['epoch']}, step {state['step']}")
+    return from_best(state) if config.checkpoint.use_best else state
+
+
+def _finished(keeper: Keeper, where: Places) -> int:
+    figures = results(keeper.history)
+    print(
+        f"test accuracy {figures['test/accuracy']:.2%} (error {figures['test/error']:.2%}) at the last epoch"
+    )
+    if "best/epoch" in figures:
+        best = f"test accuracy {figures['best/test/accuracy']:.2%} at epoch {figures['best/epoch']:.0f}"
+        print(f"{best}, the best on the validation split")
+    print(f"checkpoint   {where.checkpoint}")
+    print(f"history      {checkpoint.history_path(where.checkpoint)}")
+    print(f"evaluate     python -m capsnet evaluate {where.checkpoint}")
+    print(f"curves       tensorboard --logdir {where.tensorboard}")
+    return 0
+
+
+def _command(arguments: Namespace) -> str:
+    return shlex.join(
+        ["python", "-m", "capsnet", "train", arguments.file, *(f"--set={item}" for item in arguments.set)]
+    )

@@ -1,0 +1,124 @@
+"""A run's progress on a terminal as a bar, elsewhere as plain lines. Imports no PyTorch."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Protocol, Self, TextIO
+
+PLAIN_SECONDS = 30.0  # between two plain lines within an epoch
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Where a run stands, as plain numbers."""
+
+    epoch: int  # from 1
+    num_epochs: int
+    step: int
+    steps_per_epoch: int
+    loss: float
+    accuracy: float | None  # None: not measured yet
+    images_per_second: float
+    seconds_left: float
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        return (self.epoch - 1 + self.step / self.steps_per_epoch) / self.num_epochs
+
+    @property
+    def text(self) -> str:
+        accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}  "
+        speed = f"{self.images_per_second:,.0f} images/s"
+        return f"loss {self.loss:.4f}  {accuracy}{speed}  {duration(self.seconds_left)} left"
+
+
+def duration(seconds: float) -> str:
+    """ "0:07", "12:30", "3:05:00"; "?" where it is not known."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+class View(Protocol):
+    """Shows the progress of one run."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, numbers: Numbers) -> None:
+        """Show where the run stands now."""
+        ...
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        ...
+
+
+def view(stream: TextIO) -> View:
+    """A bar where `stream` is a terminal and rich is installed, else plain lines."""
+    if stream.isatty():
+        try:
+            return Bar(stream)
+        except ImportError:
+            pass
+    return Lines(stream)
+
+
+class Lines:
+    """A plain line now and then."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, numbers: Numbers) -> None:
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            where = f"epoch {numbers.epoch}/{numbers.num_epochs}, {numbers.step}/{numbers.steps_per_epoch}"
+            self.line(f"{where}  {numbers.text}")
+
+    def line(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+        self._last = time.monotonic()
+
+
+class Bar:
+    """One line that redraws itself, below those that stay."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=Console(file=stream, highlight=False),
+            expand=True,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=1.0, epoch="", text="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, numbers: Numbers) -> None:
+        epoch = f"{numbers.epoch}/{numbers.num_epochs}"
+        self._progress.update(self._task, completed=numbers.share, epoch=epoch, text=numbers.text)
+
+    def line(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, soft_wrap=True)

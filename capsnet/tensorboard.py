@@ -1,0 +1,64 @@
+"""A run in TensorBoard: its metrics by epoch, reconstructions beside their targets, its hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from capsnet.state import flat
+
+if TYPE_CHECKING:
+    from capsnet.config import Config
+
+
+class Board:
+    """TensorBoard's event file in `folder`.
+
+    `purge_step`, the first epoch that is still to come, hides what an attempt that crashed has
+    written about that epoch and later ones, so that no point is there twice.
+    """
+
+    def __init__(self, folder: str | Path, purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second or more
+
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float | None = None) -> None:
+        """Log the metrics of an epoch, measured `at` unix seconds (None: now).
+
+        They are handed to the operating system at once: a checkpoint that is saved after this call
+        never knows of an epoch that TensorBoard does not.
+        """
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, epoch, walltime=at)
+        self._writer.flush()
+
+    def images(self, epoch: int, targets: torch.Tensor, reconstructions: torch.Tensor) -> None:
+        """Log images [N, C, H, W] with values in [0, 1], each above its reconstruction."""
+        rows = [torch.cat(list(images), dim=2) for images in (targets, reconstructions)]
+        self._writer.add_image("reconstructions", torch.cat(rows, dim=1), epoch)
+
+    def hparams(self, config: Config, figures: Mapping[str, float], epoch: int) -> None:
+        """Log the hyperparameters beside the figures that were reached (capsnet.history.results)."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for name, value in figures.items():
+            if name.startswith("best/"):  # the others are logged by epoch
+                self._writer.add_scalar(name, value, epoch)
+        chosen = {name: _plain(value) for name, value in flat(config.model_dump(mode="json")).items()}
+        file = self._writer.file_writer
+        assert file is not None  # only a closed writer has none
+        for summary in hparams(chosen, dict(figures)):
+            file.add_summary(summary, epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _plain(value: object) -> bool | str | float | int:
+    """What TensorBoard takes for a hyperparameter."""
+    return value if isinstance(value, bool | str | float | int) else str(value)

@@ -1,0 +1,265 @@
+"""`python -m capsnet`, as a user meets it."""
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from capsnet.checkpoint import load, read_history
+from capsnet.cli import main
+from capsnet.progressbar import Lines, Numbers, duration, view
+
+TINY = """\
+num_epochs: 2
+batch_size: 256
+threads: 1
+dataset: {name: digits, size: 12, validation: 100}
+model: {conv_channels: 8, kernel_size: 5, primary_types: 3, decoder: {hidden: [16]}}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A folder with tiny.yaml in it, to work in."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def curve(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return [event.step for event in accumulator.Scalars("test/accuracy")]
+
+
+def test_train_prints_each_epoch_and_leaves_checkpoint_history_and_curves(tiny, capsys):
+    assert main(["train", "tiny.yaml"]) == 0
+    printed = capsys.readouterr()
+    assert re.search(
+        r"^epoch 2/2  loss 0\.\d{4}  train .*%  validation .*%  test .*%  .* images/s$", printed.out, re.M
+    )
+    assert re.search(r"^test accuracy \d+\.\d\d% .* at the last epoch$", printed.out, re.M)
+    assert re.search(
+        r"^test accuracy \d+\.\d\d% at epoch [12], the best on the validation", printed.out, re.M
+    )
+    assert "checkpoint   out/tiny/checkpoint.pt" in printed.out
+    assert printed.err == ""
+    assert load(tiny / "out/tiny/checkpoint.pt")["epoch"] == 2
+    assert [row["epoch"] for row in read_history(tiny / "out/tiny/history.csv")] == [1, 2]
+    assert curve(tiny / "out/tiny/tensorboard") == [1, 2]
+
+
+def test_a_second_run_moves_the_first_aside_and_says_so(tiny, capsys):
+    main(["train", "tiny.yaml", "--set", "seed=1"])
+    main(["train", "tiny.yaml"])
+    assert "the files of an earlier run were moved to out/tiny/earlier-1;" in capsys.readouterr().out
+    assert load(tiny / "out/tiny/checkpoint.pt")["config"]["seed"] == 0
+    assert load(tiny / "out/tiny/earlier-1/checkpoint.pt")["config"]["seed"] == 1
+    assert curve(tiny / "out/tiny/tensorboard") == [1, 2]
+    main(["train", "tiny.yaml"])
+    assert (tiny / "out/tiny/earlier-2/history.csv").exists()
+
+
+def test_resume_extends_a_run(tiny, capsys):
+    main(["train", "tiny.yaml", "--set", "num_epochs=1"])
+    assert main(["train", "tiny.yaml", "--resume"]) == 0
+    assert "going on from out/tiny/checkpoint.pt: epoch 1, step 0" in capsys.readouterr().out
+    resumed = load(tiny / "out/tiny/checkpoint.pt")
+    assert curve(tiny / "out/tiny/tensorboard") == [1, 2]
+    main(["train", "tiny.yaml", "--set", "name=at_once"])
+    at_once = load(tiny / "out/at_once/checkpoint.pt")
+    assert all(torch.equal(value, at_once["model"][name]) for name, value in resumed["model"].items())
+    assert main(["train", "tiny.yaml", "--resume"]) == 0
+    assert "all 2 epochs were finished before" in capsys.readouterr().out
+
+
+def test_the_yaml_may_place_the_files_and_ask_to_go_on(tiny, capsys):
+    places = [
+        "--set=checkpoint.model_path=weights/mine.pt",
+        "--set=checkpoint.log_dir=logs",
+        "--set=checkpoint.use_checkpoint=true",
+    ]
+    assert main(["train", "tiny.yaml", "--set", "num_epochs=1", *places]) == 0
+    assert main(["train", "tiny.yaml", *places, "--set", "checkpoint.use_best=true"]) == 0
+    assert "going on from weights/mine.pt" in capsys.readouterr().out
+    assert load(tiny / "weights/mine.pt")["epoch"] == 2
+    assert [row["epoch"] for row in read_history(tiny / "weights/mine.history.csv")] == [1, 2]
+    assert curve(tiny / "logs") == [1, 2]
+    assert not (tiny / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny, number):
+    command = [sys.executable, "-m", "capsnet", "train", "tiny.yaml", "--set", "num_epochs=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        process.send_signal(number)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == (
+        "stopped and saved; to go on: python -m capsnet train tiny.yaml --set=num_epochs=100000 --resume"
+    )
+    stopped = load(tiny / "out/tiny/checkpoint.pt")
+    assert stopped["epoch"] >= 2
+    epochs = stopped["epoch"] + 1
+    assert main(["train", "tiny.yaml", "--set", f"num_epochs={epochs}", "--resume"]) == 0
+    assert curve(tiny / "out/tiny/tensorboard") == list(range(1, epochs + 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "absent.yaml"], "absent.yaml"),
+        (["train", "tiny.yaml", "--set", "batchsize=3"], "did you mean `batch_size`"),
+        (["train", "tiny.yaml", "--resume"], "no checkpoint out/tiny/checkpoint.pt to resume"),
+        (["train", "tiny.yaml", "--set", "dataset={name: mnist, root: nowhere}"], "set dataset.root or"),
+        (["train", "tiny.yaml", "--set", "dataset.validation=2000"], "only 1437 training images"),
+        (["train", "tiny.yaml", "--set", "model.kernel_size=9"], "leaves no capsules"),
+        (["summary", "tiny.yaml", "--set", "model.kernel_size=9"], "leaves no capsules"),
+        (["evaluate", "absent.pt"], "there is no checkpoint absent.pt"),
+        (["evaluate", "tiny.yaml"], "tiny.yaml is not a checkpoint"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(tiny, capsys, monkeypatch, arguments, words):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # no network
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request._opener", None)
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_stays(tiny, capsys):
+    main(["train", "tiny.yaml"])
+    before = (tiny / "out/tiny/checkpoint.pt").read_bytes()
+    assert main(["train", "tiny.yaml", "--resume", "--set", "route_iters=1"]) == 2
+    assert "route_iters was 3 and is now 1" in capsys.readouterr().err
+    assert (tiny / "out/tiny/checkpoint.pt").read_bytes() == before
+
+
+def test_a_loss_that_is_no_number_fails_with_epoch_and_step(tiny, capsys):
+    assert main(["train", "tiny.yaml", "--set", "optim.lr=1e+30"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"failed: loss is (nan|inf) at epoch 1, step \d", line)
+
+
+def test_a_disk_that_takes_no_files_fails_in_one_line(tiny, capsys):
+    (tiny / "out").write_text("a file, no folder")
+    assert main(["train", "tiny.yaml"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("failed: ")
+
+
+def test_evaluate_gives_the_figures_of_the_run(tiny, capsys):
+    main(["train", "tiny.yaml"])
+    history = read_history(tiny / "out/tiny/history.csv")
+    capsys.readouterr()
+    assert main(["evaluate", "out/tiny", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for name in ("loss", "margin_loss", "reconstruction_loss", "accuracy", "error"):
+        assert found[name] == pytest.approx(history[-1][f"test/{name}"], rel=1e-12)
+    assert found["images"] == 360
+    confusion = torch.tensor(found["confusion"])
+    assert confusion.shape == (10, 10)
+    assert confusion.sum() == 360
+    assert confusion.diagonal().sum() == round(360 * found["accuracy"])
+    assert main(["evaluate", "out/tiny/checkpoint.pt", "--best"]) == 0
+    table = capsys.readouterr().out
+    best = max(history, key=lambda row: row["validation/accuracy"])
+    assert f"after {best['epoch']} epochs, on 360 test images" in table
+    assert f"accuracy             {best['test/accuracy']:.2%}" in table
+
+
+def test_evaluate_finds_a_data_set_that_has_moved(tiny, capsys):
+    main(["train", "tiny.yaml"])
+    state = load(tiny / "out/tiny/checkpoint.pt")
+    state["config"]["dataset"] = {"name": "mnist", "root": "gone"}
+    torch.save(state, tiny / "moved.pt")
+    (tiny / "here").write_text("no folder either")
+    assert main(["evaluate", "moved.pt", "--data", "here"]) == 2
+    assert "here/MNIST/raw lacks" in capsys.readouterr().err
+
+
+def test_summary_counts_the_papers_8215568_parameters(tiny, capsys):
+    (tiny / "paper.yaml").write_text("")
+    (tiny / "paper.yaml").write_text("name: paper\n")
+    assert main(["summary", "paper.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^total +8,215,568$", printed, re.M)
+    assert re.search(r"^conv +Conv2d +256×20×20 +20,992$", printed, re.M)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "summary"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"example: python -m capsnet {command} " in capsys.readouterr().out
+
+
+def test_help_answers_without_importing_pytorch():
+    code = "import sys; from capsnet.cli import parser; parser(); print('torch' in sys.modules)"
+    answered = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answered.stdout == "False\n"
+
+
+@pytest.fixture
+def numbers():
+    return Numbers(
+        epoch=2, num_epochs=4, step=5, steps_per_epoch=10, loss=0.25, accuracy=0.5,
+        images_per_second=1234.5, seconds_left=75.0,
+    )  # fmt: skip
+
+
+def test_a_terminal_gets_a_bar(numbers):
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w") as stream, view(stream) as shown:
+        shown.show(numbers)
+        shown.line("epoch 1/4 done")
+    written = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert "epoch 2/4" in written
+    assert "loss 0.2500  accuracy 50.00%" in written
+    assert "epoch 1/4 done" in written
+    assert "━" in written
+
+
+def test_a_pipe_gets_plain_lines_and_few(numbers):
+    stream = io.StringIO()
+    with view(stream) as shown:
+        shown.show(numbers)
+        shown.show(numbers)
+        shown.line("epoch 1/4 done")
+    assert stream.getvalue() == "epoch 1/4 done\n"
+
+
+def test_a_pipe_hears_of_a_long_epoch_now_and_then(numbers, monkeypatch):
+    monkeypatch.setattr("capsnet.progressbar.PLAIN_SECONDS", 0.0)
+    stream = io.StringIO()
+    Lines(stream).show(numbers)
+    assert stream.getvalue() == ("epoch 2/4, 5/10  loss 0.2500  accuracy 50.00%  1,234 images/s  1:15 left\n")
+
+
+def test_the_share_of_a_run_that_is_done(numbers):
+    assert numbers.share == 1.5 / 4
+
+
+def test_durations_are_written_as_on_a_clock():
+    assert [duration(seconds) for seconds in (7, 750, 11_100, float("inf"))] == [
+        "0:07",
+        "12:30",
+        "3:05:00",
+        "?",
+    ]

@@ -1,0 +1,288 @@
+"""Checkpoints: whole or absent, kept, fallen back to, never trusted."""
+
+import pickle
+import threading
+import warnings
+import zipfile
+
+import pytest
+import torch
+
+from capsnet import checkpoint
+from capsnet.checkpoint import CheckpointError, Writer, due, load, save
+from capsnet.config import Checkpoint
+from capsnet.history import best_row, read_history, results, write_history
+from capsnet.training import train
+
+
+@pytest.fixture
+def state(tiny_config, tiny_splits):
+    """After one epoch and two steps."""
+    progresses = train(tiny_config(checkpoint={"keep_every": 2}), splits=tiny_splits, interval_seconds=0)
+    return next(p for p in progresses if (p.epoch, p.step) == (2, 2)).snapshot()
+
+
+@pytest.fixture
+def at_end(tiny_config, tiny_splits):
+    """After two whole epochs, of which every second one is kept."""
+    config = tiny_config(checkpoint={"keep_every": 2})
+    ends = (p for p in train(config, splits=tiny_splits) if p.phase == "epoch_end")
+    return next(p for p in ends if p.epoch == 2).snapshot()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder" / "checkpoint.pt"
+
+
+def same(one, other):
+    """Equality of nested values with tensors in them."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_a_state_comes_back_as_it_was(state, path):
+    save(state, path)
+    assert same(load(path), state)
+
+
+def test_the_one_before_is_kept_and_nothing_else_remains(state, path):
+    save(state, path)
+    save(state | {"step": 3}, path)
+    assert load(path)["step"] == 3
+    assert load(checkpoint.previous_path(path))["step"] == 2
+    names = {file.name for file in path.parent.iterdir()}
+    assert names == {"checkpoint.pt", "checkpoint.previous.pt", "history.csv"}
+
+
+def test_the_history_lies_beside_it_number_for_number(state, path):
+    save(state, path)
+    assert read_history(path.with_name("history.csv")) == state["history"]
+
+
+def test_two_checkpoints_in_one_folder_have_a_history_each(state, tmp_path):
+    save(state, tmp_path / "a.pt")
+    save(state | {"history": []}, tmp_path / "b.pt")
+    assert read_history(tmp_path / "a.history.csv") == state["history"]
+    assert read_history(tmp_path / "b.history.csv") == []
+
+
+def test_weights_of_every_nth_epoch_are_kept(at_end, state, path):
+    save(state, path)
+    assert not list(path.parent.glob("*epoch*"))
+    save(at_end, path)
+    kept = load(path.with_name("checkpoint.epoch-0002.pt"))
+    assert same(kept["model"], at_end["model"])
+    assert kept["optimizer"] is None
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def altered(content):
+    middle = content.index(b"data/0") + 3000
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def emptied(content):
+    return b""
+
+
+@pytest.mark.parametrize("damage", [cut, altered, emptied])
+def test_a_damaged_file_falls_back_to_the_one_before_with_a_warning(state, path, damage):
+    save(state, path)
+    save(state | {"step": 3}, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt is .*; going on from .*previous\.pt"):
+        assert load(path)["step"] == 2
+
+
+def test_a_crash_between_the_two_renames_falls_back_too(state, path):
+    save(state, path)
+    path.rename(checkpoint.previous_path(path))
+    with pytest.warns(UserWarning, match="there is no checkpoint"):
+        assert load(path)["step"] == 2
+
+
+@pytest.mark.parametrize("damage", [cut, altered, emptied])
+def test_a_damaged_file_with_none_before_it_is_one_clear_line(state, path, damage):
+    save(state, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_crash_while_writing_leaves_the_file_as_it_was(state, path, monkeypatch):
+    save(state, path)
+
+    class Crash(BaseException):
+        pass
+
+    def half(value, file):
+        file.write(b"half")
+        raise Crash
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(Crash):
+        save(state | {"step": 3}, path)
+    monkeypatch.undo()
+    assert load(path)["step"] == 2
+    save(state | {"step": 4}, path)
+    assert load(path)["step"] == 4
+
+
+def test_a_missing_file_is_named(path):
+    with pytest.raises(CheckpointError, match=f"there is no checkpoint {path}"):
+        load(path)
+
+
+def test_a_file_of_another_kind_is_named(path):
+    path.parent.mkdir()
+    path.write_text("epoch: 3")
+    with pytest.raises(CheckpointError, match="is not a checkpoint, or was cut off"):
+        load(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("word/document.xml", "text")
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        load(path)
+
+
+def test_weights_of_another_program_are_told_apart(path):
+    path.parent.mkdir()
+    torch.save({"conv.weight": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="holds no state of a run"):
+        load(path)
+
+
+class Harmful:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.file)!r}, 'w')",)
+
+
+def test_code_in_a_file_is_not_run_even_when_one_before_it_is_whole(state, path, tmp_path):
+    save(state, path)
+    save(state | {"best": Harmful(tmp_path / "was run")}, path)
+    with pytest.raises(CheckpointError, match="could run code: it is not loaded"):
+        load(path)
+    assert not (tmp_path / "was run").exists()
+    with pytest.raises(pickle.UnpicklingError):  # the file is what it is meant to be
+        torch.load(path, weights_only=True)
+
+
+def test_a_newer_format_is_refused_and_not_fallen_back_from(state, path):
+    save(state, path)
+    save(state | {"format": 2}, path)
+    with pytest.raises(CheckpointError, match=r"written by a newer version \(format 2, this one reads 1\)"):
+        load(path)
+
+
+def test_a_state_that_lacks_something_says_what(state, path):
+    save({key: value for key, value in state.items() if key not in ("sums", "versions")}, path)
+    with pytest.raises(CheckpointError, match="lacks sums, versions"):
+        load(path)
+
+
+def test_a_path_means_a_file_or_the_checkpoint_in_a_folder(tmp_path):
+    assert checkpoint.locate(tmp_path) == tmp_path / "checkpoint.pt"
+    assert checkpoint.locate(tmp_path / "new") == tmp_path / "new" / "checkpoint.pt"
+    assert checkpoint.locate(tmp_path / "weights.pt") == tmp_path / "weights.pt"
+
+
+def test_a_writer_saves_in_the_background_and_says_what_is_durable(state, path):
+    writer = Writer(path)
+    assert writer.durable is None
+    writer.submit(state)
+    writer.wait()
+    assert writer.durable == (1, 2)
+    assert same(load(path), state)
+    writer.submit(state | {"step": 3})
+    writer.close()
+    assert writer.durable == (1, 3)
+    assert load(path)["step"] == 3
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Saving waits until this is set; `saved` lists what was."""
+    released, begun = threading.Event(), threading.Event()
+    released.saved, released.begun = [], begun  # type: ignore[attr-defined]
+    really = checkpoint.save
+
+    def save_when_released(state, path):
+        begun.set()
+        assert released.wait(30)
+        really(state, path)
+        released.saved.append((state["epoch"], state["step"]))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(checkpoint, "save", save_when_released)
+    return released
+
+
+def test_the_newest_of_several_waiting_states_wins_but_kept_ones_are_all_written(
+    state, at_end, path, slow_disk
+):
+    writer = Writer(path)
+    writer.submit(state)
+    assert slow_disk.begun.wait(30)
+    for waiting in (state | {"step": 3}, at_end, at_end | {"step": 1}, at_end | {"step": 2}):
+        writer.submit(waiting)
+    slow_disk.set()
+    writer.close()
+    assert slow_disk.saved == [(1, 2), (2, 0), (2, 2)]
+
+
+def test_an_error_of_the_writer_is_raised_at_the_next_call(state, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    writer = Writer(tmp_path / "file" / "checkpoint.pt")
+    writer.submit(state)
+    with pytest.raises(OSError, match="file"):
+        writer.wait()
+    with pytest.raises(OSError, match="file"):
+        writer.submit(state)
+    with pytest.raises(OSError, match="file"):
+        writer.close()
+    assert writer.durable is None
+
+
+def test_saving_is_due_after_the_interval_at_the_end_and_where_weights_are_kept():
+    settings = Checkpoint(interval_seconds=30, keep_every=5)
+    assert due(settings, ended=None, num_epochs=10, seconds=30)
+    assert not due(settings, ended=None, num_epochs=10, seconds=29)
+    assert not due(settings, ended=4, num_epochs=10, seconds=1)
+    assert due(settings, ended=5, num_epochs=10, seconds=1)
+    assert due(settings, ended=10, num_epochs=10, seconds=1)
+    assert not due(Checkpoint(), ended=5, num_epochs=10, seconds=1)
+
+
+def test_a_history_comes_back_number_for_number(tmp_path):
+    history = [
+        {"epoch": 1, "time": 1.7e9 + 1 / 3, "train/loss": 0.1},
+        {"epoch": 2, "time": 1.7e9 + 2 / 3, "train/loss": 1e-17, "test/accuracy": 1.0},
+    ]
+    write_history(history, tmp_path / "history.csv")
+    assert read_history(tmp_path / "history.csv") == history
+    assert (tmp_path / "history.csv").read_text().splitlines()[0] == "epoch,time,train/loss,test/accuracy"
+
+
+def test_a_run_without_validation_has_no_best_row():
+    assert best_row([{"epoch": 1, "test/accuracy": 1.0}]) is None
+    assert results([{"epoch": 1, "test/accuracy": 1.0}]) == {"test/accuracy": 1.0}
+    assert results([]) == {}
+
+
+def test_no_warning_for_a_whole_file(state, path):
+    save(state, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(path)

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from capsnet.history import results
+from capsnet.tensorboard import Board
+from capsnet.training import train
+
+
+@pytest.fixture
+def points():
+    """Reads what TensorBoard would show: (epoch, value) of a metric."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def read(folder, name):
+        accumulator = EventAccumulator(str(folder))
+        accumulator.Reload()
+        return [(event.step, pytest.approx(event.value)) for event in accumulator.Scalars(name)]
+
+    return read
+
+
+def test_each_metric_is_a_curve_with_the_times_of_its_measurement(tmp_path, points):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = Board(tmp_path)
+    board.epoch(1, {"test/loss": 0.5, "learning_rate": 0.001}, at=1.7e9)
+    board.epoch(2, {"test/loss": 0.25, "learning_rate": 0.0005}, at=1.7e9 + 60)
+    board.close()
+    assert points(tmp_path, "test/loss") == [(1, 0.5), (2, 0.25)]
+    assert points(tmp_path, "learning_rate") == [(1, 0.001), (2, 0.0005)]
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    assert [event.wall_time for event in accumulator.Scalars("test/loss")] == [1.7e9, 1.7e9 + 60]
+
+
+def test_an_epoch_is_on_the_board_without_closing_it(tmp_path, points):
+    board = Board(tmp_path)
+    board.epoch(1, {"test/loss": 0.5})
+    assert points(tmp_path, "test/loss") == [(1, 0.5)]
+    board.close()
+
+
+def test_a_resumed_run_has_each_point_once(tmp_path, points):
+    crashed = Board(tmp_path)
+    for epoch in (1, 2, 3):
+        crashed.epoch(epoch, {"test/loss": float(epoch)})
+    crashed.close()
+    resumed = Board(tmp_path, purge_step=3)  # the checkpoint was of epoch 2
+    for epoch in (3, 4):
+        resumed.epoch(epoch, {"test/loss": epoch + 0.5})
+    resumed.close()
+    assert points(tmp_path, "test/loss") == [(1, 1), (2, 2), (3, 3.5), (4, 4.5)]
+
+
+def test_reconstructions_stand_below_their_targets(tmp_path):
+    import io
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    targets, reconstructions = torch.zeros(3, 1, 5, 4), torch.ones(3, 1, 5, 4)
+    targets[1] = 1
+    board = Board(tmp_path)
+    board.images(1, targets, reconstructions)
+    board.close()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    (event,) = accumulator.Images("reconstructions")
+    pixels = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("L"))
+    assert pixels.shape == (10, 12)
+    assert (pixels[5:] == 255).all()
+    assert (pixels[:5, 4:8] == 255).all()
+    assert pixels[:5, :4].sum() + pixels[:5, 8:].sum() == 0
+
+
+def test_hyperparameters_stand_beside_the_figures_reached(tmp_path, tiny_config, tiny_splits, points):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    config = tiny_config(num_epochs=1)
+    *_, end = train(config, splits=tiny_splits)
+    figures = results(end.snapshot()["history"])
+    board = Board(tmp_path)
+    board.hparams(config, figures, 1)
+    board.close()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    data = getattr(plugin_data_pb2, "HParamsPluginData").FromString(content)  # noqa: B009 - made at run time
+    logged = data.session_start_info.hparams
+    assert logged["batch_size"].number_value == 16
+    assert logged["dataset.name"].string_value == "digits"
+    assert points(tmp_path, "best/epoch") == [(1, 1)]
+
+
+def test_a_runs_examples_are_test_images_and_what_the_decoder_makes_of_them(tiny_config, tiny_splits):
+    *_, end = train(tiny_config(num_epochs=1), splits=tiny_splits)
+    examples = end.examples()
+    assert examples is not None
+    targets, reconstructions = examples
+    assert torch.equal(targets, tiny_splits.test.images[:16] / 255)
+    assert reconstructions.shape == targets.shape
+    errors = (targets - reconstructions).square().flatten(1).sum(1)
+    assert 0 < errors.mean() < 144
+
+
+def test_without_a_decoder_there_are_no_examples(tiny_config, tiny_splits):
+    decoder = {"decoder": {"hidden": [512, 1024]}}
+    config = tiny_config(loss={"with_reconstruction": False}, model=decoder)
+    assert next(train(config, splits=tiny_splits)).examples() is None
