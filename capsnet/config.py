@@ -12,6 +12,8 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from capsnet import yamlfile
+from capsnet.geometry import grid
+from capsnet.images import shape
 from capsnet.presets import PRESETS, underlay
 from capsnet.sections import (
     MNIST,
@@ -131,6 +133,12 @@ def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath
     if isinstance(optim, MultiStep) and "step_decay" in given and "milestone" not in given:
         why = "is applied at each milestone, and there is none: set optim.milestone, as in [30, 40]"
         yield _contradiction("optim.step_decay", why, "optim.milestone")
+    image = shape(config.dataset)
+    try:
+        grid(config.model.kernel_size, image.height, image.width)
+    except ValueError as error:
+        other = "dataset.size" if isinstance(config.dataset, Digits) else "dataset.name"
+        yield _contradiction("model.kernel_size", str(error).removeprefix("model.kernel_size "), other)
     if not config.loss.with_reconstruction and config.model.decoder != FCDecoder():
         why = "is configured, but loss.with_reconstruction: false leaves the decoder out"
         yield _contradiction("model.decoder", why, "loss.with_reconstruction")
