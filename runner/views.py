@@ -87,7 +87,7 @@ def _numbers(run: Run) -> Numbers | None:
     """What a bar shows of a row; nothing before training has begun."""
     from capsnet.progressbar import Numbers
 
-    if run.epoch is None or run.loss is None or not run.steps_per_epoch:
+    if run.state is not State.RUNNING or run.epoch is None or run.loss is None or not run.steps_per_epoch:
         return None
     return Numbers(
         epoch=run.epoch,

@@ -1,0 +1,145 @@
+"""The runner's command line under test: a real home and a real store; the test plays the scheduler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from runner.paths import Home
+from runner.rows import Outcome, Run
+from runner.states import Event, State
+from runner.store import Store, open_store
+
+TINY = "dataset: {name: digits}\nnum_epochs: 10\n"
+ELSEWHERE = "192.0.2.1:6379"  # a cluster of which only the scheduler's beat is ever looked at
+FAR_AHEAD = 3600.0  # seconds: a beat from then is fresh for the whole test
+
+ENDINGS: dict[State, tuple[Event, Outcome]] = {
+    State.FINISHED: (Event.FINISH, "finished"),
+    State.FAILED: (Event.FAIL, "failed"),
+    State.CANCELLED: (Event.CANCEL, "stopped"),
+    State.INTERRUPTED: (Event.INTERRUPT, "stopped"),
+}
+
+
+class Done(NamedTuple):
+    """What a command has come to."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Lab:
+    """A directory to submit from, and a home in it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        self.folder = folder
+        self.home = Home(folder / "home")
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self._store: Store | None = None
+        self._epoch = 0
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("RUNNER_HOME", str(self.home.root))
+        monkeypatch.setenv("RAY_ADDRESS", ELSEWHERE)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            self._store = open_store(self.home)
+        return self._store
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def call(self, *words: object) -> Done:
+        """Run a command in this process, from its words to its exit code."""
+        from runner.cli import main
+
+        self._monkeypatch.setattr(sys, "argv", ["runner", *map(str, words)])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = self._capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(code, out, err)
+
+    def command(self, *words: object) -> list[str]:
+        return [sys.executable, "-m", "runner", *map(str, words)]
+
+    def process(self, *words: object, **variables: str) -> Done:
+        """Run a command in a process of its own, without a terminal."""
+        environment = {**os.environ, **variables}
+        done = subprocess.run(
+            self.command(*words), env=environment, capture_output=True, text=True, timeout=60
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def file(self, name: str = "tiny.yaml", text: str = TINY) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    # The scheduler's part.
+
+    def serve(self, gpus: float = 0, cores: float = 2) -> None:
+        """A scheduler is alive, and stays so."""
+        now = time.time() + FAR_AHEAD
+        self._epoch = self.store.take_over(now, "lab", "1.0")
+        self.store.beat(self._epoch, now, pid=1, host="bench", cores=cores, gpus=gpus)
+
+    def submit(self, text: str = TINY, **options: object) -> int:
+        """A queued run; its number."""
+        words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        done = self.call("submit", self.file(text=text), *words)
+        assert done.code == 0, done.err
+        return int(done.out)
+
+    def run(self, number: int) -> Run:
+        run = self.store.run(number)
+        assert run is not None
+        return run
+
+    def start(self, number: int, gpus: float = 0) -> None:
+        assert self.store.claim(self._epoch, number, time.time(), gpus=gpus, cpus=2)
+
+    def report(self, number: int, **progress: Any) -> None:
+        run = self.run(number)
+        assert self.store.report(self._epoch, number, run.attempt, time.time(), **progress)
+
+    def end(self, number: int, state: State, reason: str | None = None) -> None:
+        event, outcome = ENDINGS[state]
+        run = self.run(number)
+        after = self.store.end(self._epoch, number, run.attempt, event, time.time(), outcome, reason)
+        assert after is state
+
+    def lose(self, number: int, reason: str) -> None:
+        run = self.run(number)
+        self.store.end(self._epoch, number, run.attempt, Event.LOSE, time.time(), "lost", reason)
+
+    def ended(self, state: State = State.FINISHED, accuracy: float | None = None, text: str = TINY) -> int:
+        """A run that has been through it all."""
+        number = self.submit(text)
+        self.start(number)
+        self.report(number, epoch=10, accuracy=accuracy, metrics={"test/accuracy": accuracy or 0.0})
+        self.end(number, state)
+        return number
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0, pause: float = 0.02) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(pause)
