@@ -115,9 +115,13 @@ class Lab:
     def start(self, number: int, gpus: float = 0) -> None:
         assert self.store.claim(self._epoch, number, time.time(), gpus=gpus, cpus=2)
 
-    def report(self, number: int, **progress: Any) -> None:
+    def leave(self) -> None:
+        """The scheduler goes in peace."""
+        self.store.leave(self._epoch)
+
+    def report(self, number: int, seconds_ago: float = 0.0, **progress: Any) -> None:
         run = self.run(number)
-        assert self.store.report(self._epoch, number, run.attempt, time.time(), **progress)
+        assert self.store.report(self._epoch, number, run.attempt, time.time() - seconds_ago, **progress)
 
     def end(self, number: int, state: State, reason: str | None = None) -> None:
         event, outcome = ENDINGS[state]
