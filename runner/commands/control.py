@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,8 +49,7 @@ def _ask(texts: list[str], intent: Intent, grace: float, json: bool) -> None:
     refuse([_ended(run, intent) for run in chosen if run.state in ENDED])
     states = {}
     for run in chosen:
-        with moving(run):
-            states[run.id] = store.ask(run.id, intent, grace, time.time())
+        states[run.id] = store.ask(run.id, intent, grace, time.time())
         hint(_asked(run, states[run.id], intent))
     if State.RUNNING in states.values() and not is_alive(store, time.time()):
         hint(f"no scheduler runs to see to it: `{PROGRAM} up`")
@@ -99,8 +96,7 @@ def resume(
     if chosen.state not in ENDED:
         raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
     edit = edited(chosen, settings or [], best)
-    with moving(chosen):
-        store.resume(chosen.id, edit.config, edit.num_epochs, best, now=time.time())
+    store.resume(chosen.id, edit.config, edit.num_epochs, best, now=time.time())
     hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")
     started = start_service(home, store)
     if json:
@@ -125,17 +121,6 @@ def priority(
     chosen = named(store, run)
     store.set_priority(chosen.id, number)
     hint(f"run {chosen.id} has priority {number}")
-
-
-@contextmanager
-def moving(run: Run) -> Iterator[None]:
-    """A move that the run's state, which may have changed just now, does not allow becomes one line."""
-    from runner.states import IllegalMove
-
-    try:
-        yield
-    except IllegalMove as error:
-        raise CommandError(f"run {run.id}: {error}") from error
 
 
 def refuse(reasons: list[str]) -> None:

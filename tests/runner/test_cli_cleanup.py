@@ -1,0 +1,122 @@
+"""`rm` and `prune`: what they delete, what they keep, and that they ask."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_harness import TINY, Lab
+
+from runner import exits
+from runner.commands.cleanup import best, prunable
+from runner.states import State
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
+    lab = Lab(tmp_path, monkeypatch, capsys)
+    lab.serve()
+    yield lab
+    lab.close()
+
+
+def with_files(lab: Lab, number: int, size: int = 3_000_000) -> Path:
+    """Give a run a folder with a checkpoint."""
+    run = lab.run(number)
+    checkpoint = lab.home.run(run.id, run.name).attempt(1).checkpoint
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(os.urandom(size))
+    return lab.home.run(run.id, run.name).folder
+
+
+def published(lab: Lab, number: int) -> int:
+    lab.store.published(number, epoch=10, mlflow_run_id="x", state=lab.run(number).state)
+    return number
+
+
+def test_rm_deletes_the_run_and_its_folder_and_says_what_it_freed(lab: Lab) -> None:
+    gone, kept = published(lab, lab.ended()), lab.ended()
+    folder, other = with_files(lab, gone), with_files(lab, kept)
+    done = lab.call("rm", gone, "--yes")
+    assert done.code == 0
+    assert done.err == "deleted run 1, freed 3.0 MB\n"
+    assert lab.store.run(gone) is None and not folder.exists()
+    assert lab.store.run(kept) is not None and other.exists()
+
+
+def test_rm_without_a_terminal_and_without_yes_refuses_in_one_line(lab: Lab) -> None:
+    folder = with_files(lab, published(lab, lab.ended()))
+    done = lab.call("rm", 1)
+    assert done.code == exits.USAGE
+    assert done.err == ("delete run 1 and free 3.0 MB? Nobody can answer without a terminal: add --yes\n")
+    assert folder.exists() and lab.store.run(1) is not None
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", exits.USAGE)])
+def test_rm_asks_on_a_terminal(lab: Lab, answer: str, code: int) -> None:
+    folder = with_files(lab, lab.ended())
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        lab.command("rm", "tiny"), stdin=theirs, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.write(ours, f"{answer}\n".encode())
+        said = process.communicate(timeout=60)[1]
+    os.close(ours)
+    os.close(theirs)
+    assert "delete run 1 (MLflow does not have all of 1 yet) and free 3.0 MB? [y/N]" in said
+    assert process.returncode == code
+    assert folder.exists() is (answer == "n")
+
+
+def test_rm_of_an_unfinished_run_deletes_nothing_at_all(lab: Lab) -> None:
+    ended, queued = lab.ended(), lab.submit()
+    done = lab.call("rm", ended, queued, "--yes")
+    assert (done.code, done.err) == (exits.USAGE, "run 2 is QUEUED: cancel it first\n")
+    assert len(lab.store.runs()) == 2
+
+
+def test_prune_keeps_what_may_go_on_and_what_mlflow_lacks(lab: Lab) -> None:
+    finished = published(lab, lab.ended())
+    cancelled_early = lab.submit()
+    lab.call("cancel", cancelled_early)
+    interrupted = published(lab, lab.ended(State.INTERRUPTED))
+    unpublished, queued = lab.ended(State.FAILED), lab.submit()
+    done = lab.call("prune", "--yes", "--json")
+    assert done.code == 0
+    assert [row["id"] for row in json.loads(done.out)] == [finished, cancelled_early]
+    assert f"kept, for MLflow does not have all of them yet: {unpublished}\n" in done.err
+    assert [run.id for run in lab.store.runs()] == [interrupted, unpublished, queued]
+
+
+def test_prune_by_age_takes_only_what_ended_long_ago(lab: Lab) -> None:
+    published(lab, lab.ended())
+    done = lab.call("prune", "--older-than", "30d", "--yes")
+    assert (done.code, done.err) == (0, "nothing to delete\n")
+    assert lab.call("prune", "--older-than", "0s", "--yes").err == "deleted run 1, freed 0.0 MB\n"
+
+
+def test_prune_refuses_an_age_that_is_none(lab: Lab) -> None:
+    done = lab.call("prune", "--older-than", "a while", "--yes")
+    assert done.code == exits.USAGE
+    assert done.err == "--older-than: 'a while' is not a duration: write 90s, 45m, 12h, 30d or 2w\n"
+
+
+def test_prune_keep_best_keeps_the_best_of_each_name(lab: Lab) -> None:
+    other = "name: other\n" + TINY
+    for text, accuracy in ((TINY, 0.8), (TINY, 0.9), (TINY, 0.9), (other, 0.1), (other, None)):
+        published(lab, lab.ended(accuracy=accuracy, text=text))
+    assert lab.call("prune", "--keep-best", "--yes").code == 0
+    assert [run.id for run in lab.store.runs()] == [2, 4]
+
+
+def test_the_best_may_be_a_run_that_is_kept_anyway_and_runs_without_accuracy_have_no_best(lab: Lab) -> None:
+    worse, leader = lab.run(lab.ended(accuracy=0.5)), lab.run(lab.ended(State.INTERRUPTED, accuracy=0.6))
+    blank = dataclasses.replace(worse, id=9, name="blank", accuracy=None)
+    assert best([worse, leader, blank]) == [leader]
+    assert prunable([worse, leader, blank], ended_before=1e12, keep_best=True) == [worse, blank]

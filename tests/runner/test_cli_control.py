@@ -1,0 +1,167 @@
+"""`interrupt`, `cancel`, `resume`, `priority`: intents, and the moves that are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_harness import TINY, Lab
+
+from capsnet import yamlfile
+from runner import exits
+from runner.states import State
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
+    lab = Lab(tmp_path, monkeypatch, capsys)
+    lab.serve()
+    yield lab
+    lab.close()
+
+
+@pytest.mark.parametrize(("command", "state"), [("interrupt", "INTERRUPTED"), ("cancel", "CANCELLED")])
+def test_a_queued_run_ends_at_once(lab: Lab, command: str, state: str) -> None:
+    number = lab.submit()
+    done = lab.call(command, number)
+    assert (done.code, done.out) == (0, "")
+    assert done.err == f"run 1 is {state}; `python -m runner resume 1` queues it again\n"
+    assert lab.run(number).state == state
+
+
+def test_a_running_run_gets_an_intent_with_its_grace(lab: Lab) -> None:
+    number = lab.submit()
+    lab.start(number)
+    done = lab.call("interrupt", number, "--grace", "7", "--json")
+    assert json.loads(done.out) == [{"id": 1, "state": "RUNNING"}]
+    assert done.err == "run 1 saves and stops; `python -m runner wait 1` waits for it\n"
+    run = lab.run(number)
+    assert (run.state, run.intent, run.grace_seconds) == (State.RUNNING, "interrupt", 7.0)
+    assert "saves and stops" in lab.call("queue").out
+
+
+def test_an_intent_that_nobody_is_there_to_obey_says_so(lab: Lab) -> None:
+    number = lab.submit()
+    lab.start(number)
+    lab.leave()
+    assert "no scheduler runs to see to it: `python -m runner up`" in lab.call("cancel", number).err
+
+
+def test_an_ended_run_is_not_interrupted_and_the_line_says_what_goes_on(lab: Lab) -> None:
+    finished, failed = lab.ended(), lab.ended(State.FAILED)
+    queued = lab.submit()
+    done = lab.call("interrupt", finished, queued, failed)
+    assert done.code == exits.USAGE
+    assert done.err.splitlines() == [
+        "run 1 is FINISHED: nothing to interrupt; `python -m runner resume 1 --set num_epochs=20` goes on",
+        "run 2 is FAILED: nothing to interrupt; `python -m runner resume 2` goes on",
+    ]
+    assert lab.run(queued).state is State.QUEUED  # all that were named, or none
+
+
+def test_unknown_runs_are_all_named_and_nothing_is_done(lab: Lab) -> None:
+    queued = lab.submit()
+    done = lab.call("cancel", queued, 7, "nosuch")
+    assert done.code == exits.USAGE
+    assert [line.split(":")[0] for line in done.err.splitlines()] == [
+        "there is no run 7",
+        "there is no run 'nosuch'",
+    ]
+    assert lab.run(queued).state is State.QUEUED
+
+
+@pytest.mark.parametrize("state", [State.INTERRUPTED, State.FAILED, State.CANCELLED])
+def test_resume_queues_an_ended_run_again_as_it_was(lab: Lab, state: State) -> None:
+    number = lab.ended(state)
+    before = lab.run(number).config
+    done = lab.call("resume", number, "--json")
+    assert json.loads(done.out) == {"id": number, "state": "QUEUED"}
+    run = lab.run(number)
+    assert (run.state, run.attempt, run.config) == (State.QUEUED, 1, before)
+
+
+def test_resume_extends_a_finished_run_and_changes_only_what_was_set(lab: Lab) -> None:
+    number = lab.ended(text=TINY + "optim: {lr: 0.5}\nrunner: {gpus: 0.5, tags: {a: b}}\n")
+    before = yamlfile.parse(lab.run(number).config, "row").data
+    assert lab.call("resume", number, "--set", "num_epochs=200", "--set", "optim.lr=0.25").code == 0
+    run = lab.run(number)
+    after = yamlfile.parse(run.config, "row").data
+    assert (run.state, run.num_epochs) == (State.QUEUED, 200)
+    assert after == {**before, "num_epochs": 200, "optim": {**before["optim"], "lr": 0.25}}
+
+
+@pytest.mark.parametrize("settings", [[], ["--set", "num_epochs=10"], ["--set", "optim.lr=0.25"]])
+def test_a_finished_run_without_more_epochs_is_not_resumed(lab: Lab, settings: list[str]) -> None:
+    number = lab.ended()
+    done = lab.call("resume", number, *settings)
+    assert done.code == exits.USAGE
+    assert (
+        done.err.startswith("run 1: it is FINISHED ")
+        and "--set num_epochs=20" in done.err
+        and done.err.count("\n") == 1
+    )
+    assert lab.run(number).state is State.FINISHED
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING])
+def test_an_unfinished_run_is_not_resumed(lab: Lab, state: State) -> None:
+    number = lab.submit()
+    if state is State.RUNNING:
+        lab.start(number)
+    done = lab.call("resume", number)
+    assert (done.code, done.err) == (2, f"run 1 is {state}: only an ended run can be resumed\n")
+
+
+@pytest.mark.parametrize("key", ["seed=1", "model.conv_channels=3", "name=x", "runner.gpus=1", "loss={}"])
+def test_what_would_make_it_another_run_cannot_be_set(lab: Lab, key: str) -> None:
+    number = lab.ended(State.INTERRUPTED)
+    done = lab.call("resume", number, "--set", key, "--set", "num_epochs=20")
+    assert done.code == exits.USAGE
+    assert done.err.startswith(f"--set {key}: a resume changes only num_epochs, optim, ")
+    assert lab.run(number).state is State.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("num_epochs", "must read key=value"),
+        ("num_epochs=0", "must be at least 1"),
+        ("optim.lr=fast", "must be a number"),
+        ("num_epochs=3", "run 1 has 4 epochs behind it already"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_one_line(lab: Lab, key: str, said: str) -> None:
+    number = lab.submit()
+    lab.start(number)
+    lab.report(number, epoch=5, durable_epoch=4, durable_step=0)
+    lab.end(number, State.INTERRUPTED)
+    done = lab.call("resume", number, "--set", key)
+    assert done.code == exits.USAGE
+    assert done.err.startswith(f"--set {key}: ") and said in done.err and done.err.count("\n") == 1
+
+
+def test_the_best_weights_need_a_validation_split(lab: Lab) -> None:
+    without = lab.ended(State.INTERRUPTED)
+    done = lab.call("resume", without, "--best")
+    assert done.code == exits.USAGE
+    assert "no validation split" in done.err and done.err.count("\n") == 1
+    with_one = lab.ended(State.INTERRUPTED, text="dataset: {name: digits, validation: 100}\nnum_epochs: 10\n")
+    assert lab.call("resume", with_one, "--best").code == 0
+    assert lab.run(with_one).use_best is True
+
+
+def test_priority_moves_a_queued_run_to_the_front(lab: Lab) -> None:
+    first, second = lab.submit(), lab.submit()
+    assert lab.call("priority", second, 10).code == 0
+    assert [run.id for run in lab.store.queue()] == [second, first]
+    assert lab.call("priority", second, "--", -10).code == 0
+    assert [run.id for run in lab.store.queue()] == [first, second]
+
+
+def test_only_a_queued_run_has_a_priority_to_change(lab: Lab) -> None:
+    number = lab.ended()
+    done = lab.call("priority", number, 3)
+    assert (done.code, done.err.count("\n")) == (exits.USAGE, 1)
+    assert done.err.startswith("run 1: it is FINISHED")
