@@ -59,9 +59,8 @@ class ClassCapsules(nn.Module):
     def forward(self, capsules: torch.Tensor) -> torch.Tensor:
         """Capsules [B, I, K] -> [B, J, D].
 
-        Autocast is off: in bfloat16 the couplings of 1,152 capsules and the lengths, which the margins
-        judge, would carry errors of half a percent, and routing is bound by memory traffic and not by
-        products, so that there was nothing to gain for it.
+        Autocast is off: in bfloat16 the capsules, and with them the lengths that the margins judge, came out
+        with errors of half a percent, and on a CPU routing was no faster: it waits for memory, not products.
         """
         with torch.autocast(capsules.device.type, enabled=False):
             return self.route(capsules, self.weight, self.bias)

@@ -63,9 +63,8 @@ def build(config: Config, shape: ImageShape) -> CapsNet:
     convolutions leave nothing of the images.
     """
     rows, columns = grid(config.model.kernel_size, shape.height, shape.width).capsules
-    with torch.device("meta"):  # no memory and no random numbers for weights that are drawn below
+    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights of their own, which do not stay
         network = _capsnet(config, shape, capsules=rows * columns * config.model.primary_types)
-    network.to_empty(device="cpu")
     initialise(network, config.model.init, config.seed)
     return network.to(memory_format=torch.channels_last)
 
