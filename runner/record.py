@@ -27,6 +27,11 @@ IDENTITY = "runner.id"  # the tag by which a run is found again, whoever made it
 EPOCH = "epoch"  # a metric of its own: its last step is how far the run has been published
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
 SAMPLE = SYSTEM + system_metrics.CPU  # in every sample: its times are those of the samples published
+BEST = {
+    "best/epoch": "best_epoch",
+    "best/validation/accuracy": "validation/accuracy_at_best_epoch",
+    "best/test/accuracy": "test/accuracy_at_best_epoch",
+}
 LONGEST_KEY = 250  # characters, MLflow's limit
 
 
@@ -105,10 +110,13 @@ def epochs(history: Iterable[Mapping[str, Any]]) -> Iterator[list[Point]]:
 
 
 def best(history: Sequence[Row]) -> list[Point]:
-    """What the epoch that the validation split chose came to, at the last epoch; none without one."""
+    """What the epoch that the validation split chose came to, at the last epoch; nothing without one.
+
+    Under names beside those of the curves: a page of charts should begin with these.
+    """
     at, epoch = _milliseconds(history[-1]["time"]), int(history[-1][EPOCH])
-    figures = results(history).items()
-    return [Point(key, value, at, epoch) for key, value in figures if key.startswith("best/")]
+    figures = results(history)
+    return [Point(name, figures[key], at, epoch) for key, name in BEST.items() if key in figures]
 
 
 def samples(rows: Iterable[Mapping[str, float]], since: float, known: set[int]) -> Iterator[list[Point]]:

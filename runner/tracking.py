@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 POINTS_A_BATCH = 1000  # MLflow's limits for one request
 TAGS_A_BATCH = 100
 MODEL_EPOCH = "runner.epoch"  # tag of a model: the epoch after which its weights were taken
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its UI shows runs, not chats
 
 SETTINGS = {
     # A server that is away is tried again at the next tick; MLflow itself would wait for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; a model that is uploaded takes some
     # No calls home, and nothing on the worker's or the user's terminal.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
@@ -140,7 +141,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                made = self.client.create_experiment(name, artifact_location=self.target.artifacts)
+                made = self.client.create_experiment(name, self.target.artifacts, EXPERIMENT_TAGS)
             except MlflowException as error:  # another publisher was quicker
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

@@ -6,6 +6,7 @@ Does not import mlflow or TensorBoard: this process only starts them, waits and 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +29,7 @@ HOST = "127.0.0.1"
 PORT = 5000  # of MLflow; TensorBoard takes the next free one
 PORTS = 100  # tried from there on
 START_SECONDS = 120.0
+ANSWER_SECONDS = 3.0
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.1
 LINES = 5  # of what a child said last, in the error
@@ -99,17 +102,30 @@ def serve(home: Home, port: int = PORT, environ: Mapping[str, str] = os.environ)
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
         board = _start("TensorBoard", tensorboard_command(home, second), environ, stack)
-        pages = [Page("MLflow", tracking.uri), Page("TensorBoard", f"http://{HOST}:{second}")]
         children = [board]
+        mlflow_url = tracking.uri.rstrip("/")
         if not tracking.served:
-            pages[0] = Page("MLflow", f"http://{HOST}:{first}")
+            mlflow_url = f"http://{HOST}:{first}"
             # The server sets up a store that is not there yet: not while the publisher does.
             with locked(tracking.lock):
                 command = mlflow_command(tracking, first)
                 children.append(_start("MLflow", command, {**MLFLOW_SETTINGS, **environ}, stack))
-                _await_answer(children[-1], pages[0])
-        _await_answer(board, pages[1])
-        yield Services(tuple(pages), tuple(children))
+                _await_answer(children[-1], f"{mlflow_url}/health")
+        board_url = f"http://{HOST}:{second}"
+        _await_answer(board, board_url)
+        pages = Page("MLflow", runs_url(mlflow_url, tracking.experiment)), Page("TensorBoard", board_url)
+        yield Services(pages, tuple(children))
+
+
+def runs_url(mlflow_url: str, experiment: str) -> str:
+    """The page of MLflow that lists the runs of an experiment; its start page where there is none yet."""
+    query = urllib.parse.urlencode({"experiment_name": experiment})
+    try:
+        with _get(f"{mlflow_url}/api/2.0/mlflow/experiments/get-by-name?{query}") as answer:
+            number = json.load(answer)["experiment"]["experiment_id"]
+    except (OSError, ValueError, KeyError):  # not there yet, or a server that wants to be logged in to
+        return mlflow_url
+    return f"{mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
 
 
 def mlflow_command(tracking: Target, port: int) -> list[str]:
@@ -178,13 +194,17 @@ def _start(name: str, command: Sequence[str], environ: Mapping[str, str], stack:
     return child
 
 
-def _await_answer(child: Child, page: Page) -> None:
-    """Return when the child serves its page."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows no loopback of ours
+def _get(url: str) -> IO[bytes]:
+    """Open a URL without a proxy, which would know nothing of our loopback."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=ANSWER_SECONDS)
+
+
+def _await_answer(child: Child, url: str) -> None:
+    """Return when the child serves `url`."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         child.require_alive()
-        with contextlib.suppress(OSError), direct.open(page.url, timeout=START_SECONDS):
+        with contextlib.suppress(OSError), _get(url):
             return
         time.sleep(POLL_SECONDS)
     raise UIError(f"{child.name} did not answer for {START_SECONDS:.0f} s: {child.last_words()}")
@@ -197,7 +217,10 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = (
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+    )
+    before = {number: signal.signal(number, end) for number in heard}  # nohup has had SIGHUP ignored
     try:
         yield
     finally:
