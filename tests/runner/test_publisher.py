@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +18,7 @@ import pytest
 
 from capsnet.history import write_history
 from runner import publisher as publishing
-from runner import storage, tracking
+from runner import storage, tracking, ui
 from runner.paths import Home, RunPaths
 from runner.publisher import Publisher
 from runner.record import SAMPLE
@@ -421,3 +428,55 @@ def test_a_finished_run_brings_its_model_once_however_often_that_was_tried(
     assert steps(tracker) == [1, 2, 3]
     assert (Path(model.artifact_location.removeprefix("file://")) / "MLmodel").exists()
     assert store.unpublished() == []
+
+
+def test_a_server_that_was_away_at_the_runs_end_gets_all_of_it_when_it_is_back(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    port, _ = ui.free_ports(5600)
+    uri = f"http://127.0.0.1:{port}"
+    tracker = Tracker(tracking.target(home, {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "test"}))
+    publisher = Publisher(store, home, tracker)
+    scheduler.measure(running_run, 1, [1, 2, 3])
+    scheduler.paths(running_run).attempt(1).log.write_text("done\n")
+    shutil.copy(tiny_checkpoint, scheduler.paths(running_run).attempt(1).checkpoint)
+    began = time.monotonic()
+    publisher.publish_once(now=100.0)
+    scheduler.end(running_run, Event.FINISH)
+    publisher.publish_once(now=101.0)
+    assert time.monotonic() - began < 10
+    assert scheduler.run(running_run).publish_error == f"{uri}: [Errno 111] Connection refused"
+
+    with tracking_server(f"sqlite:///{home.mlflow_database}", tmp_path / "served", port):
+        publisher.publish_once(now=102.0)
+        run = scheduler.run(running_run)
+        assert (run.publish_error, run.published_epoch, run.published_state) == (None, 3, "FINISHED")
+        assert steps(tracker) == [1, 2, 3]
+        assert files(tracker, "attempts/1") == {"attempts/1/log.txt"}
+        [model] = tracker.client.search_logged_models([mlflow_run(tracker).info.experiment_id])
+        assert model.status == "READY"
+    assert list((tmp_path / "served").rglob("weights.npz"))
+
+
+@contextmanager
+def tracking_server(store_uri: str, artifacts: Path, port: int) -> Iterator[None]:
+    """MLflow's server, as a lab would run it: files go through it."""
+    options = {"backend-store-uri": store_uri, "artifacts-destination": artifacts, "port": port, "workers": 1}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "mlflow", "server", *words]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **ui.MLFLOW_SETTINGS},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while process.poll() is None:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(0.1)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
