@@ -1,7 +1,7 @@
 """Take the README's picture: the runs of a home, compared in MLflow's UI by a headless Chromium.
 
-    pip install playwright     # and a Chromium, such as Debian's package of that name
-    python docs/screenshot.py runs docs/mlflow.png
+`pip install playwright`, have a Chromium (Debian's package of that name will do), then
+`python docs/screenshot.py runs docs/mlflow.png`.
 """
 
 from __future__ import annotations
