@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30.0  # saving takes one to three seconds; a worker that hangs must not hold its GPU for long
 
+LARGEST = 1_000_000  # priority, as in the YAML
+
 Grace = Annotated[float, typer.Option(min=0, help="Seconds until a worker that does not answer is killed.")]
 
 
@@ -106,7 +108,10 @@ def resume(
 
 
 def priority(
-    run: RunArgument, number: Annotated[int, typer.Argument(metavar="N", help="Higher starts first.")]
+    run: RunArgument,
+    number: Annotated[
+        int, typer.Argument(metavar="N", min=-LARGEST, max=LARGEST, help="Higher starts first.")
+    ],
 ) -> None:
     """Give a queued RUN another place: the highest priority starts first, equal ones in order of number.
 

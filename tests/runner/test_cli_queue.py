@@ -166,16 +166,16 @@ def test_show_tells_all_about_a_run(lab: Lab) -> None:
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"x")
     lab.store.published(number, epoch=3, mlflow_run_id="abc", error="the server is away")
-    done = lab.call("show", number)
-    parts = {line[:11].strip(): line[12:] for line in done.out.splitlines()}
+    shown = re.sub(r"\b\d+s\b", "0s", lab.call("show", number).out)
+    parts = {line[:11].strip(): line[12:] for line in shown.splitlines()}
     assert parts["run"] == "1 (tiny)"
     assert parts["state"] == "RUNNING"
     assert parts["progress"].startswith("epoch 4/10, loss 0.2500")
     assert parts["source"] == f"{lab.folder}/tiny.yaml, submitted in {lab.folder}"
     assert parts["checkpoint"] == f"{checkpoint}, 0s old, 3 epochs, step 7"
     assert parts["mlflow"] == "abc, published up to epoch 3; `python -m runner ui`; the server is away"
-    assert "  1  lost: its process was killed; started 0s ago, took 0s, on bench, GPU 1" in done.out
-    assert "  2  goes on; started 0s ago" in done.out
+    assert "  1  lost: its process was killed; started 0s ago, took 0s, on bench, GPU 1" in shown
+    assert "  2  goes on; started 0s ago" in shown
 
 
 def test_show_json_has_the_configuration_and_the_attempts(lab: Lab) -> None:
@@ -192,8 +192,8 @@ def test_a_worker_that_does_not_answer_is_shown(lab: Lab) -> None:
     number = lab.submit()
     lab.start(number)
     lab.report(number, seconds_ago=40, epoch=1)
-    assert "not answering since 40s" in lab.call("show", number).out
-    assert "not answering since 40s" in lab.call("queue").out
+    for command in (("show", number), ("queue",)):
+        assert re.search(r"not answering since 4\ds", lab.call(*command).out)
 
 
 def test_a_run_is_named_by_number_or_by_a_name_that_only_it_has(lab: Lab) -> None:

@@ -1,0 +1,281 @@
+"""`wait`, `watch`, `submit --follow` and `logs`: staying with runs, and leaving them without harm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cli_harness import Lab, wait_until
+
+from runner import exits
+from runner.following import exit_code
+from runner.states import State
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
+    lab = Lab(tmp_path, monkeypatch, capsys)
+    lab.serve()
+    yield lab
+    lab.close()
+
+
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Play the scheduler while a command looks on; what it raises is not lost."""
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            act()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(30)
+    assert not errors, errors
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["FINISHED"], 0),
+        (["FINISHED", "FAILED", "CANCELLED", "INTERRUPTED"], 1),
+        (["INTERRUPTED", "CANCELLED", "FINISHED"], 3),
+        (["FINISHED", "INTERRUPTED"], 4),
+        ([], 0),
+    ],
+)
+def test_of_several_runs_the_worst_end_is_the_exit_code(states: list[str], code: int) -> None:
+    assert exit_code(map(State, states)) == code
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("FINISHED", 0), ("FAILED", 1), ("CANCELLED", 3), ("INTERRUPTED", 4)]
+)
+def test_wait_says_how_the_run_ended(lab: Lab, state: str, code: int) -> None:
+    number = lab.submit()
+    lab.start(number)
+    with meanwhile(lambda: lab.end(number, State(state))):
+        done = lab.call("wait", number)
+    assert (done.code, done.out, done.err) == (code, "", "")
+
+
+def test_wait_gives_up_after_its_timeout(lab: Lab) -> None:
+    ended, queued = lab.ended(), lab.submit()
+    assert lab.call("wait", ended, queued, "--timeout", "0.3").code == exits.TIMED_OUT
+    assert lab.call("wait", ended, "--timeout", "0").code == 0
+
+
+def test_a_run_that_was_lost_goes_on_being_waited_for(lab: Lab) -> None:
+    number = lab.submit()
+    lab.start(number)
+
+    def lose_and_finish() -> None:
+        lab.lose(number, "its process was killed")
+        lab.start(number)
+        lab.end(number, State.FINISHED)
+
+    with meanwhile(lose_and_finish):
+        assert lab.call("wait", number).code == 0
+    assert lab.run(number).attempt == 2
+
+
+def test_submit_wait_prints_the_number_and_ends_as_the_run_does(lab: Lab) -> None:
+    def fail() -> None:
+        wait_until(lambda: lab.store.queue())
+        lab.start(1)
+        lab.end(1, State.FAILED, "loss is nan at epoch 3, step 117")
+
+    with meanwhile(fail):
+        done = lab.call("submit", lab.file(), "--wait")
+    assert (done.code, done.out, done.err) == (exits.FAILED, "1\n", "")
+
+
+def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) -> None:
+    def train() -> None:
+        wait_until(lambda: lab.store.queue())
+        lab.start(1)
+        for epoch in (1, 2):
+            lab.report(1, epoch=epoch, step=1, steps_per_epoch=4, loss=1 / epoch, images_per_second=1234.0)
+            seen.wait(10)
+            seen.clear()
+        lab.report(1, accuracy=0.975, metrics={"test/accuracy": 0.975, "test/loss": 0.0512})
+        lab.end(1, State.FINISHED)
+
+    seen = threading.Event()
+    process = subprocess.Popen(
+        lab.command("submit", lab.file(), "--follow"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr and process.stdout
+    with meanwhile(train):
+        lines = []
+        for line in process.stderr:
+            lines.append(line.rstrip("\n"))
+            if ": epoch " in line:
+                seen.set()
+        assert process.wait(30) == 0
+    assert process.stdout.read() == "1\n"
+    assert "run 1 (tiny): epoch 1/10, loss 1.0000, 1,234 images/s" in lines
+    assert "run 1 (tiny): epoch 2/10, loss 0.5000, 1,234 images/s" in lines
+    ending = next(line for line in lines if line.startswith("run 1 (tiny) is FINISHED after "))
+    result = lines[lines.index(ending) + 1 :]
+    assert [line.split(None, 2)[0] for line in result] == ["test", "test", "folder", "see", "compare", "go"]
+    assert result[0].endswith(" 97.50%")
+    assert result[2].endswith(str(lab.home.root / "1-tiny"))
+    assert result[3].endswith("python -m runner ui")
+    process.stderr.close()
+    process.stdout.close()
+
+
+def test_follow_on_a_terminal_draws_a_bar_with_all_its_numbers(lab: Lab) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    shown = bytearray()
+
+    def train() -> None:
+        wait_until(lambda: lab.store.queue())
+        lab.start(1)
+        lab.report(
+            1,
+            epoch=3,
+            step=2,
+            steps_per_epoch=4,
+            loss=0.5,
+            accuracy=0.9,
+            images_per_second=812.0,
+            seconds_left=65,
+        )
+        wait_until(lambda: b"812 images/s" in shown)
+        lab.end(1, State.FINISHED)
+
+    command = lab.command("submit", lab.file(), "-f")
+    with (
+        meanwhile(train),
+        subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs),
+    ):
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # what Linux says when the other end of a terminal is closed
+            while piece := os.read(ours, 1 << 16):
+                shown += piece
+    os.close(ours)
+    text = shown.decode()
+    for part in ("epoch 3/10", "loss 0.5000", "accuracy 90.00%", "812 images/s", "1:05 left", "is FINISHED"):
+        assert part in text
+
+
+@pytest.mark.parametrize("words", [["watch", "1"], ["watch"], ["wait", "1"], ["logs", "1", "-f"]])
+def test_ctrl_c_stops_looking_and_nothing_else(lab: Lab, words: list[str]) -> None:
+    number = lab.submit()
+    lab.start(number)
+    lab.report(number, epoch=1, loss=1.0)
+    log = lab.home.run(number, "tiny").attempt(1).log
+    log.parent.mkdir(parents=True)
+    log.write_text("hello\n")
+    with subprocess.Popen(
+        lab.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        if words[0] != "wait":  # which says nothing
+            process.stdout.readline()
+        wait_until(lambda: sleeping(process.pid))
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == exits.STOPPED_LOOKING
+    assert said.startswith("stopped ") and said.count("\n") == 1
+    assert f"`python -m runner {' '.join(words)}` comes back" in said
+    run = lab.run(number)
+    assert (run.state, run.intent) == (State.RUNNING, None)
+
+
+def sleeping(pid: int) -> bool:
+    """Whether the process, which has opened the database, pauses between two looks."""
+    files = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    for _ in range(5):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state != "S" or "queue.db" not in files:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_watch_shows_the_whole_queue_until_nothing_is_left(lab: Lab) -> None:
+    lab.ended()
+    running = lab.submit()
+    lab.start(running)
+    waiting = lab.submit()
+    with subprocess.Popen(
+        lab.command("watch"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        first = [process.stdout.readline(), process.stdout.readline()]
+        lab.end(running, State.FINISHED)
+        lab.call("cancel", waiting)
+        rest, hints = process.communicate(timeout=30)
+    assert first == [
+        "run 2 (tiny) is RUNNING, attempt 1: starting\n",
+        "run 3 (tiny) is QUEUED: needs 2 cores, next in line\n",
+    ]
+    finished, cancelled = rest.splitlines()
+    assert finished.startswith("run 2 (tiny) is FINISHED after ")
+    assert cancelled == "run 3 (tiny) is CANCELLED: cancelled while it waited"
+    assert (process.returncode, hints) == (0, "nothing runs or waits any more\n")
+
+
+def test_logs_prints_all_attempts_byte_for_byte(lab: Lab) -> None:
+    number = lab.ended()
+    paths = lab.home.run(number, "tiny")
+    for attempt, text in ((1, b"first \xff\n"), (2, b"second\n")):
+        paths.attempt(attempt).folder.mkdir(parents=True)
+        paths.attempt(attempt).log.write_bytes(text)
+    command = lab.command("logs", number)
+    assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"first \xff\n"
+    lab.call("resume", number, "--set", "num_epochs=20")
+    lab.start(number)
+    whole = subprocess.run(command, capture_output=True, timeout=60).stdout
+    assert whole == b"first \xff\n--- attempt 2 ---\nsecond\n"
+    assert lab.call("logs", number, "--attempt", "2").out == "second\n"
+    done = lab.call("logs", number, "--attempt", "3")
+    assert (done.code, done.err) == (2, "run 1 has had 2 attempts, no attempt 3\n")
+
+
+def test_logs_follow_waits_for_the_log_goes_on_to_the_next_attempt_and_ends_with_the_run(lab: Lab) -> None:
+    number = lab.submit()
+    paths = lab.home.run(number, "tiny")
+
+    def work() -> None:
+        for attempt in (1, 2):
+            lab.start(number)
+            paths.attempt(attempt).folder.mkdir(parents=True)
+            with paths.attempt(attempt).log.open("w", buffering=1) as log:
+                log.write("first line\n")
+                log.write("last line\n")
+            if attempt == 1:
+                lab.lose(number, "its process was killed")
+        lab.end(number, State.FINISHED)
+
+    with meanwhile(work):
+        done = lab.call("logs", number, "-f")
+    assert done.code == 0
+    assert done.out == "first line\nlast line\n--- attempt 2 ---\nfirst line\nlast line\n"
+
+
+def test_logs_of_a_run_that_has_not_started_says_so(lab: Lab) -> None:
+    done = lab.call("logs", lab.submit())
+    assert (done.code, done.out) == (0, "")
+    assert done.err == "run 1 is QUEUED and has not started: no output yet\n"
