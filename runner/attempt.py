@@ -10,7 +10,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import TYPE_CHECKING, NoReturn, Unpack, cast
 
 from runner import loading, storage
 from runner.orders import Orders
@@ -91,19 +91,18 @@ class Standing:
             self.end("stopped")
 
 
-class Abandoned(Exception):  # noqa: N818 - the name says what happened
-    """Nobody asks for this attempt any more: it must save nothing and leave."""
-
-
 def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
     """Run the attempt to its end."""
     try:
         standing.end("finished" if _train(assignment, orders, standing) else "stopped")
-    except Abandoned:
-        print("nobody has asked for this attempt for a while: it leaves and saves nothing", flush=True)
-        os._exit(0)
     except Exception as error:
         standing.end("failed", _explained(error))
+
+
+def leave() -> NoReturn:
+    """End this process as it is: nobody asks for its attempt, so the run may be going on elsewhere."""
+    print("nobody has asked for this attempt for a while: it leaves and saves nothing", flush=True)
+    os._exit(0)
 
 
 def _explained(error: Exception) -> str:
@@ -123,17 +122,17 @@ def _explained(error: Exception) -> str:
 def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     """Train to the end (True) or until told to stop (False); what was reached is durable on return."""
     from capsnet import training
-    from runner.keeper import Keeper
+    from runner.keeper import AttemptKeeper
 
     config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
     state = _earlier_state(assignment, config)
     if state is None and config.threads is None:  # later attempts use as many: the last bits depend on it
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
     _greet(assignment, config, state)
-    with Keeper(assignment.run_paths, assignment.paths, config, state) as keeper:
+    with AttemptKeeper(assignment.run_paths, assignment.paths, config, state) as keeper:
         for progress in training.train(config, state):
             if orders.abandoned:
-                raise Abandoned
+                leave()
             last = orders.stopped
             keeper.see(progress, last)
             standing.note(**_report(progress))

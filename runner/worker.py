@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from runner.attempt import Assignment, Standing, Status, perform
+from runner.attempt import Assignment, Standing, Status, leave, perform
 from runner.orders import Orders
 
 WATCH_SECONDS = 1.0
@@ -57,4 +57,4 @@ def _leave_when_abandoned(orders: Orders) -> None:
     """End a process that waits, hangs or reports to nobody: the run goes on from its checkpoint elsewhere."""
     while not orders.abandoned:
         time.sleep(WATCH_SECONDS)
-    os._exit(0)
+    leave()

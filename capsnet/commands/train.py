@@ -9,11 +9,11 @@ from itertools import chain
 
 from capsnet import checkpoint
 from capsnet.checkpoint import CheckpointError
-from capsnet.commands.keeper import Keeper
 from capsnet.commands.places import Places, move_aside, places
 from capsnet.config import Config, load
 from capsnet.history import results
 from capsnet.interrupts import Interrupts
+from capsnet.keeper import Keeper
 from capsnet.progressbar import view
 from capsnet.state import State, from_best
 from capsnet.training import train
@@ -34,7 +34,7 @@ def run(arguments: Namespace) -> int:
             return 0
         if state is None and (aside := move_aside(where)):
             print(f"the files of an earlier run were moved to {aside}; --resume would have gone on with it")
-        with Keeper(config, where, state, view(sys.stdout)) as keeper:
+        with Keeper(config, where.checkpoint, where.tensorboard, state, view(sys.stdout)) as keeper:
             for progress in chain([first], progresses):
                 last = interrupts.asked  # asked once: the answer may change until the next line
                 keeper.see(progress, last)

@@ -25,8 +25,9 @@ FLOORS = {
         "models initialization objective",
         "evaluation checkpoint state history execution schedules",
         "training learner batches pace",
-        "tensorboard",
-        "cli __main__ commands.* progressbar interrupts",
+        "tensorboard progressbar",
+        "keeper",
+        "cli __main__ commands.* interrupts",
     ],
     "runner": [
         "spec loading paths",

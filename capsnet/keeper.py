@@ -1,13 +1,13 @@
-"""What `train` does between two steps: show, log, save."""
+"""What whoever trains does between two steps: show, log, save."""
 
 from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 from capsnet.checkpoint import Writer, due
-from capsnet.commands.places import Places
 from capsnet.config import Config
 from capsnet.history import results
 from capsnet.progressbar import Numbers, View
@@ -19,11 +19,14 @@ from capsnet.training import Progress
 class Keeper:
     """Sees every `Progress` of a run; what it saved last is on disk when its `with` block ends."""
 
-    def __init__(self, config: Config, where: Places, state: State | None, shown: View) -> None:
+    def __init__(
+        self, config: Config, checkpoint: Path, tensorboard: Path, state: State | None, shown: View
+    ) -> None:
+        """`tensorboard`: a folder; `state`: what training goes on from."""
         self._config = config
         self._shown = shown
-        self._board = _board(where, purge_step=1 if state is None else state["epoch"] + 1)
-        self._writer = Writer(where.checkpoint)
+        self._board = _board(tensorboard, purge_step=1 if state is None else state["epoch"] + 1)
+        self._writer = Writer(checkpoint)
         self._saved_at = time.monotonic()
         self.history = [] if state is None else list(state["history"])
 
@@ -37,6 +40,11 @@ class Keeper:
             if self._board is not None:
                 stack.callback(self._board.close)
             self._shown.__exit__()
+
+    @property
+    def durable(self) -> tuple[int, int] | None:
+        """The position (epoch, step) of the newest checkpoint that is on disk; None before the first."""
+        return self._writer.durable
 
     @property
     def complete(self) -> bool:
@@ -65,9 +73,9 @@ class Keeper:
             self._board.hparams(self._config, results(self.history), progress.epoch)
 
 
-def _board(where: Places, purge_step: int) -> Board | None:
+def _board(folder: Path, purge_step: int) -> Board | None:
     try:
-        return Board(where.tensorboard, purge_step)
+        return Board(folder, purge_step)
     except ImportError:
         print("no TensorBoard log: pip install tensorboard")
         return None
