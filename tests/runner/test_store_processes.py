@@ -1,0 +1,149 @@
+"""Several real processes on one queue, and some of them killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from runner.rows import NewRun, Run
+from runner.states import State
+from runner.store import open_store
+
+PREAMBLE = """
+import sys
+from runner.rows import NewRun
+from runner.store import open_store
+
+def new(name):
+    return NewRun(name=name, config="num_epochs: 1\\n" * 100, num_epochs=1)
+
+print("ready", flush=True)
+"""
+# Opens the queue in every folder that it is told, and says the id of what it found or made.
+OPENER = """
+for line in sys.stdin:
+    with open_store(line.strip() + "/queue.db") as store:
+        print(store.queue_id, flush=True)
+"""
+# Adds runs one by one when it is told to begin, and says the number of each once it is queued.
+ADDER = """
+file, me, count = sys.stdin.readline().split()
+with open_store(file) as store:
+    for number in range(int(count)):
+        print(*store.add([new(f"{me}-{number}")], now=1.0), flush=True)
+"""
+# Adds runs in threes until it is killed, and says the numbers of each three.
+ADDER_OF_THREES = """
+file = sys.stdin.readline().strip()
+with open_store(file) as store:
+    while True:
+        print(*store.add([new("a"), new("b"), new("c")], now=1.0), flush=True)
+"""
+# Makes queues in new folders until it is killed.
+MAKER = """
+folder, number = sys.stdin.readline().strip(), 0
+while True:
+    number += 1
+    print(number, flush=True)
+    open_store(f"{folder}/{number}/queue.db").close()
+"""
+
+
+@contextmanager
+def processes(count: int, script: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """So many Python processes that run the script and wait for a line; killed at the end."""
+    command = [sys.executable, "-c", PREAMBLE + script]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        for _ in range(count)
+    ]
+    try:
+        for process in started:
+            assert answer(process) == "ready"
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def is_sound(file: Path) -> bool:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_first_openings_at_the_same_instant_make_one_queue(tmp_path: Path) -> None:
+    with processes(4, OPENER) as openers:
+        for number in range(25):
+            home = tmp_path / f"home{number}"
+            for opener in openers:
+                tell(opener, str(home))
+            assert len({answer(opener) for opener in openers}) == 1
+            assert list(home.glob("*.new*")) == []
+
+
+def test_of_two_hundred_runs_from_eight_processes_none_is_lost_or_doubled(tmp_path: Path) -> None:
+    file = tmp_path / "queue.db"
+    with processes(8, ADDER) as adders:
+        for me, adder in enumerate(adders):
+            tell(adder, f"{file} {me} 25")
+        said = [int(answer(adder)) for _ in range(25) for adder in adders]
+    with open_store(file, create=False) as store:
+        runs = store.runs()
+    assert sorted(said) == [run.id for run in runs] == list(range(1, 201))
+    assert {run.name for run in runs} == {f"{me}-{number}" for me in range(8) for number in range(25)}
+
+
+def test_a_process_that_is_killed_while_it_adds_leaves_whole_lots_and_all_that_it_said(
+    tmp_path: Path,
+) -> None:
+    file, moments = tmp_path / "queue.db", random.Random(7)
+    said: set[int] = set()
+    runs: list[Run] = []
+    for _ in range(6):
+        with processes(1, ADDER_OF_THREES) as (adder,):
+            tell(adder, str(file))
+            said.update(map(int, answer(adder).split()))
+            time.sleep(moments.uniform(0.0, 0.1))  # where in its work the signal hits is left to chance
+            adder.send_signal(signal.SIGKILL)
+            rest, _ = adder.communicate()
+            said.update(int(word) for line in rest.splitlines() for word in line.split())
+        with open_store(file, create=False) as store:
+            runs = store.runs()
+        assert is_sound(file)
+    assert said <= {run.id for run in runs}
+    assert [run.name for run in runs] == ["a", "b", "c"] * (len(runs) // 3)
+    assert {run.state for run in runs} == {State.QUEUED}
+
+
+def test_a_process_that_is_killed_while_it_makes_a_queue_leaves_a_whole_one_or_none(tmp_path: Path) -> None:
+    moments = random.Random(7)
+    for attempt in range(6):
+        with processes(1, MAKER) as (maker,):
+            folder = tmp_path / str(attempt)
+            tell(maker, str(folder))
+            answer(maker)
+            time.sleep(moments.uniform(0.0, 0.05))  # as above
+            maker.send_signal(signal.SIGKILL)
+            maker.wait()
+        for home in folder.iterdir():
+            with open_store(home / "queue.db") as store:
+                assert store.add([NewRun(name="first", config="", num_epochs=1)], now=1.0) == [1]
+            assert is_sound(home / "queue.db")
