@@ -24,6 +24,7 @@ from runner.tracking import Record, Tracker, TrackingError, explain
 
 FIRST_WAIT_SECONDS = 5.0  # before a run that could not be published is tried again; doubled each time
 LONGEST_WAIT_SECONDS = 300.0
+RUNS_A_ROUND = 50
 
 Fingerprint = tuple[object, ...]
 
@@ -60,7 +61,9 @@ class Publisher:
             for run, _ in due:
                 self._note(run, f"{self._tracker.target.uri}: {explain(error)}")
             return
-        for run, fingerprint in due:
+        # What only waits comes last, and not all at once: a thousand submitted runs take minutes.
+        due.sort(key=lambda item: item[0].state is State.QUEUED)
+        for run, fingerprint in due[:RUNS_A_ROUND]:
             self._try(run, fingerprint, now)
 
     def _due(self, run: Run, now: float) -> Fingerprint | None:
@@ -94,10 +97,10 @@ class Publisher:
             self._store.published(run.id, error=error)
 
     def _publish(self, run: Run) -> None:
-        paths, known = self._paths(run), self._record(run)
+        paths = self._paths(run)
+        known = self._describe(run, paths)
         history = _history(run, paths)
         rows = read_history(history) if history else []
-        self._describe(run, known, paths)
         self._tracker.add_points(known, record.epochs(row for row in rows if row["epoch"] > known.epoch))
         self._add_samples(run, known, paths)
         if run.state in ENDED:
@@ -108,20 +111,18 @@ class Publisher:
             run.id, attempt=run.attempt, epoch=known.epoch, mlflow_run_id=known.id, state=run.state
         )
 
-    def _record(self, run: Run) -> Record:
+    def _describe(self, run: Run, paths: RunPaths) -> Record:
+        """Bring the run's params, tags and status up to date; what MLflow holds of it."""
+        tags = record.tags(run, self._store.queue_id, str(paths.folder), _user(), capsnet.__version__)
         if run.id not in self._records:
-            identity = record.identity(self._store.queue_id, run.id)
-            self._records[run.id] = self._tracker.open(
-                run.mlflow_run_id, identity, record.label(run), run.submitted_at
-            )
-        return self._records[run.id]
-
-    def _describe(self, run: Run, known: Record, paths: RunPaths) -> None:
+            found = self._tracker.open(run.mlflow_run_id, record.label(run), run.submitted_at, tags)
+            self._records[run.id] = found
+        known = self._records[run.id]
         if not known.params:
             self._tracker.add_params(known, record.params(run.config))
-        tags = record.tags(run, self._store.queue_id, str(paths.folder), _user(), capsnet.__version__)
         self._tracker.set_tags(known, tags | record.changes(run.config, known.params, known.tags))
         self._tracker.set_status(known, record.STATUS[run.state], run.ended_at)
+        return known
 
     def _add_samples(self, run: Run, known: Record, paths: RunPaths) -> None:
         attempts = self._store.attempts(run.id)

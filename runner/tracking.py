@@ -59,12 +59,8 @@ class Target:
     uri: str
     experiment: str
     artifacts: str | None  # URI of the folder for files; None: the server of `uri` decides
-    lock: Path | None  # held while the store is set up; None: its server does that
-
-    @property
-    def served(self) -> bool:
-        """A tracking server answers there, which has a user interface of its own."""
-        return self.uri.startswith(("http://", "https://"))
+    lock: Path | None  # held while the store, when it is one of our own, is set up
+    served: bool  # by a tracking server, which has a user interface of its own
 
 
 def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
@@ -74,12 +70,16 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
     filters and charts runs side by side only within one, and to compare configurations is what they are
     made for. Those of one file are found by their name.
     """
-    experiment = environ.get("MLFLOW_EXPERIMENT_NAME") or "capsnet"
-    if uri := environ.get("MLFLOW_TRACKING_URI"):
-        return Target(uri, experiment, artifacts=None, lock=None)
     database = home.mlflow_database
-    lock = database.with_name(database.name + ".lock")
-    return Target(f"sqlite:///{database}", experiment, home.artifacts.as_uri(), lock)
+    uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
+    served = uri.startswith(("http://", "https://"))
+    return Target(
+        uri=uri,
+        experiment=environ.get("MLFLOW_EXPERIMENT_NAME") or "capsnet",
+        artifacts=None if served else home.artifacts.as_uri(),
+        lock=database.with_name(database.name + ".lock") if uri == f"sqlite:///{database}" else None,
+        served=served,
+    )
 
 
 @contextmanager
@@ -170,13 +170,15 @@ class Tracker:
             raise TrackingError(f"{self.target.uri}: not connected")
         return self._client
 
-    def open(self, known_id: str | None, identity: str, name: str, started_at: float) -> Record:
-        """The run with this identity: the one of this id, else found by its tag, else created."""
-        run = self._find(known_id, identity)
+    def open(
+        self, known_id: str | None, name: str, started_at: float, tags: Mapping[str, str | None]
+    ) -> Record:
+        """The run of this id, else the one whose identity `tags` tell, else a new one with these tags."""
+        run = self._find(known_id, tags[record.IDENTITY])
         if run is None:
-            run = self.client.create_run(
-                str(self._experiment_id), round(started_at * 1000), {record.IDENTITY: identity}, name
-            )
+            known = {key: value for key, value in tags.items() if value is not None}
+            run = self.client.create_run(str(self._experiment_id), round(started_at * 1000), known, name)
+            return Record(run.info.run_id, run.info.experiment_id, run.info.status, params={}, tags=known)
         if run.info.lifecycle_stage != "active":
             raise TrackingError(f"its MLflow run {run.info.run_id} was deleted: restore it in MLflow's UI")
         history = self.client.get_metric_history
@@ -190,7 +192,7 @@ class Tracker:
             sampled={point.timestamp for point in history(run.info.run_id, record.SAMPLE)},
         )
 
-    def _find(self, known_id: str | None, identity: str) -> Any:
+    def _find(self, known_id: str | None, identity: str | None) -> Any:
         from mlflow.entities import ViewType
         from mlflow.exceptions import MlflowException
 

@@ -379,6 +379,24 @@ def test_a_run_that_could_not_be_published_is_tried_again_less_and_less_often(
     assert steps(tracker) == [1]
 
 
+def test_runs_that_wait_are_published_after_those_that_run_and_not_all_at_once(
+    store: Store,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing, "RUNS_A_ROUND", 2)
+    store.add([NewRun(name=name, config=CONFIG, num_epochs=3) for name in "abcd"], now=2.0)
+    scheduler.start(4)
+    publish()
+    assert {run.info.run_name for run in mlflow_runs(tracker)} == {"1-a", "4-d"}
+    publish()
+    assert {run.info.run_name for run in mlflow_runs(tracker)} == {"1-a", "2-b", "4-d"}
+    publish()
+    assert len(mlflow_runs(tracker)) == 4
+
+
 def test_a_finished_run_whose_history_lags_behind_is_tried_again(
     running_run: int, scheduler: Scheduler, publish: Callable[[], None]
 ) -> None:

@@ -35,6 +35,13 @@ def test_mlflows_own_variables_name_another_store_and_experiment(tmp_path: Path)
     assert (where.artifacts, where.lock) == (None, None)
 
 
+def test_another_database_keeps_its_files_in_the_home_and_not_wherever_the_publisher_stands(
+    tmp_path: Path,
+) -> None:
+    where = tracking.target(Home(tmp_path), {"MLFLOW_TRACKING_URI": "postgresql://lab/mlflow"})
+    assert (where.artifacts, where.served, where.lock) == (f"file://{tmp_path}/artifacts", False, None)
+
+
 def test_two_processes_that_set_up_a_new_store_at_once_make_one_without_a_word(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SET_UP, str(tmp_path)]
     both = [
@@ -68,12 +75,13 @@ def test_a_large_history_is_written_in_batches_of_whole_epochs(
     (tmp_path / "mlflow.db").write_bytes(new_mlflow_store.read_bytes())
     tracker = Tracker(tracking.target(Home(tmp_path), {}))
     tracker.check()
-    run = tracker.open(None, "queue/1", "1-long", started_at=1.0)
+    tags = {record.IDENTITY: "queue/1"}
+    run = tracker.open(None, "1-long", 1.0, tags)
     metrics = {f"m{number}": 1.0 for number in range(299)}
     history = [{"epoch": epoch, "time": float(epoch), **metrics} for epoch in range(1, 9)]
     tracker.add_points(run, record.epochs(history))
     assert run.epoch == 8
-    assert tracker.open(run.id, "queue/1", "1-long", started_at=1.0).epoch == 8
+    assert tracker.open(run.id, "1-long", 1.0, tags).epoch == 8
     assert len(tracker.client.get_metric_history(run.id, "m298")) == 8
 
 
