@@ -32,24 +32,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.command(epilog=exits.OF_SUBMIT)(submit.submit)
-app.command(epilog=exits.OF_COMMANDS)(validate.validate)
-app.command(epilog=exits.OF_COMMANDS)(listing.queue)
-app.command("ls", hidden=True)(listing.queue)
-app.command(epilog=exits.OF_COMMANDS)(show.show)
-app.command(epilog=exits.OF_COMMANDS)(logs.logs)
-app.command(epilog=exits.OF_WAITING)(watch.watch)
-app.command(epilog=exits.OF_WAITING)(waiting.wait)
-app.command(epilog=exits.OF_COMMANDS)(control.interrupt)
-app.command(epilog=exits.OF_RESUME)(control.resume)
-app.command(epilog=exits.OF_COMMANDS)(control.cancel)
-app.command(epilog=exits.OF_COMMANDS)(control.priority)
-app.command(epilog=exits.OF_COMMANDS)(cleanup.rm)
-app.command(epilog=exits.OF_COMMANDS)(cleanup.prune)
-app.command(epilog=exits.OF_COMMANDS)(services.up)
-app.command(epilog=exits.OF_COMMANDS)(services.down)
-app.command(epilog=exits.OF_COMMANDS)(services.status)
-app.command(epilog=exits.OF_COMMANDS)(ui.ui)
+COMMANDS = (
+    (submit.submit, "Queue a run for each YAML file.", exits.OF_SUBMIT),
+    (validate.validate, "Print what YAML files resolve to, or every mistake.", exits.OF_COMMANDS),
+    (listing.queue, "List the runs (also: ls).", exits.OF_COMMANDS),
+    (show.show, "Print the details of a run.", exits.OF_COMMANDS),
+    (logs.logs, "Print what a run's workers printed.", exits.OF_COMMANDS),
+    (watch.watch, "Look on while runs go on.", exits.OF_WAITING),
+    (waiting.wait, "Wait until runs have ended.", exits.OF_WAITING),
+    (control.interrupt, "Let runs save and stop.", exits.OF_COMMANDS),
+    (control.resume, "Let an ended run go on, also for more epochs.", exits.OF_RESUME),
+    (control.cancel, "End runs.", exits.OF_COMMANDS),
+    (control.priority, "Give a queued run another place.", exits.OF_COMMANDS),
+    (cleanup.rm, "Delete ended runs.", exits.OF_COMMANDS),
+    (cleanup.prune, "Delete all old runs but those worth keeping.", exits.OF_COMMANDS),
+    (services.up, "Start Ray and the scheduler.", exits.OF_COMMANDS),
+    (services.down, "Stop them; what runs is saved and queued again.", exits.OF_COMMANDS),
+    (services.status, "Say what is up.", exits.OF_COMMANDS),
+    (ui.ui, "Serve the MLflow UI and TensorBoard.", exits.OF_COMMANDS),
+)
+
+for command, summary, codes in COMMANDS:
+    app.command(short_help=summary, epilog=codes)(command)
+app.command("ls", hidden=True, epilog=exits.OF_COMMANDS)(listing.queue)
 
 
 def main() -> None:
@@ -61,8 +66,15 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, expected_errors()):
             raise
-        print(error, file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         sys.exit(exits.USAGE)
+
+
+def one_line(error: Exception) -> str:
+    """What to say of an error; those of the system lead with what they are about."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def expected_errors() -> tuple[type[Exception], ...]:

@@ -10,8 +10,8 @@ import typer
 RUN_HELP = "A run's number, or its name where only one run has it."
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help=RUN_HELP, show_default=False)]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files.", show_default=False)]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="YAML files.", show_default=False)]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Put a value over the file's, as in optim.lr=0.01."),

@@ -227,7 +227,21 @@ def test_every_command_explains_itself_with_an_example(lab: Lab, command: str) -
     assert re.search(
         rf"Examples?:\n    .*python -m runner {'queue' if command == 'ls' else command}", done.out
     )
-    assert command == "ls" or "Exit codes: 0 " in done.out
+    assert "Exit codes: 0 " in done.out
+
+
+def test_the_list_of_commands_cuts_none_short(lab: Lab) -> None:
+    listed = lab.call("--help").out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in listed] == [command for command in COMMANDS if command != "ls"]
+    assert all(re.search(r"[.)]$", line) and not line.endswith("...") for line in listed)
+
+
+def test_a_home_that_cannot_be_made_is_one_line(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = lab.file("blocked", "a file") / "home"
+    monkeypatch.setenv("RUNNER_HOME", str(blocked))
+    done = lab.call("submit", lab.file())
+    assert done.code == exits.USAGE
+    assert done.err.startswith(f"{blocked}") and done.err.count("\n") == 1
 
 
 def test_a_damaged_database_is_one_line(lab: Lab) -> None:

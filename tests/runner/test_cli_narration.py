@@ -1,0 +1,131 @@
+"""What is said of a run while it is followed: pure functions of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import narration, notes
+from runner.narration import Moment
+from runner.notes import Situation
+from runner.rows import NewRun, Run
+from runner.states import State
+from runner.store import open_store
+from runner.views import Lines, most_current
+
+NOW = 1_000.0
+
+
+@pytest.fixture(scope="module")
+def queued(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with open_store(tmp_path_factory.mktemp("home") / "queue.db") as store:
+        (number,) = store.add([NewRun(name="tiny", config="", num_epochs=10)], now=NOW)
+        run = store.run(number)
+    assert run is not None
+    return run
+
+
+def moment(
+    run: Run, waits: str | None = None, served: bool = True, now: float = NOW, **changes: Any
+) -> Moment:
+    run = dataclasses.replace(run, **changes)
+    return Moment.of(run, Situation(now, served, {run.id: waits} if waits else {}))
+
+
+def running(run: Run, **changes: Any) -> Moment:
+    return moment(
+        run, **{"state": State.RUNNING, "attempt": 1, "started_at": NOW, "answered_at": NOW, **changes}
+    )
+
+
+def test_a_change_of_place_in_the_queue_is_news_and_standing_still_is_not(queued: Run) -> None:
+    two, one = moment(queued, "needs 1 GPU, 2 runs ahead"), moment(queued, "needs 1 GPU, 1 run ahead")
+    assert narration.changes(None, two) == ["run 1 (tiny) is QUEUED: needs 1 GPU, 2 runs ahead"]
+    assert narration.changes(two, one) == ["run 1 (tiny) is QUEUED: needs 1 GPU, 1 run ahead"]
+    assert narration.changes(one, one) == []
+
+
+def test_a_worker_that_falls_silent_is_news_once(queued: Run) -> None:
+    heard = running(queued, epoch=1)
+    silent, longer = running(queued, epoch=1, now=NOW + 12), running(queued, epoch=1, now=NOW + 13)
+    assert narration.changes(heard, silent) == ["run 1 (tiny) is RUNNING, attempt 1: not answering since 12s"]
+    assert narration.changes(silent, longer) == []
+    assert narration.changes(longer, heard) == []
+
+
+def test_a_worker_that_has_never_answered_is_silent_from_its_start(queued: Run) -> None:
+    assert running(queued, answered_at=None).note == "starting"
+    assert running(queued, answered_at=None, now=NOW + 61).note == "not answering since 1m 01s"
+
+
+def test_a_wish_to_stop_is_news(queued: Run) -> None:
+    before = running(queued, epoch=1)
+    after = running(queued, epoch=1, intent="interrupt")
+    assert narration.changes(before, after) == ["run 1 (tiny) is RUNNING, attempt 1: saves and stops"]
+    assert running(queued, epoch=1, intent="cancel").note == "is being cancelled"
+
+
+def test_a_run_that_was_queued_again_says_why(queued: Run) -> None:
+    again = moment(queued, "needs 1 GPU, next in line", attempt=1, reason="its process was killed")
+    assert again.note == "needs 1 GPU, next in line (queued again: its process was killed)"
+    assert narration.changes(running(queued), again)
+
+
+def test_numbers_alone_are_no_news_but_a_new_epoch_has_its_line(queued: Run) -> None:
+    before = running(queued, epoch=1, step=1)
+    same, later = running(queued, epoch=1, step=9), running(queued, epoch=2, step=0, loss=0.5)
+    assert narration.changes(before, same) == [] == narration.epoch_line(before, same)
+    assert narration.epoch_line(same, later) == ["run 1 (tiny): epoch 2/10, loss 0.5000"]
+
+
+def test_an_end_says_how_long_and_why(queued: Run) -> None:
+    ended = dataclasses.replace(
+        queued,
+        state=State.FAILED,
+        attempt=1,
+        started_at=NOW,
+        ended_at=NOW + 65,
+        reason="loss is nan at epoch 3, step 117",
+    )
+    assert narration.ending(ended) == "run 1 (tiny) is FAILED after 1m 05s: loss is nan at epoch 3, step 117"
+    steps = narration.result(ended, Path("/home/runs/1-tiny"))
+    assert any("python -m runner logs 1" in line for line in steps)
+    assert any("python -m runner resume 1" in line for line in steps)
+
+
+def test_without_a_scheduler_lines_say_so_once(queued: Run) -> None:
+    stream = io.StringIO()
+    view = Lines(stream)
+    for served in (True, False, False):
+        view.show([queued], Situation(NOW, served))
+    assert stream.getvalue().count(narration.UNSERVED) == 1
+
+
+def test_what_ended_before_is_no_news_to_those_who_watch_the_queue(queued: Run) -> None:
+    stream = io.StringIO()
+    ended = dataclasses.replace(queued, state=State.FINISHED, ended_at=NOW)
+    with Lines(stream, news_only=True) as view:
+        view.show([ended], Situation(NOW, True))
+    assert stream.getvalue() == ""
+
+
+def test_a_table_that_is_too_long_shows_what_is_most_current(queued: Run) -> None:
+    states = [State.FINISHED, State.FAILED, State.QUEUED, State.RUNNING, State.QUEUED]
+    runs = [
+        dataclasses.replace(queued, id=number, state=state, ended_at=NOW + number)
+        for number, state in enumerate(states, 1)
+    ]
+    assert [run.id for run in most_current(runs, 1)] == [4]
+    assert [run.id for run in most_current(runs, 4)] == [2, 3, 4, 5]
+    assert most_current(runs, 99) == runs
+
+
+def test_the_gpus_of_a_run_are_those_that_it_uses_or_asks_for(queued: Run) -> None:
+    assert notes.gpus(queued) == "auto"
+    assert notes.gpus(dataclasses.replace(queued, gpus=0.25)) == "0.25"
+    assert notes.gpus(running(queued, devices=("0", "2")).run) == "gpu 0,2"
+    assert notes.gpus(running(queued).run) == "cpu"
