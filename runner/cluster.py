@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray._private.state import available_resources_per_node  # Ray has no public call for it
 from ray.actor import exit_actor
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -149,8 +149,19 @@ def _read(member: Member, ready: bool) -> Answer | Silence | Death:
     question, member.question = member.question, None
     try:
         return Answer(ray.get(question))
+    except ActorUnavailableError:  # the network failed, not the actor: ask again
+        return Silence(time.monotonic() - member.asked_at)
     except RayActorError as error:
-        return Death(str(error).strip().splitlines()[0])
+        return Death(_cause(str(error)))
+
+
+def _cause(said: str) -> str:
+    """What Ray says of a death, in a line that a user can act on."""
+    if "low on memory" in said or "OUT_OF_MEMORY" in said:
+        return "its machine ran out of memory, and Ray ended its process"
+    if "node" in said.lower() and "died" in said and "worker process has died" not in said:
+        return "its machine is gone"
+    return "its process was killed or crashed"
 
 
 def tell(member: Member, message: str) -> None:

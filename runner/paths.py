@@ -83,6 +83,10 @@ class Home:
     def scheduler_log(self) -> Path:
         return self.root / "scheduler.log"
 
+    @property
+    def publisher_log(self) -> Path:
+        return self.root / "publisher.log"
+
     def run(self, run_id: int, name: str) -> RunPaths:
         """The folder `<id>-<name>`; signs that a file name cannot hold become hyphens."""
         return RunPaths(self.root / f"{run_id}-{_as_file_name(name)}")

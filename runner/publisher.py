@@ -24,7 +24,7 @@ from runner.tracking import Record, Tracker, TrackingError, explain
 
 FIRST_WAIT_SECONDS = 5.0  # before a run that could not be published is tried again; doubled each time
 LONGEST_WAIT_SECONDS = 300.0
-RUNS_A_ROUND = 50
+RUNS_A_ROUND = 20
 
 Fingerprint = tuple[object, ...]
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+from runner.output_log import log_to
 from runner.paths import Home
 
 NAME = "publisher"
@@ -27,6 +28,7 @@ class PublisherActor:
         """`settings`: MLflow's variables as they are where the scheduler was started."""
         self._home = Home(Path(root))
         os.environ.update(settings)
+        log_to(self._home.publisher_log)
         threading.Thread(target=self._live, name="publisher", daemon=True).start()
 
     def status(self) -> None:

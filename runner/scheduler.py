@@ -15,7 +15,7 @@ from dataclasses import replace
 from runner import attendance, cluster, placement, publisher_actor, resources, storage
 from runner.attempt import Assignment, Status
 from runner.attendance import Close, Note, Seen, TellToStop
-from runner.cluster import Answer, Death, Machine, Member, Silence
+from runner.cluster import Answer, Death, Member, Silence
 from runner.paths import Home
 from runner.publisher_actor import PublisherActor
 from runner.resources import Booking
@@ -27,6 +27,7 @@ from runner.worker import Worker
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2  # for the answers of all workers together
+BEAT_SECONDS = 1.0  # between two signs of life
 REPORT_SECONDS = 1.0  # between two rows that say how far a run is
 PUBLISHER_SECONDS = 2.0  # between two looks whether one is needed
 UNKNOWN = ""  # machine of an adopted run until its worker answers; Ray counts what it holds meanwhile
@@ -42,6 +43,7 @@ class Scheduler:
         self._tracking = tracking
         self._publisher: Member | None = None
         self._looked_at = 0.0  # for something to publish, unix seconds
+        self._beaten_at = 0.0
         self._members: dict[int, Member] = {}  # by run
         self._bookings: dict[int, Booking] = {}  # by run
 
@@ -51,15 +53,18 @@ class Scheduler:
         Raises:
             Superseded: another scheduler has taken over; nothing was written.
         """
-        machines = cluster.machines()
-        self._beat(now, machines)
+        self._beat(now)
         down = self._store.down_requested()
         self._attend(now, down.at if down else None, kill_at_once=bool(down and down.force))
         if down is None:
             self._place(now)
         self._see_to_publisher(now)
 
-    def _beat(self, now: float, machines: list[Machine]) -> None:
+    def _beat(self, now: float) -> None:
+        if now - self._beaten_at < BEAT_SECONDS:
+            return
+        self._beaten_at = now
+        machines = cluster.machines()
         self._store.beat(
             self._epoch,
             now,
@@ -148,7 +153,11 @@ class Scheduler:
             return  # cancelled a moment ago
         run = self._store.run(start.run_id)
         assert run is not None, "only an ended run can be removed"
-        storage.prepare(self._home.run(run.id, run.name), run.attempt, run.config)
+        try:
+            storage.prepare(self._home.run(run.id, run.name), run.attempt, run.config)
+        except OSError as error:
+            self._close(run, Close(Event.FAIL, "failed", f"its folder cannot be written: {error}"), now)
+            return
         self._bookings[run.id] = Booking(start.node, start.gpus, start.cpus)
         self._members[run.id] = cluster.start(
             _actor_name(run.id, run.attempt),

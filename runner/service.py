@@ -26,7 +26,8 @@ ALIVE_SECONDS = 10.0  # a beat younger than this comes from a scheduler that liv
 NO_CLUSTER = 3  # exit status of runner.launch
 START_OR_END = {"up": "start", "down": "end"}
 LAUNCH_SECONDS = 60.0
-DOWN_SECONDS = 60.0  # the workers' grace and some time to publish
+DOWN_SECONDS = 60.0  # the workers' grace and some
+PUBLISH_SECONDS = 20.0  # which `down` gives the publisher
 
 
 class ServiceError(Exception):
@@ -76,6 +77,8 @@ def shut_down(home: Home, store: Store, force: bool = False) -> None:
     if is_alive(store, time.time()):
         store.ask_down(time.time(), force)
         _await_rest(store)
+        if not force:
+            _await_published(store)
     others = _launch("down", home, ray)
     if ray is not None and others == "0":
         local_ray.stop(ray)
@@ -133,6 +136,15 @@ def _await_rest(store: Store) -> None:
     while store.runs([State.RUNNING]):
         if time.monotonic() > deadline or not is_alive(store, time.time()):
             raise ServiceError("the scheduler did not release its runs: `runner down --force` kills them")
+        time.sleep(0.1)
+
+
+def _await_published(store: Store) -> None:
+    """Give the publisher time for what is new, unless tracking is away: the next `up` goes on with it."""
+    deadline = time.monotonic() + PUBLISH_SECONDS
+    while (behind := store.unpublished()) and time.monotonic() < deadline:
+        if all(run.publish_error for run in behind):
+            return
         time.sleep(0.1)
 
 

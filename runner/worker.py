@@ -5,15 +5,12 @@ It never touches the database; what the scheduler asks, it answers, and what it 
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import sys
 import threading
 import time
-from pathlib import Path
 
 from runner.attempt import Assignment, Standing, Status, leave, perform
 from runner.orders import Orders
+from runner.output_log import log_to
 
 WATCH_SECONDS = 1.0
 
@@ -24,7 +21,7 @@ class Worker:
     def __init__(self, assignment: Assignment) -> None:
         self._orders = Orders()
         self._standing = Standing(assignment)
-        _log_to(assignment.paths.log)
+        log_to(assignment.paths.log)
         threading.Thread(target=perform, args=(assignment, self._orders, self._standing), daemon=True).start()
         threading.Thread(target=_leave_when_abandoned, args=(self._orders,), daemon=True).start()
 
@@ -37,20 +34,6 @@ class Worker:
         """Save and stop."""
         self._orders.stop()
         self._standing.end_unless_training()
-
-
-def _log_to(path: Path) -> None:
-    """Send everything that this process prints, C code and warnings included, to the attempt's log."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    faulthandler.enable(sys.stderr)
 
 
 def _leave_when_abandoned(orders: Orders) -> None:
