@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from runner.output import PROGRAM, hint
@@ -17,9 +18,11 @@ def start_service(home: Home, store: Store) -> bool:
     What was queued stays so: a later `up` or `submit` starts it.
     """
     from runner.local_ray import LocalRayError
-    from runner.service import ServiceError, ensure
+    from runner.service import ServiceError, ensure, is_alive
 
     try:
+        if not is_alive(store, time.time()):
+            hint("starting Ray and the scheduler: this takes some seconds")
         ensure(home, store)
     except (LocalRayError, OSError, ServiceError) as error:
         hint(f"queued, but not started: {error}\n`{PROGRAM} up` tries again")
