@@ -31,7 +31,10 @@ class AttemptKeeper:
 
     def __init__(self, run: RunPaths, attempt: AttemptPaths, config: Config, state: State | None) -> None:
         named = config.checkpoint
-        board = Path(named.log_dir) if named.log_dir else run.tensorboard
+        board = run.tensorboard
+        if named.log_dir:
+            board = Path(named.log_dir)
+            storage.link(run.tensorboard, board)  # where `runner ui` looks
         self._source = attempt.checkpoint
         self._target = checkpoint.locate(named.model_path) if named.model_path else None
         self._mirrored: tuple[int, int] | None = None

@@ -73,11 +73,15 @@ def prepare(paths: RunPaths, attempt: int, config: str) -> None:
     write_atomically(paths.config, lambda file: file.write(config.encode()))
     newest = paths.attempt(attempt)
     for file in (newest.checkpoint, newest.history, newest.log):
-        link = paths.folder / file.name
-        part = link.with_name(link.name + ".part")
-        part.unlink(missing_ok=True)
-        part.symlink_to(file.relative_to(paths.folder))
-        part.replace(link)
+        link(paths.folder / file.name, file.relative_to(paths.folder))
+
+
+def link(name: Path, target: Path) -> None:
+    """Let `name` lead to `target`, whatever it led to before."""
+    part = name.with_name(name.name + ".part")
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    part.replace(name)
 
 
 def size(paths: RunPaths) -> int:

@@ -32,6 +32,13 @@ def test_the_run_folder_shows_the_newest_attempt(run: RunPaths) -> None:
     assert run.config.read_text() == "seed: 1\n"
 
 
+def test_a_link_leads_to_the_newest_target(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        storage.link(tmp_path / "tensorboard", tmp_path / name)
+    assert (tmp_path / "tensorboard").resolve() == tmp_path / "second"
+
+
 def test_a_mirror_replaces_the_file_whole(tmp_path: Path) -> None:
     source, target = tmp_path / "checkpoint.pt", tmp_path / "deep" / "model.pt"
     source.write_text("one")
