@@ -23,6 +23,7 @@ OUTCOMES: dict[Event, Outcome] = {
 }
 INTENTS: dict[Intent, State] = {"interrupt": State.INTERRUPTED, "cancel": State.CANCELLED}
 
+intents = st.sampled_from(list(INTENTS))
 picks = st.integers(0, 3)  # which of the runs that an event can happen to
 
 
@@ -38,6 +39,10 @@ class Expected:
     losses: int = 0
     intent: Intent | None = None
     durable: tuple[int, int] | None = None
+
+
+def stronger(intent: Intent, other: Intent | None) -> Intent:
+    return "cancel" if "cancel" in (intent, other) else "interrupt"
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -89,7 +94,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.expected[number] = replace(run, state=State.RUNNING, attempt=attempt.number)
 
     @precondition(lambda self: self.there_are(State.RUNNING))
-    @rule(pick=picks, epoch=st.integers(0, 3), step=st.integers(0, 1))
+    @rule(pick=picks, epoch=st.integers(0, 1), step=st.integers(0, 1))
     def make_durable(self, pick: int, epoch: int, step: int) -> None:
         number, run = self.choose(pick, State.RUNNING)
         assert self.store.report(
@@ -99,9 +104,12 @@ class QueueMachine(RuleBasedStateMachine):
             self.expected[number] = replace(run, losses=0, durable=(epoch, step))
 
     @precondition(lambda self: self.there_are(State.RUNNING))
-    @rule(pick=picks, event=st.sampled_from([Event.LOSE, *OUTCOMES]))
-    def end(self, pick: int, event: Event) -> None:
+    @rule(pick=picks, event=st.sampled_from([Event.LOSE, *OUTCOMES]), meanwhile=st.lists(intents, max_size=2))
+    def end(self, pick: int, event: Event, meanwhile: list[Intent]) -> None:
         number, run = self.choose(pick, State.RUNNING)
+        for intent in meanwhile:
+            assert self.store.ask(number, intent, 30.0, self.tick()) is State.RUNNING
+            run = replace(run, intent=stronger(intent, run.intent))
         state = self.store.end(self.epoch, number, run.attempt, event, self.tick(), OUTCOMES[event])
         losses = run.losses + (event is Event.LOSE)
         if event is Event.FINISH:
@@ -117,7 +125,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.expected[number] = replace(run, state=after, losses=losses, intent=None)
 
     @precondition(lambda self: self.there_are(*UNFINISHED))
-    @rule(pick=picks, intent=st.sampled_from(["interrupt", "cancel"]), grace=st.floats(0, 60))
+    @rule(pick=picks, intent=intents, grace=st.floats(0, 60))
     def ask(self, pick: int, intent: Intent, grace: float) -> None:
         number, run = self.choose(pick, *UNFINISHED)
         state = self.store.ask(number, intent, grace, self.tick())
@@ -126,8 +134,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.expected[number] = replace(run, state=state)
         else:
             assert state is State.RUNNING
-            stronger = "cancel" if "cancel" in (intent, run.intent) else "interrupt"
-            self.expected[number] = replace(run, intent=stronger)
+            self.expected[number] = replace(run, intent=stronger(intent, run.intent))
 
     @precondition(lambda self: self.there_are(*ENDED))
     @rule(pick=picks, more=st.sampled_from([0, 5]), best=st.booleans())
@@ -229,7 +236,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
-    max_examples=20,
+    max_examples=30,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],  # every step is a transaction on the disk
