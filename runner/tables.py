@@ -122,9 +122,10 @@ runs = Table(
     Column("published_state", StateName),
     Column("publish_error", Text),
     Column("config", Text, nullable=False),  # last, so that SQLite need not walk over it to reach the others
-    Index("runs_in_order", "state", "priority", "id"),
     sqlite_autoincrement=True,
 )
+
+Index("runs_in_order", runs.c.state, runs.c.priority.desc(), runs.c.id)
 
 attempts = Table(
     "attempts",
