@@ -20,7 +20,7 @@ from runner.commands import (
     waiting,
     watch,
 )
-from runner.output import CommandError
+from runner.output import CommandError, one_line
 
 app = typer.Typer(
     name="runner",
@@ -68,13 +68,6 @@ def main() -> None:
             raise
         print(one_line(error), file=sys.stderr)
         sys.exit(exits.USAGE)
-
-
-def one_line(error: Exception) -> str:
-    """What to say of an error; those of the system lead with what they are about."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 def expected_errors() -> tuple[type[Exception], ...]:

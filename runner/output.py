@@ -64,6 +64,13 @@ def unread_is_fine() -> Iterator[None]:
         raise typer.Exit(exits.UNREAD) from None
 
 
+def one_line(error: Exception) -> str:
+    """What to say of an error; those of the system lead with what they are about."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def hint(text: str) -> None:
     """What helps a person and would disturb a script."""
     print(text, file=sys.stderr, flush=True)

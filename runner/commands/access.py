@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.output import PROGRAM, CommandError
@@ -19,13 +20,15 @@ class Access(NamedTuple):
     store: Store
 
 
-def open_queue(create: bool = False) -> Access:
+@contextmanager
+def open_queue(create: bool = False) -> Iterator[Access]:
     """The queue of this home; one that does not exist is made only where `create` says so."""
     from runner.paths import home
     from runner.store import open_store
 
     place = home()
-    return Access(place, open_store(place, create=create))
+    with open_store(place, create=create) as store:
+        yield Access(place, store)
 
 
 def named(store: Store, text: str) -> Run:

@@ -32,12 +32,14 @@ def rm(runs: Runs, yes: Yes = False, json: Json = False) -> None:
     """
     from runner.commands.access import all_named, open_queue
 
-    home, store = open_queue()
-    chosen = all_named(store, runs)
-    unfinished = [f"run {run.id} is {run.state}: cancel it first" for run in chosen if run.state not in ENDED]
-    if unfinished:
-        raise CommandError("\n".join(unfinished))
-    remove(home, store, chosen, yes, json)
+    with open_queue() as (home, store):
+        chosen = all_named(store, runs)
+        unfinished = [
+            f"run {run.id} is {run.state}: cancel it first" for run in chosen if run.state not in ENDED
+        ]
+        if unfinished:
+            raise CommandError("\n".join(unfinished))
+        remove(home, store, chosen, yes, json)
 
 
 def prune(
@@ -63,16 +65,16 @@ def prune(
     """
     from runner.commands.access import open_queue
 
-    home, store = open_queue()
-    try:
-        seconds = parse_duration(older_than) if older_than is not None else 0.0
-    except ValueError as error:
-        raise CommandError(f"--older-than: {error}") from error
-    chosen = prunable(store.runs(ENDED), time.time() - seconds, keep_best)
-    unpublished = [run.id for run in chosen if not is_published(run)]
-    if unpublished:
-        hint(f"kept, for MLflow does not have all of them yet: {listed(unpublished)}")
-    remove(home, store, [run for run in chosen if is_published(run)], yes, json)
+    with open_queue() as (home, store):
+        try:
+            seconds = parse_duration(older_than) if older_than is not None else 0.0
+        except ValueError as error:
+            raise CommandError(f"--older-than: {error}") from error
+        chosen = prunable(store.runs(ENDED), time.time() - seconds, keep_best)
+        unpublished = [run.id for run in chosen if not is_published(run)]
+        if unpublished:
+            hint(f"kept, for MLflow does not have all of them yet: {listed(unpublished)}")
+        remove(home, store, [run for run in chosen if is_published(run)], yes, json)
 
 
 def prunable(ended: Iterable[Run], ended_before: float, keep_best: bool) -> list[Run]:

@@ -46,17 +46,17 @@ def _ask(texts: list[str], intent: Intent, grace: float, json: bool) -> None:
     from runner.commands.access import all_named, open_queue
     from runner.service import is_alive
 
-    store = open_queue().store
-    chosen = all_named(store, texts)
-    refuse([_ended(run, intent) for run in chosen if run.state in ENDED])
-    states = {}
-    for run in chosen:
-        states[run.id] = store.ask(run.id, intent, grace, time.time())
-        hint(_asked(run, states[run.id], intent))
-    if State.RUNNING in states.values() and not is_alive(store, time.time()):
-        hint(f"no scheduler runs to see to it: `{PROGRAM} up`")
-    if json:
-        emit_json([{"id": run.id, "state": states[run.id]} for run in chosen])
+    with open_queue() as (_, store):
+        chosen = all_named(store, texts)
+        refuse([_ended(run, intent) for run in chosen if run.state in ENDED])
+        states = {}
+        for run in chosen:
+            states[run.id] = store.ask(run.id, intent, grace, time.time())
+            hint(_asked(run, states[run.id], intent))
+        if State.RUNNING in states.values() and not is_alive(store, time.time()):
+            hint(f"no scheduler runs to see to it: `{PROGRAM} up`")
+        if json:
+            emit_json([{"id": run.id, "state": states[run.id]} for run in chosen])
 
 
 def _ended(run: Run, intent: Intent) -> str:
@@ -93,18 +93,18 @@ def resume(
     from runner.commands.starting import start_service
     from runner.editing import edited
 
-    home, store = open_queue()
-    chosen = named(store, run)
-    if chosen.state not in ENDED:
-        raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
-    edit = edited(chosen, settings or [], best)
-    store.resume(chosen.id, edit.config, edit.num_epochs, best, now=time.time())
-    hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")
-    started = start_service(home, store)
-    if json:
-        emit_json({"id": chosen.id, "state": State.QUEUED})
-    if not started:
-        raise typer.Exit(exits.NOT_STARTED)
+    with open_queue() as (home, store):
+        chosen = named(store, run)
+        if chosen.state not in ENDED:
+            raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
+        edit = edited(chosen, settings or [], best)
+        store.resume(chosen.id, edit.config, edit.num_epochs, best, now=time.time())
+        hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")
+        started = start_service(home, store)
+        if json:
+            emit_json({"id": chosen.id, "state": State.QUEUED})
+        if not started:
+            raise typer.Exit(exits.NOT_STARTED)
 
 
 def priority(
@@ -122,10 +122,10 @@ def priority(
     """
     from runner.commands.access import named, open_queue
 
-    store = open_queue().store
-    chosen = named(store, run)
-    store.set_priority(chosen.id, number)
-    hint(f"run {chosen.id} has priority {number}")
+    with open_queue() as (_, store):
+        chosen = named(store, run)
+        store.set_priority(chosen.id, number)
+        hint(f"run {chosen.id} has priority {number}")
 
 
 def refuse(reasons: list[str]) -> None:

@@ -54,21 +54,21 @@ def queue(
     from runner.commands.access import open_queue
     from runner.commands.situations import situation
 
-    home, store = open_queue()
-    runs = store.runs()
-    now = situation(store)
-    shown = runs if everything else recent(runs)
-    if json:
-        emit_json([document(run, home, now) for run in shown])
-        return
-    if shown:
-        emit_table(COLUMNS, [row(run, now) for run in shown])
-    else:
-        hint(f"no runs yet: `{PROGRAM} submit experiments/quickstart.yaml` queues one")
-    if len(shown) < len(runs):
-        hint(f"{plural(len(runs) - len(shown), 'older ended run')} not shown: `{PROGRAM} queue --all`")
-    if not now.served and any(run.state in UNFINISHED for run in runs):
-        hint(f"no scheduler runs: `{PROGRAM} up` starts it")
+    with open_queue() as (home, store):
+        runs = store.runs()
+        now = situation(store)
+        shown = runs if everything else recent(runs)
+        if json:
+            emit_json([document(run, home, now) for run in shown])
+            return
+        if shown:
+            emit_table(COLUMNS, [row(run, now) for run in shown])
+        else:
+            hint(f"no runs yet: `{PROGRAM} submit experiments/quickstart.yaml` queues one")
+        if len(shown) < len(runs):
+            hint(f"{plural(len(runs) - len(shown), 'older ended run')} not shown: `{PROGRAM} queue --all`")
+        if not now.served and any(run.state in UNFINISHED for run in runs):
+            hint(f"no scheduler runs: `{PROGRAM} up` starts it")
 
 
 def recent(runs: list[Run]) -> list[Run]:

@@ -39,19 +39,19 @@ def logs(
     """
     from runner.commands.access import named, open_queue
 
-    home, store = open_queue()
-    chosen = named(store, run)
-    if attempt is not None and attempt > chosen.attempt:
-        raise CommandError(f"run {chosen.id} has had {chosen.attempt} attempts, no attempt {attempt}")
-    if chosen.attempt == 0 and not follow:
-        hint(f"run {chosen.id} is {chosen.state} and has not started: no output yet")
-    paths = home.run(chosen.id, chosen.name)
-    try:
-        for piece in output(store, chosen, paths, attempt, follow):
-            emit_bytes(piece)
-    except KeyboardInterrupt:
-        hint(f"stopped looking, nothing else: `{PROGRAM} logs {chosen.id} -f` comes back")
-        raise typer.Exit(exits.STOPPED_LOOKING) from None
+    with open_queue() as (home, store):
+        chosen = named(store, run)
+        if attempt is not None and attempt > chosen.attempt:
+            raise CommandError(f"run {chosen.id} has had {chosen.attempt} attempts, no attempt {attempt}")
+        if chosen.attempt == 0 and not follow:
+            hint(f"run {chosen.id} is {chosen.state} and has not started: no output yet")
+        paths = home.run(chosen.id, chosen.name)
+        try:
+            for piece in output(store, chosen, paths, attempt, follow):
+                emit_bytes(piece)
+        except KeyboardInterrupt:
+            hint(f"stopped looking, nothing else: `{PROGRAM} logs {chosen.id} -f` comes back")
+            raise typer.Exit(exits.STOPPED_LOOKING) from None
 
 
 def output(store: Store, run: Run, paths: RunPaths, only: int | None, follow: bool) -> Iterator[bytes]:

@@ -25,9 +25,9 @@ def up() -> None:
     from runner.commands.access import open_queue
     from runner.service import ensure
 
-    home, store = open_queue(create=True)
-    ensure(home, store)
-    hint(f"up; {_unfinished(store)}")
+    with open_queue(create=True) as (home, store):
+        ensure(home, store)
+        hint(f"up; {_unfinished(store)}")
 
 
 def down(
@@ -46,9 +46,9 @@ def down(
     from runner.commands.access import open_queue
     from runner.service import shut_down
 
-    home, store = open_queue()
-    shut_down(home, store, force=force)
-    hint(f"down; {_unfinished(store)}")
+    with open_queue() as (home, store):
+        shut_down(home, store, force=force)
+        hint(f"down; {_unfinished(store)}")
 
 
 def _unfinished(store: Store) -> str:
@@ -66,12 +66,12 @@ def status(json: Json = False) -> None:
     from runner.commands.access import open_queue
     from runner.service import status as look
 
-    home, store = open_queue()
-    found = look(home, store)
-    if json:
-        emit_json(found)
-    else:
-        emit("\n".join(status_lines(found)))
+    with open_queue() as (home, store):
+        found = look(home, store)
+        if json:
+            emit_json(found)
+        else:
+            emit("\n".join(status_lines(found)))
 
 
 def status_lines(found: dict[str, Any]) -> list[str]:

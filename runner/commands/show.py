@@ -32,25 +32,25 @@ def show(run: RunArgument, json: Json = False) -> None:
     from runner.commands.listing import document
     from runner.commands.situations import situation
 
-    home, store = open_queue()
-    chosen = named(store, run)
-    attempts = store.attempts(chosen.id)
-    now = situation(store)
-    checkpoint = newest_checkpoint(chosen, home)
-    if json:
-        from capsnet.yamlfile import parse
+    with open_queue() as (home, store):
+        chosen = named(store, run)
+        attempts = store.attempts(chosen.id)
+        now = situation(store)
+        checkpoint = newest_checkpoint(chosen, home)
+        if json:
+            from capsnet.yamlfile import parse
 
-        more = {
-            "checkpoint": checkpoint,
-            "attempts": [asdict(attempt) for attempt in attempts],
-            "config": parse(chosen.config, f"run {chosen.id}").data,
-        }
-        emit_json({**document(chosen, home, now), **more})
-        return
-    parts = details(chosen, home, now, checkpoint)
-    emit("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in parts.items() if text))
-    if attempts:
-        emit("\n".join(["attempts", *(f"  {attempt_line(one, now.now)}" for one in attempts)]))
+            more = {
+                "checkpoint": checkpoint,
+                "attempts": [asdict(attempt) for attempt in attempts],
+                "config": parse(chosen.config, f"run {chosen.id}").data,
+            }
+            emit_json({**document(chosen, home, now), **more})
+            return
+        parts = details(chosen, home, now, checkpoint)
+        emit("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in parts.items() if text))
+        if attempts:
+            emit("\n".join(["attempts", *(f"  {attempt_line(one, now.now)}" for one in attempts)]))
 
 
 def newest_checkpoint(run: Run, home: Home) -> Path | None:

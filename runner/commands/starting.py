@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from runner.output import PROGRAM, hint
+from runner.output import PROGRAM, hint, one_line
 
 if TYPE_CHECKING:
     from runner.paths import Home
@@ -25,6 +25,6 @@ def start_service(home: Home, store: Store) -> bool:
             hint("starting Ray and the scheduler: this takes some seconds")
         ensure(home, store)
     except (LocalRayError, OSError, ServiceError) as error:
-        hint(f"queued, but not started: {error}\n`{PROGRAM} up` tries again")
+        hint(f"queued, but not started: {one_line(error)}\n`{PROGRAM} up` tries again")
         return False
     return True

@@ -55,15 +55,15 @@ def submit(
     experiments = load_all(files, overrides)
     directory = Path.cwd()
     new_runs = to_rows(experiments, directory)
-    access = open_queue(create=True)
-    ids = access.store.add(new_runs, time.time())
-    if not json:
-        emit("\n".join(map(str, ids)))
-    started = start_service(*access)
-    code = see_through(access, ids, follow, wait) if started else exits.NOT_STARTED
-    if json:
-        emit_json(documents(access, ids))
-    raise typer.Exit(code)
+    with open_queue(create=True) as access:
+        ids = access.store.add(new_runs, time.time())
+        if not json:
+            emit("\n".join(map(str, ids)))
+        started = start_service(*access)
+        code = see_through(access, ids, follow, wait) if started else exits.NOT_STARTED
+        if json:
+            emit_json(documents(access, ids))
+        raise typer.Exit(code)
 
 
 def as_settings(name: str | None, priority: int | None) -> list[str]:

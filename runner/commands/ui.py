@@ -26,8 +26,10 @@ def ui(
     from runner.commands.access import open_queue
     from runner.ui import serve
 
+    with open_queue() as (home, _):
+        pass  # so that a home which does not exist is one line, and no server is started for it
     try:
-        with serve(open_queue().home, port) as services:
+        with serve(home, port) as services:
             for page in services.pages:
                 emit(f"{page.name:<12} {page.url}")
             hint("Ctrl-C ends them; the runs go on")

@@ -25,9 +25,9 @@ def wait(
     from runner.commands.listing import documents
     from runner.following import wait_for
 
-    access = open_queue()
-    ids = [run.id for run in all_named(access.store, runs)]
-    code = wait_for(access.store, ids, timeout)
-    if json:
-        emit_json(documents(access, ids))
-    raise typer.Exit(code)
+    with open_queue() as access:
+        ids = [run.id for run in all_named(access.store, runs)]
+        code = wait_for(access.store, ids, timeout)
+        if json:
+            emit_json(documents(access, ids))
+        raise typer.Exit(code)

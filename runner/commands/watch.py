@@ -33,8 +33,7 @@ def watch(
     from runner.commands.access import named, open_queue
     from runner.following import follow_runs
 
-    access = open_queue()
-    with unread_is_fine():
+    with open_queue() as access, unread_is_fine():
         if run is None:
             raise typer.Exit(watch_queue(access))
         raise typer.Exit(follow_runs(access, [named(access.store, run).id], sys.stdout))
