@@ -125,7 +125,8 @@ class Scheduler:
         self._bookings[run.id] = replace(held, machine=status.node, devices=status.fields.get("devices", ()))
         due = run.answered_at is None or now - run.answered_at >= REPORT_SECONDS
         if due or status.ending is not None:
-            self._store.report(self._epoch, run.id, run.attempt, now, **status.fields)
+            # Pyright takes the field `epoch` for the positional parameter of that name.
+            self._store.report(self._epoch, run.id, run.attempt, now, **status.fields)  # pyright: ignore
 
     def _close(self, run: Run, close: Close, now: float) -> None:
         """End the attempt's process first: what it holds must be free when the row says so."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from runner.paths import Home
 from runner.rows import Run
 from runner.states import State
-from runner.store import open_store
+from runner.store import NoQueue, open_store
 
 Value = TypeVar("Value")
 
@@ -57,17 +57,27 @@ class Service:
         return int(self.call("submit", file, *words).stdout.strip())
 
     def run(self, number: int) -> Run:
-        with open_store(self.home, create=False) as store:
-            run = store.run(number)
+        run = self.find(number)
         assert run is not None
         return run
+
+    def find(self, number: int) -> Run | None:
+        try:
+            with open_store(self.home, create=False) as store:
+                return store.run(number)
+        except NoQueue:
+            return None
 
     def runs(self) -> list[Run]:
         with open_store(self.home, create=False) as store:
             return store.runs()
 
     def wait_for(self, number: int, condition: Callable[[Run], Any], seconds: float = 60) -> Run:
-        return wait_until(lambda: (run := self.run(number)) and condition(run) and run, seconds, number)
+        def found() -> Run | None:
+            run = self.find(number)
+            return run if run is not None and condition(run) else None
+
+        return wait_until(found, seconds, f"run {number}")
 
     def wait_for_state(self, number: int, *states: State, seconds: float = 60) -> Run:
         return self.wait_for(number, lambda run: run.state in states, seconds)
@@ -91,7 +101,7 @@ class Service:
         return beat.pid
 
 
-def wait_until(condition: Callable[[], Value], seconds: float, what: object = "it") -> Value:
+def wait_until(condition: Callable[[], Value | None], seconds: float, what: str = "it") -> Value:
     """Return the condition's first true value; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

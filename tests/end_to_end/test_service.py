@@ -100,7 +100,8 @@ def unrelated_ray() -> Iterator[str]:
     process = subprocess.Popen([*command, *options], env=environment, stdout=subprocess.DEVNULL)
     children: list[psutil.Process] = []
     try:
-        address = wait_until((Path(temp) / "ray_current_cluster").exists, 60) and f"127.0.0.1:{port}"
+        address = f"127.0.0.1:{port}"
+        wait_until((Path(temp) / "ray_current_cluster").exists, 60, "the unrelated Ray")
         wait_until(lambda: _ask_ray(address, environment), 60, "the unrelated Ray")
         yield address
     finally:

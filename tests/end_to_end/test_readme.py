@@ -1,0 +1,68 @@
+"""What the README tells a newcomer to type."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+from end_to_end.harness import Service
+from typer.core import TyperGroup
+
+from capsnet.cli import parser
+from runner.cli import app
+from runner.states import State
+from runner.store import open_store
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    """Every command of ours in an indented block of the README."""
+    lines = re.findall(r"^    (.*python -m (?:runner|capsnet) .*)$", README, re.MULTILINE)
+    return [line[line.index("python -m") :] for line in lines]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_readme_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    _, _, program, name, *words = shlex.split(command, comments=True)
+    if program == "capsnet":
+        parser().parse_args([name, *words])
+        return
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    with group.make_context("runner", [name, *words], resilient_parsing=True) as context:
+        found = group.get_command(context, name)
+        assert found is not None
+        found.make_context(name, list(words), parent=context)
+
+
+def test_the_quick_start_reaches_97_percent_even_when_its_worker_is_killed(service: Service) -> None:
+    command = next(command for command in commands() if "--follow" in command)
+    words = shlex.split(command)[3:]
+    following = subprocess.Popen(
+        service.command(*words),
+        cwd=ROOT,
+        env=service.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    run = service.wait_for(1, lambda run: run.pid is not None and (run.epoch or 0) >= 3)
+    assert run.pid is not None
+    os.kill(run.pid, signal.SIGKILL)
+    output, _ = following.communicate(timeout=240)
+    assert following.returncode == 0, output
+    ended = service.run(1)
+    assert ended.state is State.FINISHED
+    assert ended.accuracy is not None and ended.accuracy >= 0.97
+    assert "python -m runner ui" in output and str(service.root) in output
+    with open_store(service.home, create=False) as store:
+        assert [attempt.outcome for attempt in store.attempts(1)] == ["lost", "finished"]
