@@ -185,7 +185,7 @@ def service() -> Iterator[Path]:
 
 def main() -> None:
     parts = {"commands": commands, "start": start, "memory": memory, "overhead": overhead}
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="what to measure; all by default")
     chosen = parser.parse_args().parts or list(parts)
     with service() as folder:

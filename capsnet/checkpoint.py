@@ -11,19 +11,25 @@ from pathlib import Path
 import torch
 
 from capsnet.config import Checkpoint
-from capsnet.files import CHECKPOINT, locate, write_atomically
+from capsnet.files import CHECKPOINT, locate, previous_path, write_atomically
 from capsnet.history import HISTORY, read_history, write_history
 from capsnet.state import CheckpointError, State, checked, is_kept
 
-__all__ = ["HISTORY", "CheckpointError", "Writer", "load", "locate", "read_history", "save", "write_history"]
+__all__ = [
+    "HISTORY",
+    "CheckpointError",
+    "Writer",
+    "load",
+    "locate",
+    "previous_path",
+    "read_history",
+    "save",
+    "write_history",
+]
 
 
 class DamageError(CheckpointError):
     """The file is missing, cut off or altered: the one before it may still serve."""
-
-
-def previous_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def history_path(path: Path) -> Path:

@@ -16,6 +16,11 @@ def locate(path: str | Path) -> Path:
     return path / CHECKPOINT if path.is_dir() or not path.suffix else path
 
 
+def previous_path(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], previous: Path | None = None) -> None:
     """Let `write` fill a temporary file and put it, once it is on disk, in the place of `path`.
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from capsnet.files import write_atomically
+from capsnet.files import previous_path, write_atomically
 from runner.paths import AttemptPaths, RunPaths
 
 EndingKind = Literal["finished", "failed", "stopped"]
@@ -70,10 +70,22 @@ def mirror(source: Path, target: Path) -> None:
 def prepare(paths: RunPaths, attempt: int, config: str) -> None:
     """Make the attempt's folder, and let the run's folder show its files under plain names."""
     paths.attempt(attempt).folder.mkdir(parents=True, exist_ok=True)
+    _forget_before(paths, attempt - 1)
     write_atomically(paths.config, lambda file: file.write(config.encode()))
     newest = paths.attempt(attempt)
     for file in (newest.checkpoint, newest.history, newest.log):
         link(paths.folder / file.name, file.relative_to(paths.folder))
+
+
+def _forget_before(paths: RunPaths, attempt: int) -> None:
+    """Delete the checkpoints that an attempt's own two have made needless: each takes some 100 MB."""
+    checkpoint = paths.attempt(attempt).checkpoint
+    if not checkpoint.exists() or not previous_path(checkpoint).exists():
+        return
+    for number in range(1, attempt):
+        needless = paths.attempt(number).checkpoint
+        needless.unlink(missing_ok=True)
+        previous_path(needless).unlink(missing_ok=True)
 
 
 def link(name: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from capsnet.files import previous_path
 from runner import storage
 from runner.paths import Home, RunPaths
 
@@ -30,6 +31,23 @@ def test_the_run_folder_shows_the_newest_attempt(run: RunPaths) -> None:
         run.attempt(attempt).log.write_text(f"attempt {attempt}")
     assert (run.folder / "log.txt").read_text() == "attempt 2"
     assert run.config.read_text() == "seed: 1\n"
+
+
+def test_checkpoints_are_kept_until_a_later_attempt_has_two_of_its_own(run: RunPaths) -> None:
+    first, second = run.attempt(1).checkpoint, run.attempt(2).checkpoint
+    storage.prepare(run, 1, "")
+    storage.prepare(run, 2, "")
+    for file in (first, previous_path(first), second):
+        file.write_text("weights")
+    storage.prepare(run, 3, "")
+    assert first.exists() and previous_path(first).exists()
+    previous_path(second).write_text("weights")
+    storage.prepare(run, 4, "")
+    assert first.exists(), "attempt 3 has none yet"
+    for file in (run.attempt(3).checkpoint, previous_path(run.attempt(3).checkpoint)):
+        file.write_text("weights")
+    storage.prepare(run, 4, "")
+    assert not first.exists() and not second.exists()
 
 
 def test_a_link_leads_to_the_newest_target(tmp_path: Path) -> None:
