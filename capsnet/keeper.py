@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -25,8 +27,11 @@ class Keeper:
         """`tensorboard`: a folder; `state`: what training goes on from."""
         self._config = config
         self._shown = shown
-        self._board = _board(tensorboard, purge_step=1 if state is None else state["epoch"] + 1)
+        self._tensorboard = tensorboard
+        self._next_epoch = 1 if state is None else state["epoch"] + 1
         self._writer = Writer(checkpoint)
+        self._closing = ExitStack()
+        self._closing.callback(self._writer.close)
         self._saved_at = time.monotonic()
         self.history = [] if state is None else list(state["history"])
 
@@ -35,10 +40,7 @@ class Keeper:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with ExitStack() as stack:
-            stack.callback(self._writer.close)
-            if self._board is not None:
-                stack.callback(self._board.close)
+        with self._closing:
             self._shown.__exit__()
 
     @property
@@ -55,38 +57,40 @@ class Keeper:
         self._shown.show(_numbers(progress))
         if progress.metrics is not None:
             self.history.append({"epoch": progress.epoch, **progress.metrics})
-            self._shown.line(_epoch_line(progress))
-            self._log(progress)
+            self._shown.line(_epoch_line(progress, progress.metrics))
+            self._log(progress, progress.metrics)
         ended = None if progress.metrics is None else progress.epoch
         seconds = time.monotonic() - self._saved_at
         if last or due(self._config.checkpoint, ended, self._config.num_epochs, seconds):
             self._writer.submit(progress.snapshot())
             self._saved_at = time.monotonic()
 
-    def _log(self, progress: Progress) -> None:
-        if self._board is None or progress.metrics is None:
+    @cached_property
+    def _board(self) -> Board | None:
+        """Opened at the first epoch's end, as importing it takes seconds; None where it is not installed."""
+        try:
+            board = Board(self._tensorboard, purge_step=self._next_epoch)
+        except ImportError:
+            self._shown.line("no TensorBoard log: pip install tensorboard")
+            return None
+        self._closing.callback(board.close)
+        return board
+
+    def _log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        if self._board is None:
             return
-        self._board.epoch(progress.epoch, progress.metrics)
+        self._board.epoch(progress.epoch, metrics)
         if examples := progress.examples():
             self._board.images(progress.epoch, *examples)
         if self.complete:
             self._board.hparams(self._config, results(self.history), progress.epoch)
 
 
-def _board(folder: Path, purge_step: int) -> Board | None:
-    try:
-        return Board(folder, purge_step)
-    except ImportError:
-        print("no TensorBoard log: pip install tensorboard")
-        return None
-
-
 def _numbers(progress: Progress) -> Numbers:
     return Numbers(**{name: getattr(progress, name) for name in Numbers.__dataclass_fields__})
 
 
-def _epoch_line(progress: Progress) -> str:
-    metrics = progress.metrics or {}
+def _epoch_line(progress: Progress, metrics: Mapping[str, float]) -> str:
     parts = [f"epoch {progress.epoch}/{progress.num_epochs}", f"loss {metrics['train/loss']:.4f}"]
     parts += [
         f"{part} {metrics[f'{part}/accuracy']:.2%}"
