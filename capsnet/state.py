@@ -63,7 +63,7 @@ def require_same_run(state: State, config: Config) -> None:
     """Raise CheckpointError unless training can go on from `state` under `config`, naming what differs."""
     if state["optimizer"] is None:
         raise CheckpointError("the checkpoint holds the weights of one epoch only: it cannot be trained on")
-    stored, wanted = flat(state["config"]), flat(config.model_dump(mode="json"))
+    stored, wanted = (flat(each.model_dump(mode="json")) for each in (config_of(state), config))
     for key in sorted(stored.keys() | wanted.keys()):
         fixed = any(key == name or key.startswith(f"{name}.") for name in FIXED)
         if fixed and stored.get(key) != wanted.get(key):

@@ -4,6 +4,7 @@ import pickle
 import threading
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from capsnet import checkpoint
 from capsnet.checkpoint import CheckpointError, Writer, due, load, save
 from capsnet.config import Checkpoint
 from capsnet.history import best_row, read_history, results, write_history
+from capsnet.state import config_of
 from capsnet.training import train
 
 
@@ -191,6 +193,14 @@ def test_a_state_that_lacks_something_says_what(state, path):
     save({key: value for key, value in state.items() if key not in ("sums", "versions")}, path)
     with pytest.raises(CheckpointError, match="lacks sums, versions"):
         load(path)
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoint is of other versions")
+def test_a_checkpoint_of_the_first_format_still_loads_and_can_be_gone_on_from(tiny_splits):
+    state = load(Path(__file__).parent / "data" / "checkpoint-format-1.pt")  # made when format 1 was new
+    assert (state["epoch"], state["step"], state["best"]["epoch"]) == (1, 2, 1)
+    *_, end = train(config_of(state), state, tiny_splits)
+    assert (end.epoch, end.step) == (2, 4)
 
 
 def test_a_path_means_a_file_or_the_checkpoint_in_a_folder(tmp_path):
