@@ -155,6 +155,17 @@ def test_a_loss_that_is_no_number_fails_with_epoch_and_step(tiny, capsys):
     assert re.match(r"failed: loss is (nan|inf) at epoch 1, step \d", line)
 
 
+def test_after_a_loss_that_is_no_number_the_checkpoint_from_before_is_there(tiny, capsys):
+    main(["train", "tiny.yaml", "--set", "num_epochs=1"])
+    exploding = ["--set=optim.lr=1e+39", "--set=checkpoint.interval_seconds=0.000001"]  # saves at any time
+    assert main(["train", "tiny.yaml", "--resume", "--set=num_epochs=5", *exploding]) == 1
+    assert "failed: " in capsys.readouterr().err
+    kept = load(tiny / "out/tiny/checkpoint.pt")
+    assert kept["epoch"] == 1
+    assert all(value.isfinite().all() for value in kept["model"].values())
+    assert main(["train", "tiny.yaml", "--resume"]) == 0
+
+
 def test_a_disk_that_takes_no_files_fails_in_one_line(tiny, capsys):
     (tiny / "out").write_text("a file, no folder")
     assert main(["train", "tiny.yaml"]) == 1
