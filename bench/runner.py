@@ -86,7 +86,7 @@ def commands(folder: Path) -> None:
         "python -c pass": lambda: subprocess.run(bare, check=True),
         "runner queue": lambda: runner("queue"),
         "runner show": lambda: runner("show", number),
-        "runner submit (an impossible run)": lambda: runner("submit", str(file), "--set", "runner.gpus=64"),
+        "runner submit (an impossible run)": lambda: runner("submit", str(file), "--set", "runner.cpus=999"),
     }
     times: dict[str, list[float]] = {label: [] for label in actions}
     for _ in range(REPEATS):  # interleaved: a disturbance meets all of them
@@ -96,7 +96,7 @@ def commands(folder: Path) -> None:
         show(label, values)
     files = [folder / f"many-{index}.yaml" for index in range(1000)]
     for each in files:
-        each.write_text(SMALL + "runner: {gpus: 64}\n")
+        each.write_text(SMALL + "runner: {cpus: 999}\n")
     show("runner submit, 1,000 files", [seconds(lambda: runner("submit", *map(str, files)))])
 
 

@@ -82,7 +82,10 @@ class Standing:
         with self._lock:
             if self._ending is None:
                 ending = storage.Ending(self._assignment.attempt, kind, reason, time.time())
-                storage.write_ending(self._assignment.paths, ending)
+                try:
+                    storage.write_ending(self._assignment.paths, ending)
+                except OSError as error:  # a full disk: the scheduler hears of it all the same
+                    print(f"its outcome could not be written: {error}", flush=True)
                 self._ending = ending
 
     def end_unless_training(self) -> None:
@@ -95,7 +98,7 @@ def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
     """Run the attempt to its end."""
     try:
         standing.end("finished" if _train(assignment, orders, standing) else "stopped")
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
         standing.end("failed", _explained(error))
 
 
@@ -105,7 +108,7 @@ def leave() -> NoReturn:
     os._exit(0)
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: BaseException) -> str:
     """Print the error and return it as one line; a traceback where the user is not the one to mend it."""
     from capsnet.checkpoint import CheckpointError
     from capsnet.datasets import DataError
@@ -114,9 +117,9 @@ def _explained(error: Exception) -> str:
 
     if isinstance(error, CheckpointError | DataError | TrainingError | ConfigError):
         print(f"failed: {error}", flush=True)
-        return str(error)
+        return "; ".join(str(error).splitlines())
     traceback.print_exception(error)
-    return traceback.format_exception_only(error)[-1].strip()
+    return traceback.format_exception_only(error)[-1].splitlines()[0]
 
 
 def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
@@ -129,6 +132,8 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     if state is None and config.threads is None:  # later attempts use as many: the last bits depend on it
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
     _greet(assignment, config, state)
+    if state is not None and state["epoch"] >= config.num_epochs:
+        return _take_over(assignment, state, standing)
     with AttemptKeeper(assignment.run_paths, assignment.paths, config, state) as keeper:
         for progress in training.train(config, state):
             if orders.abandoned:
@@ -143,22 +148,39 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     return keeper.complete
 
 
+def _take_over(assignment: Assignment, state: State, standing: Standing) -> bool:
+    """Make a state with nothing left to train this attempt's own, so that it has a result like any other."""
+    from capsnet.checkpoint import save
+
+    save(state, assignment.paths.checkpoint)
+    standing.note(durable_epoch=state["epoch"], durable_step=state["step"])
+    if state["history"]:
+        metrics = {key: value for key, value in state["history"][-1].items() if "/" in key}
+        standing.note(epoch=state["epoch"], metrics=metrics, accuracy=metrics["test/accuracy"])
+    print("all its epochs were finished before", flush=True)
+    return True
+
+
 def _earlier_state(assignment: Assignment, config: Config) -> State | None:
     """Return the newest whole state that this run, or the file that it is to go on from, has left."""
-    from capsnet.checkpoint import CheckpointError, load, locate, previous_path
+    from capsnet.checkpoint import DamageError, load, locate, previous_path
     from capsnet.state import from_best
 
+    damaged = None
     for number in range(assignment.attempt - 1, 0, -1):
         path = assignment.run_paths.attempt(number).checkpoint
         if not path.exists() and not previous_path(path).exists():
             continue
         try:
             state = load(path)
-        except CheckpointError as error:
+        except DamageError as error:
+            damaged = error
             warnings.warn(f"{error}; looking further back", stacklevel=2)
         else:
             print(f"goes on from {path}", flush=True)
             return from_best(state) if assignment.use_best else state
+    if damaged is not None:  # to begin anew would throw away what the user thinks is there
+        raise damaged
     settings = config.checkpoint
     if settings.use_checkpoint and settings.model_path and (path := locate(settings.model_path)).exists():
         print(f"goes on from {path}", flush=True)

@@ -53,12 +53,16 @@ class Close:
 Action = Note | TellToStop | Close
 
 
-def attend(run: Run, seen: Seen, now: float, down_since: float | None) -> list[Action]:
+def attend(
+    run: Run, seen: Seen, now: float, down_since: float | None, kill_at_once: bool = False
+) -> list[Action]:
     """Decide about one RUNNING run; `down_since`: since when `down` waits, in unix seconds."""
     if seen.dead is not None:
         return [_bury(run, seen.dead, seen.ending, down_since)]
     if seen.status is not None and seen.status.ending is not None:
         return [Note(seen.status), _conclude(seen.status.ending)]
+    if kill_at_once:
+        return [Close(Event.RELEASE, "lost", "killed by down --force")]
     if late := _out_of_patience(run, seen, now, down_since):
         return [late]
     actions: list[Action] = [Note(seen.status)] if seen.status is not None else []

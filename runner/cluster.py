@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray._private.state import available_resources_per_node  # Ray has no public call for it
 from ray.actor import exit_actor
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayActorError, RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -84,12 +84,8 @@ def connect(address: str, namespace: str) -> None:
             logging_level=logging.ERROR,
         )
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from error
-
-
-def disconnect() -> None:
-    ray.shutdown()
+        reason = " ".join(str(error).split())
+        raise ClusterError(f"the Ray at {address} cannot be joined: {reason}") from error
 
 
 def start(
@@ -151,7 +147,7 @@ def _read(member: Member, ready: bool) -> Answer | Silence | Death:
         return Answer(ray.get(question))
     except ActorUnavailableError:  # the network failed, not the actor: ask again
         return Silence(time.monotonic() - member.asked_at)
-    except RayActorError as error:
+    except (RayActorError, ActorUnschedulableError) as error:
         return Death(_cause(str(error)))
 
 
@@ -214,8 +210,3 @@ def actor_names() -> list[tuple[str, str]]:
     """Return (namespace, name) of every named actor in the cluster."""
     actors: list[Any] = list_named_actors(all_namespaces=True)
     return [(actor["namespace"], actor["name"]) for actor in actors]
-
-
-def address() -> str:
-    """Return the address of the cluster in which this process takes part."""
-    return ray.get_runtime_context().gcs_address

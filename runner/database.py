@@ -144,6 +144,8 @@ def _make(file: Path) -> None:
             connection.connection.execute("PRAGMA journal_mode=WAL")
         _fill(engine)
         engine.dispose()  # the last connection to close brings the journal back into the file
+        for journal in ("-wal", "-shm"):  # of a database that was deleted: SQLite would replay it into ours
+            Path(f"{file}{journal}").unlink(missing_ok=True)
         draft.replace(file)
         _sync(file.parent)
 

@@ -2,11 +2,12 @@
 
     python -P -m runner.launch up|down ADDRESS CLUSTER HOME
 
-Exit status: 0 done, 1 the actors did not do as they were told, 3 no cluster answers at ADDRESS.
+Exit status: 0 done, 1 not done; the last line on stderr says why.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -16,41 +17,42 @@ from runner import cluster, publisher_actor, scheduler_actor
 from runner.cluster import Answer, ClusterError
 from runner.paths import Home
 from runner.scheduler_actor import SchedulerActor
-from runner.service import NO_CLUSTER
-from runner.store import open_store
+from runner.store import Store, open_store
 
-START_SECONDS = 30.0
-HUNG_SECONDS = 10.0  # after which a scheduler that does not answer is ended, and so started anew
+START_SECONDS = 50.0
+HUNG_SECONDS = 10.0  # after which a scheduler that was there and does not beat is ended, and so started anew
 
 
 def main(arguments: list[str]) -> int:
     action, address, cluster_name, root = arguments
     home = Home(Path(root))
     with open_store(home, create=False) as store:
-        queue = store.queue_id
-    try:
-        cluster.connect(address, queue)
-    except ClusterError as error:
-        print(error, file=sys.stderr)
-        return NO_CLUSTER
-    return _up(home, cluster_name) if action == "up" else _down(queue)
+        try:
+            cluster.connect(address, store.queue_id)
+        except ClusterError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return _up(store, home, cluster_name) if action == "up" else _down(store.queue_id)
 
 
-def _up(home: Home, cluster_name: str) -> int:
-    """Start the scheduler where none lives, and wait until it serves."""
+def _up(store: Store, home: Home, cluster_name: str) -> int:
+    """Start the scheduler where none lives, and wait for its beat."""
+    asked_at, deadline = time.time(), time.monotonic() + START_SECONDS
+    hung_at = time.monotonic() + HUNG_SECONDS if cluster.find(scheduler_actor.NAME) else math.inf
     tracking = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     arguments = [str(home.root), cluster_name, tracking]
     member = cluster.start(scheduler_actor.NAME, SchedulerActor, arguments, restart=True)
-    deadline = time.monotonic() + START_SECONDS
     said = "it does not answer"
     while time.monotonic() < deadline:
-        answer = cluster.poll([member], timeout=HUNG_SECONDS)[member.name]
+        beat = store.scheduler_beat()
+        if beat is not None and beat.cluster == cluster_name and beat.at >= asked_at:
+            return 0
+        answer = cluster.poll([member], timeout=0.2)[member.name]
         if isinstance(answer, Answer):
             said = answer.status
-        elif not isinstance(answer, cluster.Death):
+        if time.monotonic() > hung_at:
             cluster.restart(member)
-        if said == "serving":
-            return 0
+            hung_at = math.inf
         time.sleep(0.1)
     print(said, file=sys.stderr)
     return 1

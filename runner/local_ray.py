@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import json
 import os
 import secrets
@@ -21,13 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
+ANSWER_SECONDS = 3.0
 
 
 class LocalRayError(Exception):
@@ -37,23 +37,30 @@ class LocalRayError(Exception):
 @dataclass(frozen=True)
 class LocalRay:
     pid: int
-    started: float  # of the process, unix seconds: a pid alone may be somebody else's by now
-    address: str
+    started: str  # when the process was: a pid alone may be somebody else's by now
     token: str
     temp: str  # Ray's own folder; short, for its sockets allow 107 characters
+    python: str  # the interpreter that started it; another one's Ray may not fit
+    address: str = ""  # none yet while it starts
 
     @property
     def alive(self) -> bool:
+        return self.started == _start_mark(self.pid)
+
+    @property
+    def answers(self) -> bool:
+        """Whether anybody listens at its address: the network may have changed under it."""
+        host, _, port = self.address.rpartition(":")
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError:
             return False
+        return True
 
 
 def folder() -> Path:
     """Where the record lies: `RUNNER_RAY_DIR`, or a private folder in the temporary directory."""
-    default = Path(tempfile.gettempdir()) / f"capsnet-runner-{getpass.getuser()}"
+    default = Path(tempfile.gettempdir()) / f"capsnet-runner-{os.getuid()}"
     path = Path(os.environ.get("RUNNER_RAY_DIR") or default)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.stat()
@@ -65,9 +72,9 @@ def folder() -> Path:
 
 
 def find() -> LocalRay | None:
-    """Return the local Ray that runs, or None."""
+    """Return the local Ray that is up, or None."""
     ray = _recorded()
-    return ray if ray and ray.alive else None
+    return ray if ray and ray.address and ray.alive else None
 
 
 def ensure() -> LocalRay:
@@ -77,25 +84,24 @@ def ensure() -> LocalRay:
         LocalRayError: it did not come up within `START_SECONDS`.
     """
     with _locked():
-        if ray := find():
-            return ray
-        _clean_up(_recorded())
-        return _start()
+        ray = _recorded()
+        if ray is None or not ray.alive:
+            _clean_up(ray)
+            ray = _launched()
+        return ray if ray.address else _awaited(ray)  # one whose starter was killed is waited for, too
 
 
 def stop(ray: LocalRay) -> None:
-    """End exactly this Ray, with every process that it started."""
+    """End exactly this Ray, with every process that it started; one that has ended is let rest."""
     with _locked():
-        try:
-            processes = [psutil.Process(ray.pid), *psutil.Process(ray.pid).children(recursive=True)]
-        except psutil.NoSuchProcess:
-            processes = []
-        if processes and ray.alive:
-            processes[0].terminate()
-            psutil.wait_procs(processes, timeout=STOP_SECONDS)
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()  # psutil compares start times: a pid that was reused is not touched
+        if ray.alive:
+            head = psutil.Process(ray.pid)
+            processes = [head, *head.children(recursive=True)]
+            head.terminate()
+            _, left = psutil.wait_procs(processes, timeout=STOP_SECONDS)
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()  # psutil compares start times: a pid that was reused is not touched
         _clean_up(ray)
 
 
@@ -133,12 +139,21 @@ def _recorded() -> LocalRay | None:
         return None
 
 
+def _write_record(ray: LocalRay) -> None:
+    part = _record().with_suffix(".part")
+    part.touch(mode=0o600)
+    part.write_text(json.dumps(asdict(ray)))
+    part.replace(_record())
+
+
 def _clean_up(ray: LocalRay | None) -> None:
-    """Forget a Ray that has ended, and end what it may have left behind."""
-    if ray:
-        _end_orphans(ray)
-        shutil.rmtree(ray.temp, ignore_errors=True)
-    _record().unlink(missing_ok=True)
+    """Forget a Ray that has ended, but not one that has taken its place, and end what it may have left."""
+    if ray is None:
+        return
+    _end_orphans(ray)
+    shutil.rmtree(ray.temp, ignore_errors=True)
+    if _recorded() == ray:
+        _record().unlink()
 
 
 def _end_orphans(ray: LocalRay) -> None:
@@ -150,27 +165,55 @@ def _end_orphans(ray: LocalRay) -> None:
                 process.kill()
 
 
-def _start() -> LocalRay:
+def _launched() -> LocalRay:
+    """Start Ray, and put down which process it is before anything can interrupt this one."""
     temp = tempfile.mkdtemp(prefix="cr-", dir="/tmp")
     token = secrets.token_hex(32)
-    log = folder() / "ray.log"
-    with log.open("w") as output:
+    with _log().open("w") as output:
         process = subprocess.Popen(
             _command(temp),
-            env=environment(token, _without_ray(os.environ)),
+            env=environment(token, _without_settings(os.environ)),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    address = _await_address(process, log, Path(temp))
-    ray = LocalRay(process.pid, psutil.Process(process.pid).create_time(), address, token, temp)
-    part = _record().with_suffix(".part")
-    part.touch(mode=0o600)
-    part.write_text(json.dumps(asdict(ray)))
-    part.replace(_record())
+    ray = LocalRay(process.pid, _start_mark(process.pid) or "", token, temp, sys.executable)
+    _write_record(ray)
     return ray
+
+
+def _awaited(ray: LocalRay) -> LocalRay:
+    """Wait until it is up, and put down its address."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and ray.alive:
+        if "Ray runtime started" in _log().read_text(errors="replace"):
+            address = (Path(ray.temp) / "ray_current_cluster").read_text().strip()
+            _write_record(up := replace(ray, address=address))
+            return up
+        time.sleep(0.05)
+    _clean_up(ray)
+    raise LocalRayError(f"Ray did not start; its output is in {_log()}")
+
+
+def _start_mark(pid: int) -> str | None:
+    """When a living process was started; unlike unix seconds it does not move when the clock is set."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+    except FileNotFoundError:
+        pass
+    try:  # no such process, or a system without /proc
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _log() -> Path:
+    return folder() / "ray.log"
 
 
 def _command(temp: str) -> list[str]:
@@ -185,24 +228,12 @@ def _command(temp: str) -> list[str]:
     ]
 
 
-def _without_ray(variables: Mapping[str, str]) -> dict[str, str]:
-    """Drop Ray's own settings: those of an unrelated Ray must not reach ours."""
-    return {key: value for key, value in variables.items() if not key.startswith("RAY_")}
+def _without_settings(variables: Mapping[str, str]) -> dict[str, str]:
+    """Drop what must not reach all homes: settings of an unrelated Ray, and one home's tracking server."""
+    return {key: value for key, value in variables.items() if not key.startswith(("RAY_", "MLFLOW_"))}
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
-
-
-def _await_address(process: subprocess.Popen[bytes], log: Path, temp: Path) -> str:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        if "Ray runtime started" in log.read_text(errors="replace"):
-            return (temp / "ray_current_cluster").read_text().strip()
-        time.sleep(0.05)
-    process.kill()
-    raise LocalRayError(f"Ray did not start; its output is in {log}")

@@ -80,6 +80,10 @@ class Home:
         return self.root / "artifacts"
 
     @property
+    def service_lock(self) -> Path:
+        return self.root / "service.lock"
+
+    @property
     def scheduler_log(self) -> Path:
         return self.root / "scheduler.log"
 

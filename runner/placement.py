@@ -6,6 +6,7 @@ delay it; one that can never fit, or waits for another run's file, holds nobody 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,12 +83,15 @@ def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequen
 
 
 def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float:
-    """The cores of `cpus: auto`; never more than there are beside so many GPUs, so that it can start."""
-    largest = max((node.total_cpus for node in nodes if node.total_gpus >= gpus), default=None)
+    """The cores of `cpus: auto`: with GPUs no more than their share, else all but one for each GPU.
+
+    So neither kind of run keeps the other from starting, and every GPU of a machine can be used.
+    """
     if gpus == 0:
-        return largest or 1.0
+        return max((max(1.0, node.total_cpus - node.total_gpus) for node in nodes), default=1.0)
+    shares = [node.total_cpus / node.total_gpus for node in nodes if node.total_gpus >= gpus]
     wanted = 1.0 + loader_workers
-    return wanted if largest is None else min(wanted, largest)
+    return max(1.0, min(wanted, math.floor(max(shares) * max(gpus, 1)))) if shares else wanted
 
 
 def _impossible(request: Request, nodes: Sequence[Node]) -> str | None:

@@ -27,6 +27,8 @@ class PublisherActor:
     def __init__(self, root: str, settings: Mapping[str, str]) -> None:
         """`settings`: MLflow's variables as they are where the scheduler was started."""
         self._home = Home(Path(root))
+        for key in [key for key in os.environ if key.startswith("MLFLOW_")]:
+            del os.environ[key]
         os.environ.update(settings)
         log_to(self._home.publisher_log)
         threading.Thread(target=self._live, name="publisher", daemon=True).start()

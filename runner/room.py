@@ -42,15 +42,16 @@ class Room:
         # Those that wait for this node, packed in order into it as if it were empty: as many as can
         # ever run on it at once. Whoever is behind them is delayed by them and not by an overtaker.
         self.kept_cpus = 0.0
+        self.keeps_gpus = False
         self._unkept_gpus, self._unkept_cpus = (1.0,) * node.total_gpus, node.total_cpus
 
     def admits(self, request: Request) -> bool:
         """Whether a run may start here now: it fits, and delays none of those that wait.
 
-        The first that waits for this node lacks GPUs or cores here. So only what uses no GPU can slip
-        in front, and only where the cores that those ahead will need are left free.
+        Where one of them needs GPUs of this node, only what uses none can slip in front, and in any
+        case only where the cores that those ahead will need are left free.
         """
-        if _without(self.gpus, request.gpus) is None or (self.kept_cpus and request.gpus):
+        if _without(self.gpus, request.gpus) is None or (self.keeps_gpus and request.gpus):
             return False
         return round(self.cpus - request.cpus, DIGITS) >= self.kept_cpus
 
@@ -67,6 +68,7 @@ class Room:
             return False
         self._unkept_gpus, self._unkept_cpus = gpus, cpus
         self.kept_cpus = round(self.kept_cpus + request.cpus, DIGITS)
+        self.keeps_gpus = self.keeps_gpus or request.gpus > 0
         return True
 
     def preference(self, request: Request) -> tuple[float, float, str]:

@@ -113,6 +113,7 @@ class Beat:
     at: float
     cluster: str
     version: str
+    tracking: str | None  # where runs are published to, without a password
     pid: int | None
     host: str | None
     cores: float | None

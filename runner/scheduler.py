@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -30,7 +32,23 @@ POLL_SECONDS = 0.2  # for the answers of all workers together
 BEAT_SECONDS = 1.0  # between two signs of life
 REPORT_SECONDS = 1.0  # between two rows that say how far a run is
 PUBLISHER_SECONDS = 2.0  # between two looks whether one is needed
+HOLD_SECONDS = 30.0  # before a run whose folder could not be written is started again
 UNKNOWN = ""  # machine of an adopted run until its worker answers; Ray counts what it holds meanwhile
+
+
+class Interval:
+    """Says at most every so many seconds that something is due; does not mind when the clock is set."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
 
 
 class Scheduler:
@@ -42,8 +60,10 @@ class Scheduler:
         self._epoch = epoch
         self._tracking = tracking
         self._publisher: Member | None = None
-        self._looked_at = 0.0  # for something to publish, unix seconds
-        self._beaten_at = 0.0
+        self._beats = Interval(BEAT_SECONDS)
+        self._looks = Interval(PUBLISHER_SECONDS)
+        self._reports: dict[int, Interval] = defaultdict(lambda: Interval(REPORT_SECONDS))  # by run
+        self._held: dict[int, float] = {}  # runs not to be started before a monotonic time
         self._members: dict[int, Member] = {}  # by run
         self._bookings: dict[int, Booking] = {}  # by run
 
@@ -53,17 +73,15 @@ class Scheduler:
         Raises:
             Superseded: another scheduler has taken over; nothing was written.
         """
-        self._beat(now)
         down = self._store.down_requested()
+        if self._beats.due():
+            self._beat(now, "going down" if down else None)
         self._attend(now, down.at if down else None, kill_at_once=bool(down and down.force))
         if down is None:
             self._place(now)
-        self._see_to_publisher(now)
+        self._see_to_publisher()
 
-    def _beat(self, now: float) -> None:
-        if now - self._beaten_at < BEAT_SECONDS:
-            return
-        self._beaten_at = now
+    def _beat(self, now: float, message: str | None) -> None:
         machines = cluster.machines()
         self._store.beat(
             self._epoch,
@@ -72,6 +90,7 @@ class Scheduler:
             host=socket.gethostname(),
             cores=sum(machine.cpus for machine in machines),
             gpus=sum(machine.gpus for machine in machines),
+            message=message,
         )
 
     def _attend(self, now: float, down_since: float | None, kill_at_once: bool) -> None:
@@ -81,10 +100,7 @@ class Scheduler:
         answers = cluster.poll(self._members.values(), POLL_SECONDS)
         for run in running:
             seen = self._look(run, answers)
-            if kill_at_once:
-                self._close(run, Close(Event.RELEASE, "lost", "killed by down --force"), now)
-                continue
-            for action in attendance.attend(run, seen, now, down_since):
+            for action in attendance.attend(run, seen, now, down_since, kill_at_once):
                 self._act(run, action, now)
 
     def _adopt(self, run: Run) -> None:
@@ -123,8 +139,7 @@ class Scheduler:
         """Write down an answer; often enough for a person who watches, for each costs the disk a write."""
         held = self._bookings[run.id]
         self._bookings[run.id] = replace(held, machine=status.node, devices=status.fields.get("devices", ()))
-        due = run.answered_at is None or now - run.answered_at >= REPORT_SECONDS
-        if due or status.ending is not None:
+        if self._reports[run.id].due() or status.ending is not None:
             # Pyright takes the field `epoch` for the positional parameter of that name.
             self._store.report(self._epoch, run.id, run.attempt, now, **status.fields)  # pyright: ignore
 
@@ -133,6 +148,7 @@ class Scheduler:
         if (member := self._members.pop(run.id, None)) is not None:
             cluster.kill(member)
         self._bookings.pop(run.id, None)
+        self._reports.pop(run.id, None)
         state = self._store.end(
             self._epoch, run.id, run.attempt, close.event, now, close.outcome, close.reason
         )
@@ -140,7 +156,7 @@ class Scheduler:
         log.info("run %d, attempt %d: %s, now %s", run.id, run.attempt, ending, state)
 
     def _place(self, now: float) -> None:
-        queued = self._store.queue()
+        queued = [run for run in self._store.queue() if self._held.get(run.id, 0.0) < time.monotonic()]
         if not queued:
             return
         free = resources.nodes(cluster.machines(), list(self._bookings.values()))
@@ -156,8 +172,9 @@ class Scheduler:
         assert run is not None, "only an ended run can be removed"
         try:
             storage.prepare(self._home.run(run.id, run.name), run.attempt, run.config)
-        except OSError as error:
-            self._close(run, Close(Event.FAIL, "failed", f"its folder cannot be written: {error}"), now)
+        except OSError as error:  # a full disk is nobody's fault: others may start, this one tries again
+            self._held[run.id] = time.monotonic() + HOLD_SECONDS
+            self._close(run, Close(Event.RELEASE, "lost", f"its folder cannot be written: {error}"), now)
             return
         self._bookings[run.id] = Booking(start.node, start.gpus, start.cpus)
         self._members[run.id] = cluster.start(
@@ -170,11 +187,10 @@ class Scheduler:
         )
         log.info("run %d, attempt %d: started on %s", run.id, run.attempt, start.node)
 
-    def _see_to_publisher(self, now: float) -> None:
+    def _see_to_publisher(self) -> None:
         """Keep a publisher alive while there is something to publish; it leaves by itself."""
-        if now - self._looked_at < PUBLISHER_SECONDS:
+        if not self._looks.due():
             return
-        self._looked_at = now
         if self._publisher is not None:
             if isinstance(cluster.poll([self._publisher], 0.0)[publisher_actor.NAME], Death):
                 self._publisher = None

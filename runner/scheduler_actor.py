@@ -20,6 +20,7 @@ from runner import cluster
 from runner.paths import Home
 from runner.scheduler import Scheduler
 from runner.store import NoQueue, Occupied, Store, Superseded, open_store
+from runner.tracking import shown, target
 
 log = logging.getLogger("runner")
 
@@ -77,7 +78,8 @@ class SchedulerActor:
         """Begin an epoch; the scheduler of another cluster must have been silent for a while."""
         while True:
             try:
-                return store.take_over(time.time(), self._cluster_name, capsnet.__version__)
+                tracking = shown(target(self._home, self._tracking).uri)
+                return store.take_over(time.time(), self._cluster_name, capsnet.__version__, tracking)
             except Occupied as error:
                 self._message = str(error)
                 time.sleep(RETRY_SECONDS)

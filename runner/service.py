@@ -7,12 +7,15 @@ from a checkout would import whatever is edited there.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from runner import local_ray
@@ -23,7 +26,6 @@ from runner.states import State
 from runner.store import Store
 
 ALIVE_SECONDS = 10.0  # a beat younger than this comes from a scheduler that lives; it beats every second
-NO_CLUSTER = 3  # exit status of runner.launch
 START_OR_END = {"up": "start", "down": "end"}
 LAUNCH_SECONDS = 60.0
 DOWN_SECONDS = 60.0  # the workers' grace and some
@@ -34,55 +36,77 @@ class ServiceError(Exception):
     """The service cannot be started or stopped; one line."""
 
 
-class NoAnswer(ServiceError):  # noqa: N818 - the name says what happened
-    """No cluster answers at its address."""
-
-
 def is_alive(store: Store, now: float) -> bool:
     """Whether a scheduler serves this queue; costs a read of one row and a look at one process."""
     beat = store.scheduler_beat()
     if beat is None or now - beat.at > ALIVE_SECONDS:
         return False
-    return bool(os.environ.get("RAY_ADDRESS")) or local_ray.find() is not None
+    # Of our own Ray we know at once that it is gone; of another cluster its beat is all that there is to see.
+    return beat.cluster != _own_cluster() or local_ray.find() is not None
 
 
 def ensure(home: Home, store: Store) -> None:
-    """Start local Ray and the scheduler where they do not run; a wish to go down is withdrawn.
+    """Start local Ray and the scheduler where they do not run; waits for a `down` that is under way.
 
     Raises:
         ServiceError: one of them did not start.
     """
-    store.clear_down()
-    if is_alive(store, time.time()):
+    if is_alive(store, time.time()) and store.down_requested() is None:
         return
-    ray = _ray()
-    try:
-        _launch("up", home, ray)
-    except NoAnswer:
-        if ray is None:
-            raise
-        local_ray.stop(ray)  # its process lives, but the network under it may have changed
-        _launch("up", home, _ray())
+    with _one_at_a_time(home):
+        store.clear_down()  # perhaps left by a `down` that was killed
+        if not is_alive(store, time.time()):
+            _start(home)
 
 
 def shut_down(home: Home, store: Store, force: bool = False) -> None:
     """Save what runs and queue it again, end the scheduler, and Ray where no other home uses it.
 
     Raises:
-        ServiceError: the scheduler did not answer; nothing was ended.
+        ServiceError: the scheduler did not do so; it goes on as before.
     """
-    ray = local_ray.find()
-    if ray is None and not os.environ.get("RAY_ADDRESS"):
-        return
-    if is_alive(store, time.time()):
-        store.ask_down(time.time(), force)
-        _await_rest(store)
-        if not force:
-            _await_published(store)
-    others = _launch("down", home, ray)
-    if ray is not None and others == "0":
-        local_ray.stop(ray)
-    store.clear_down()
+    with _one_at_a_time(home):
+        ray = None if os.environ.get("RAY_ADDRESS") else local_ray.find()
+        if ray is None and not os.environ.get("RAY_ADDRESS"):
+            return
+        beat = store.scheduler_beat()
+        try:
+            if is_alive(store, time.time()):
+                store.ask_down(time.time(), force)
+                _await_rest(store)
+                if not force:
+                    _await_published(store)
+            others = _launch("down", home, ray)
+            if beat is not None:
+                store.leave(beat.epoch)
+        finally:
+            store.clear_down()
+        if ray is not None and others == "0":
+            local_ray.stop(ray)
+
+
+@contextmanager
+def _one_at_a_time(home: Home) -> Iterator[None]:
+    """Held while the service of a home is started or ended."""
+    with home.service_lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _start(home: Home) -> None:
+    ray = _ray()
+    try:
+        _launch("up", home, ray)
+    except ServiceError:
+        if ray is None or ray.answers:
+            raise
+        local_ray.stop(ray)  # its process lives, but the network under it has changed
+        _launch("up", home, _ray())
+
+
+def _own_cluster() -> str:
+    """The name of the cluster that a local Ray is; of two records only one can name a Ray at a time."""
+    return f"local Ray of {platform.node()}, kept in {local_ray.folder()}"
 
 
 def status(home: Home, store: Store) -> dict[str, Any]:
@@ -101,7 +125,7 @@ def status(home: Home, store: Store) -> dict[str, Any]:
         },
         "gpus": beat.gpus if beat else None,
         "cpus": beat.cores if beat else None,
-        "tracking": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_database}",
+        "tracking": beat.tracking if beat else None,
         "runs": {state.value: counts[state] for state in State},
     }
 
@@ -151,7 +175,7 @@ def _await_published(store: Store) -> None:
 def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
     """Run `runner.launch` in a process of its own and return its last line."""
     address = ray.address if ray else os.environ["RAY_ADDRESS"]
-    cluster = f"local Ray of {platform.node()}" if ray else address
+    cluster = _own_cluster() if ray else address
     environment = local_ray.environment(ray.token, os.environ) if ray else dict(os.environ)
     command = [sys.executable, "-P", "-m", "runner.launch", action, address, cluster, str(home.root)]
     try:
@@ -159,13 +183,11 @@ def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
             command, cwd="/", env=environment, capture_output=True, text=True, timeout=LAUNCH_SECONDS
         )
     except subprocess.TimeoutExpired as error:
-        raise NoAnswer(f"the cluster at {address} did not answer for {LAUNCH_SECONDS:g} s") from error
-    said = child.stdout.strip().splitlines() or [""]
-    if child.returncode == NO_CLUSTER:
-        raise NoAnswer(_last_line(child.stderr))
+        raise ServiceError(f"the Ray at {address} did not answer for {LAUNCH_SECONDS:g} s") from error
     if child.returncode:
-        raise ServiceError(f"the scheduler did not {START_OR_END[action]}: {_last_line(child.stderr)}")
-    return said[-1]
+        whose = f" (that Ray was started with {ray.python})" if ray and ray.python != sys.executable else ""
+        raise ServiceError(f"the scheduler did not {START_OR_END[action]}: {_last_line(child.stderr)}{whose}")
+    return child.stdout.strip()
 
 
 def _last_line(text: str) -> str:

@@ -7,18 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-LARGEST = 4096  # GPUs, and cores, of one run
+LARGEST = 4096  # cores of one run
 SMALLEST = 0.01  # share of a GPU, or of a core
 
 
 def _gpus(value: Any) -> float | Literal["auto"]:
     if value == "auto":
         return "auto"
-    if _is_number(value) and (
-        value == 0 or SMALLEST <= value < 1 or (value % 1 == 0 and 1 <= value <= LARGEST)
-    ):
+    if _is_number(value) and (value in (0, 1) or SMALLEST <= value < 1):
         return value
-    raise ValueError("must be auto, a whole number, or a share of one GPU, as in 0.25")
+    raise ValueError("must be auto, 0, 1, or a share of one GPU, as in 0.25: a run trains on one GPU")
 
 
 def _cpus(value: Any) -> float | Literal["auto"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from typing import Literal
 
 from capsnet.files import previous_path, write_atomically
 from runner.paths import AttemptPaths, RunPaths
+
+log = logging.getLogger(__name__)
 
 EndingKind = Literal["finished", "failed", "stopped"]
 
@@ -38,10 +41,13 @@ def write_ending(paths: AttemptPaths, ending: Ending) -> None:
 
 
 def read_ending(paths: AttemptPaths) -> Ending | None:
-    """Return how the attempt ended, or None when it never said so."""
+    """Return how the attempt ended, or None when it never said so, or nobody can read what it said."""
     try:
         return Ending(**json.loads(paths.outcome.read_text()))
     except FileNotFoundError:
+        return None
+    except (OSError, TypeError, ValueError) as error:  # one run's file must not stop the whole queue
+        log.warning("%s: not an outcome, taken for none: %s", paths.outcome, error)
         return None
 
 
@@ -70,6 +76,7 @@ def mirror(source: Path, target: Path) -> None:
 def prepare(paths: RunPaths, attempt: int, config: str) -> None:
     """Make the attempt's folder, and let the run's folder show its files under plain names."""
     paths.attempt(attempt).folder.mkdir(parents=True, exist_ok=True)
+    paths.attempt(attempt).outcome.unlink(missing_ok=True)
     _forget_before(paths, attempt - 1)
     write_atomically(paths.config, lambda file: file.write(config.encode()))
     newest = paths.attempt(attempt)

@@ -212,7 +212,14 @@ class Store:
 
     # What the scheduler of an epoch writes.
 
-    def take_over(self, now: float, cluster: str, version: str, stale_after: float = 30.0) -> int:
+    def take_over(
+        self,
+        now: float,
+        cluster: str,
+        version: str,
+        tracking: str | None = None,
+        stale_after: float = 30.0,
+    ) -> int:
         """Begins a scheduler epoch, and so ends the one before; its number.
 
         Raises Occupied where the scheduler of another cluster has beaten in the last `stale_after` seconds.
@@ -225,7 +232,14 @@ class Store:
                     f"{max(0.0, now - row['at']):.0f} s ago): use that one, or `runner down` there first"
                 )
             nobody = dict.fromkeys(("pid", "host", "cores", "gpus", "message"))
-            values = {"epoch": row["epoch"] + 1, "at": now, "cluster": cluster, "version": version, **nobody}
+            values = {
+                "epoch": row["epoch"] + 1,
+                "at": now,
+                "cluster": cluster,
+                "version": version,
+                "tracking": tracking,
+                **nobody,
+            }
             connection.execute(update(queue).values(values))
             return values["epoch"]
 

@@ -155,6 +155,7 @@ queue = Table(
     Column("at", Float),
     Column("cluster", Text),
     Column("version", Text),
+    Column("tracking", Text),
     Column("pid", Integer),
     Column("host", Text),
     Column("cores", Float),

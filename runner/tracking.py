@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from runner import record
 from runner.paths import Home
@@ -80,6 +81,12 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
         lock=database.with_name(database.name + ".lock") if uri == f"sqlite:///{database}" else None,
         served=served,
     )
+
+
+def shown(uri: str) -> str:
+    """The URI as it may be printed and stored: without the name and the password that it may carry."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
 @contextmanager

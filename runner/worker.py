@@ -5,6 +5,7 @@ It never touches the database; what the scheduler asks, it answers, and what it 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -21,6 +22,8 @@ class Worker:
     def __init__(self, assignment: Assignment) -> None:
         self._orders = Orders()
         self._standing = Standing(assignment)
+        if assignment.gpus == 0:  # a cluster that was not started by us shows such an actor every GPU
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         log_to(assignment.paths.log)
         threading.Thread(target=perform, args=(assignment, self._orders, self._standing), daemon=True).start()
         threading.Thread(target=_leave_when_abandoned, args=(self._orders,), daemon=True).start()

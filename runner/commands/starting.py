@@ -27,4 +27,22 @@ def start_service(home: Home, store: Store) -> bool:
     except (LocalRayError, OSError, ServiceError) as error:
         hint(f"queued, but not started: {one_line(error)}\n`{PROGRAM} up` tries again")
         return False
+    for difference in differences(home, store):
+        hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
     return True
+
+
+def differences(home: Home, store: Store) -> list[str]:
+    """What the running scheduler does otherwise than one that this command would start."""
+    import capsnet
+    from runner.tracking import shown, target
+
+    beat = store.scheduler_beat()
+    if beat is None:
+        return []
+    found = []
+    if beat.tracking != (wanted := shown(target(home).uri)):
+        found.append(f"the scheduler publishes to {beat.tracking} and not to {wanted}")
+    if beat.version != capsnet.__version__:
+        found.append(f"the scheduler runs version {beat.version} and not {capsnet.__version__}")
+    return found

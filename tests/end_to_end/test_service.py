@@ -55,7 +55,7 @@ def test_a_submit_killed_at_any_moment_queues_its_runs_or_none(service: Service,
     before = len(service.runs())
     moments = random.Random(0)
     for _ in range(8):
-        command = service.command("submit", small, small, "--set", "num_epochs=1", "--set", "runner.gpus=99")
+        command = service.command("submit", small, small, "--set", "num_epochs=1", "--set", "runner.cpus=999")
         process = subprocess.Popen(command, env=service.environment, stdout=subprocess.DEVNULL)
         time.sleep(moments.uniform(0.02, 0.5))
         process.kill()
@@ -211,7 +211,7 @@ def test_a_run_resumed_again_and_again_is_one_mlflow_run_with_one_point_an_epoch
 
 def test_the_queue_survives_two_hundred_submits_in_a_row(service: Service, small: Path) -> None:
     before = len(service.runs())
-    words = ["--set", "runner.gpus=99"]
+    words = ["--set", "runner.cpus=999"]
     numbers = [int(service.call("submit", small, *words).stdout) for _ in range(10)]
     numbers += [int(n) for n in service.call("submit", *[small] * 190, *words).stdout.split()]
     assert len(set(numbers)) == 200 and len(service.runs()) == before + 200

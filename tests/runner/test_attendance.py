@@ -100,3 +100,10 @@ def test_a_worker_that_never_answers_is_put_back_but_one_that_falls_silent_is_le
     (close,) = attend(running, late, NOW, None)
     assert isinstance(close, Close) and close.event is Event.RELEASE
     assert attend(replace(running, answered_at=NOW), late, NOW, None) == []
+
+
+def test_down_with_force_kills_at_once_but_not_what_has_ended(running: Run) -> None:
+    (close,) = attend(running, answer(), NOW, NOW, kill_at_once=True)
+    assert isinstance(close, Close) and close.event is Event.RELEASE
+    *_, close = attend(running, answer("finished"), NOW, NOW, kill_at_once=True)
+    assert close == Close(Event.FINISH, "finished", None)
