@@ -228,3 +228,18 @@ def test_what_cannot_train_fails_with_its_reason_and_the_queue_goes_on(
     reason = service.wait_for_state(missing, State.FAILED, seconds=120).reason or ""
     assert str(tmp_path / "empty") in reason
     assert "Traceback" not in service.log(missing)
+
+
+def test_a_run_whose_folder_cannot_be_written_waits_and_the_others_go_on(
+    service: Service, small: Path
+) -> None:
+    service.call("up")
+    next_number = max((run.id for run in service.runs()), default=0) + 1
+    (service.root / f"{next_number}-small").write_text("in the way")
+    blocked = service.submit(small, "num_epochs=1")
+    fine = service.submit(small, "num_epochs=1")
+    assert blocked == next_number
+    service.wait_for_state(fine, State.FINISHED)
+    run = service.run(blocked)
+    assert run.state is State.QUEUED and "cannot be written" in (run.reason or "")
+    service.call("cancel", str(blocked))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -49,6 +50,39 @@ def test_two_first_submits_at_one_instant_start_one_ray_and_one_scheduler(
         service.wait_for_state(number, State.FINISHED)
         assert service.run(number).attempt == 1
     assert len(schedulers()) == 1
+
+
+def test_a_first_submit_killed_while_ray_starts_leaves_one_ray_for_the_next(
+    service: Service, small: Path
+) -> None:
+    service.call("down")
+    command = service.command("submit", small, "--set", "num_epochs=1")
+    process = subprocess.Popen(command, env=service.environment, stdout=subprocess.DEVNULL)
+    started = wait_until(_recorded_pid, 30, "a Ray that starts")
+    process.kill()
+    process.wait()
+    number = service.submit(small, "num_epochs=1")
+    service.wait_for_state(number, State.FINISHED)
+    ray = local_ray.find()
+    assert ray is not None and ray.pid == started
+    assert all(run.state in ENDED for run in service.runs()[:number])
+
+
+def _recorded_pid() -> int | None:
+    record = local_ray.folder() / "ray.json"
+    return json.loads(record.read_text())["pid"] if record.exists() else None
+
+
+def test_a_submit_right_after_down_starts_a_scheduler_on_the_ray_that_another_home_keeps(
+    service: Service, small: Path, tmp_path: Path
+) -> None:
+    other = Service(tmp_path / "other", service.variables)
+    other.call("up")
+    service.call("down")
+    number = service.submit(small, "num_epochs=1")
+    service.wait_for_state(number, State.FINISHED)
+    other.call("down")
+    assert local_ray.find() is not None
 
 
 def test_a_submit_killed_at_any_moment_queues_its_runs_or_none(service: Service, small: Path) -> None:

@@ -25,6 +25,19 @@ def test_an_ending_reads_back_and_its_absence_is_none(run: RunPaths) -> None:
     assert storage.read_ending(run.attempt(1)) == ending
 
 
+@pytest.mark.parametrize("text", ["", '{"attempt": 1', '{"attempt": 1, "odd": 2}', "[]"])
+def test_an_outcome_that_nobody_can_read_counts_as_none(run: RunPaths, text: str) -> None:
+    storage.prepare(run, 1, "")
+    run.attempt(1).outcome.write_text(text)
+    assert storage.read_ending(run.attempt(1)) is None
+
+
+def test_an_attempt_begins_without_an_outcome(run: RunPaths) -> None:
+    storage.write_ending(run.attempt(1), storage.Ending(1, "finished", None, 1.0))
+    storage.prepare(run, 1, "")
+    assert storage.read_ending(run.attempt(1)) is None
+
+
 def test_the_run_folder_shows_the_newest_attempt(run: RunPaths) -> None:
     for attempt in (1, 2):
         storage.prepare(run, attempt, "seed: 1\n")

@@ -1,0 +1,147 @@
+"""One attempt, performed right here: without Ray, a database or MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from capsnet import checkpoint
+from runner import storage
+from runner.attempt import Assignment, Standing, perform
+from runner.orders import Orders
+
+SMALL = """
+seed: 3
+num_epochs: 2
+batch_size: 256
+threads: 1
+use_cuda: false
+dataset: {name: digits, size: 12}
+model: {conv_channels: 4, kernel_size: 3, primary_types: 2, class_dim: 4, decoder: {hidden: [8]}}
+"""
+
+
+@pytest.fixture
+def assignment(tmp_path: Path) -> Assignment:
+    given = Assignment(str(tmp_path), 1, "small", 1, "node", SMALL, cpus=1.0, gpus=0.0, use_best=False)
+    storage.prepare(given.run_paths, 1, SMALL)
+    return given
+
+
+def performed(assignment: Assignment, orders: Orders | None = None) -> Standing:
+    standing = Standing(assignment)
+    perform(assignment, orders or Orders(), standing)
+    return standing
+
+
+def next_attempt(assignment: Assignment, config: str = SMALL) -> Assignment:
+    following = replace(assignment, attempt=assignment.attempt + 1, config=config)
+    storage.prepare(following.run_paths, following.attempt, config)
+    return following
+
+
+def ending(standing: Standing) -> storage.Ending:
+    found = standing.status.ending
+    assert found is not None
+    return found
+
+
+def test_an_attempt_trains_to_its_end_and_says_so_on_disk(assignment: Assignment) -> None:
+    standing = performed(assignment)
+    assert ending(standing).kind == "finished"
+    assert storage.read_ending(assignment.paths) == ending(standing)
+    fields = standing.status.fields
+    assert (fields.get("durable_epoch"), fields.get("epoch")) == (2, 2)
+    assert checkpoint.load(assignment.paths.checkpoint)["epoch"] == 2
+
+
+def test_an_attempt_that_is_told_to_stop_saves_and_the_next_one_goes_on(assignment: Assignment) -> None:
+    orders = Orders()
+    orders.stop()
+    stopped = performed(assignment, orders)
+    assert ending(stopped).kind == "stopped"
+    state = checkpoint.load(assignment.paths.checkpoint)
+    assert (state["epoch"], state["step"]) == (0, 1)
+    following = next_attempt(assignment)
+    assert ending(performed(following)).kind == "finished"
+    undisturbed = replace(assignment, run=2)
+    storage.prepare(undisturbed.run_paths, 1, SMALL)
+    performed(undisturbed)
+    weights = (checkpoint.load(each.paths.checkpoint)["model"] for each in (following, undisturbed))
+    assert all(
+        torch.equal(one, other) for one, other in zip(*(each.values() for each in weights), strict=True)
+    )
+
+
+def test_an_attempt_with_nothing_left_to_train_has_a_result_of_its_own(assignment: Assignment) -> None:
+    performed(assignment)
+    following = next_attempt(assignment)
+    standing = performed(following)
+    assert ending(standing).kind == "finished"
+    assert checkpoint.load(following.paths.checkpoint)["epoch"] == 2
+    assert following.paths.history.read_text() == assignment.paths.history.read_text()
+    assert standing.status.fields.get("accuracy") is not None
+
+
+def test_an_outcome_that_cannot_be_written_is_reported_all_the_same(
+    assignment: Assignment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (assignment.paths.outcome / "in the way").mkdir(parents=True)
+    assert ending(performed(assignment)).kind == "finished"
+    assert "its outcome could not be written" in capfd.readouterr().out
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_thrown_away(assignment: Assignment) -> None:
+    performed(assignment)
+    state = checkpoint.load(assignment.paths.checkpoint)
+    checkpoint.save({**state, "format": 99}, assignment.paths.checkpoint)
+    failed = ending(performed(next_attempt(assignment)))
+    assert failed.kind == "failed"
+    assert "newer version" in (failed.reason or "")
+
+
+def test_damaged_checkpoints_of_one_attempt_are_passed_over_for_those_before(assignment: Assignment) -> None:
+    performed(assignment)
+    second = next_attempt(assignment, SMALL.replace("num_epochs: 2", "num_epochs: 3"))
+    performed(second)
+    checkpoint.previous_path(second.paths.checkpoint).unlink(missing_ok=True)
+    second.paths.checkpoint.write_bytes(b"cut off")
+    third = next_attempt(second, second.config)
+    with pytest.warns(UserWarning, match="looking further back"):
+        assert ending(performed(third)).kind == "finished"
+    assert checkpoint.load(third.paths.checkpoint)["epoch"] == 3
+
+
+def test_a_run_of_which_every_checkpoint_is_damaged_fails_and_does_not_begin_anew(
+    assignment: Assignment,
+) -> None:
+    performed(assignment)
+    for file in (assignment.paths.checkpoint, checkpoint.previous_path(assignment.paths.checkpoint)):
+        file.write_bytes(b"cut off")
+    with pytest.warns(UserWarning, match="looking further back"):
+        failed = ending(performed(next_attempt(assignment)))
+    assert failed.kind == "failed" and "checkpoint" in (failed.reason or "")
+
+
+def test_the_file_that_the_yaml_names_holds_the_result_and_may_be_gone_on_from(
+    assignment: Assignment, tmp_path: Path
+) -> None:
+    named = tmp_path / "models" / "mine.pt"
+    config = SMALL + f"checkpoint: {{model_path: {named}, use_checkpoint: true}}\n"
+    performed(replace(assignment, config=config))
+    assert checkpoint.load(named)["epoch"] == 2
+    longer = replace(assignment, run=2, config=config.replace("num_epochs: 2", "num_epochs: 3"))
+    storage.prepare(longer.run_paths, 1, longer.config)
+    assert ending(performed(longer)).kind == "finished"
+    rows = checkpoint.read_history(longer.paths.history)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert checkpoint.load(named)["epoch"] == 3
+
+
+def test_a_loss_that_is_not_finite_fails_with_epoch_and_step_in_one_line(assignment: Assignment) -> None:
+    failed = ending(performed(replace(assignment, config=SMALL + "optim: {lr: 1.0e+30}\n")))
+    assert failed.kind == "failed"
+    assert "epoch 1, step" in (failed.reason or "") and "\n" not in (failed.reason or "")
