@@ -1,7 +1,7 @@
 """Which queued run starts where: lists in, starts out. Pure, and the same answer for the same lists.
 
-The order is strict. A run that fits the cluster but has to wait is overtaken only where that cannot
-delay it; one that can never fit, or waits for another run's file, holds nobody up.
+The order is strict. A run that fits the cluster but has to wait is overtaken only by what takes nothing
+that it will need; one that can never fit, or waits for another run's files, holds nobody up.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Start:
 def resolve(run: Run, nodes: Sequence[Node]) -> Request:
     """What a run needs here, where it may have left that to us.
 
-    "auto" means one GPU where the cluster has any; without a GPU all cores of the largest machine,
-    with one a core for the training and one for each process that loads data.
+    "auto" means one GPU where the cluster has any; without a GPU the cores of the largest machine, with
+    one a core for the training and one for each process that loads data.
     """
     gpus = float(any(node.total_gpus for node in nodes)) if run.gpus == "auto" else run.gpus
     cpus = _auto_cpus(run.loader_workers, gpus, nodes) if run.cpus == "auto" else run.cpus
@@ -75,7 +75,7 @@ def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequen
         reasons[request.run_id] = (
             f"{_needs(request)}, {_place_in_line(ahead)}"
             if writer is None
-            else f"waits for run {writer}, which writes the same checkpoint file"
+            else f"waits for run {writer}, which writes the same files"
         )
         writers |= dict.fromkeys(request.exclusive, request.run_id)
         ahead += 1

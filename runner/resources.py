@@ -43,6 +43,7 @@ def _node(machine: Machine, bookings: Sequence[Booking]) -> Node:
         total_gpus=int(machine.gpus),
         cpus=max(0.0, cpus),
         total_cpus=machine.cpus,
+        gpu_cpus=sum(booking.cpus for booking in bookings if booking.gpus),
     )
 
 

@@ -16,6 +16,7 @@ class Node:
     total_gpus: int
     cpus: float  # free cores
     total_cpus: float
+    gpu_cpus: float = 0.0  # cores held by the queue's runs that use GPUs
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Request:
     run_id: int
     gpus: float  # a share of one GPU below 1, else a whole number of whole GPUs
     cpus: float
-    exclusive: tuple[str, ...] = ()  # files that no other run may write at the same time
+    exclusive: tuple[str, ...] = ()  # files and folders that no other run may write at the same time
 
 
 def fits_when_empty(request: Request, node: Node) -> bool:
@@ -38,7 +39,7 @@ class Room:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.gpus, self.cpus = node.gpus, node.cpus
+        self.gpus, self.cpus, self.gpu_cpus = node.gpus, node.cpus, node.gpu_cpus
         # Those that wait for this node, packed in order into it as if it were empty: as many as can
         # ever run on it at once. Whoever is behind them is delayed by them and not by an overtaker.
         self.kept_cpus = 0.0
@@ -46,19 +47,26 @@ class Room:
         self._unkept_gpus, self._unkept_cpus = (1.0,) * node.total_gpus, node.total_cpus
 
     def admits(self, request: Request) -> bool:
-        """Whether a run may start here now: it fits, and delays none of those that wait.
+        """Whether a run may start here now: it fits, and takes nothing that those who wait will need.
 
-        Where one of them needs GPUs of this node, only what uses none can slip in front, and in any
-        case only where the cores that those ahead will need are left free.
+        Where one of them needs GPUs of this node, only what uses none can slip in front, and only where
+        the cores that those ahead will need are free already. Where all of them do without, they wait for
+        runs like themselves to end: one with GPUs passes, as long as the cores that they will need are not
+        held by runs with GPUs, of which there may never be an end.
         """
         if _without(self.gpus, request.gpus) is None or (self.keeps_gpus and request.gpus):
             return False
-        return round(self.cpus - request.cpus, DIGITS) >= self.kept_cpus
+        if request.gpus == 0:
+            return round(self.cpus - request.cpus, DIGITS) >= self.kept_cpus
+        unkept = round(self.node.total_cpus - self.kept_cpus - self.gpu_cpus, DIGITS)
+        return min(self.cpus, unkept) >= request.cpus
 
     def take(self, request: Request) -> None:
         """Start a run that was admitted."""
         self.gpus = _without(self.gpus, request.gpus) or ()
         self.cpus = round(self.cpus - request.cpus, DIGITS)
+        if request.gpus:
+            self.gpu_cpus = round(self.gpu_cpus + request.cpus, DIGITS)
 
     def reserve(self, request: Request) -> bool:
         """Keep what a run that must wait will need; False where no more can wait for this node."""

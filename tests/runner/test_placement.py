@@ -14,8 +14,15 @@ from runner.rows import Run
 from runner.states import State
 
 
-def node(name: str = "a", gpus: Sequence[float] = (), cpus: float = 16, *, busy_cpus: float = 0) -> Node:
-    return Node(name, tuple(gpus), len(gpus), cpus - busy_cpus, cpus)
+def node(
+    name: str = "a",
+    gpus: Sequence[float] = (),
+    cpus: float = 16,
+    *,
+    busy_cpus: float = 0,
+    gpu_cpus: float = 0,
+) -> Node:
+    return Node(name, tuple(gpus), len(gpus), cpus - busy_cpus, cpus, gpu_cpus)
 
 
 def started(starts: list[Start]) -> list[int]:
@@ -45,9 +52,18 @@ class TestWhatAutoMeans:
     def test_a_core_for_each_process_that_loads_data_beside_a_gpu(self) -> None:
         assert resolve(queued_run(loader_workers=4), [node(gpus=[1])]).cpus == 5
 
-    def test_never_more_cores_than_there_are_beside_the_gpus(self) -> None:
-        nodes = [node("big", cpus=64), node("gpus", [1, 1], cpus=4)]
-        assert resolve(queued_run(loader_workers=8), nodes).cpus == 4
+    def test_never_more_cores_than_the_share_of_a_gpu(self) -> None:
+        nodes = [node("big", cpus=64), node("gpus", [1, 1], cpus=5)]
+        assert resolve(queued_run(loader_workers=8), nodes).cpus == 2
+
+    def test_eight_runs_with_four_loaders_each_use_all_of_eight_gpus_on_32_cores(self) -> None:
+        nodes = [node(gpus=[1] * 8, cpus=32)]
+        runs = [queued_run(id=number, loader_workers=4) for number in range(1, 9)]
+        assert started(place([resolve(run, nodes) for run in runs], [], nodes)) == [*range(1, 9)]
+
+    def test_without_a_gpu_a_core_is_left_for_each_gpu(self) -> None:
+        assert resolve(queued_run(gpus=0), [node(gpus=[1, 1], cpus=16)]) == Request(1, 0, 14)
+        assert resolve(queued_run(gpus=0), [node(gpus=[1, 1], cpus=2)]) == Request(1, 0, 1)
 
     def test_what_the_user_asks_for_is_what_he_gets(self) -> None:
         asked = queued_run(gpus=0.25, cpus=2.0, exclusive=("/x/best.pt",))
@@ -79,6 +95,21 @@ class TestOrder:
     def test_a_long_line_for_one_gpu_keeps_the_cores_of_one_run_only(self) -> None:
         queue = [*(Request(number, 1, 4) for number in range(1, 100)), Request(100, 0, 4)]
         assert started(place(queue, [], [node(gpus=[0], cpus=8)])) == [100]
+
+    def test_runs_with_gpus_start_beside_one_without_and_while_the_next_without_waits(self) -> None:
+        nodes = [node(gpus=[1, 1], cpus=16)]
+        queue = [resolve(queued_run(id=id_, gpus=gpus), nodes) for id_, gpus in enumerate([0, 0, 1, 1, 1])]
+        assert started(place(queue, [], nodes)) == [0, 2, 3]
+
+    def test_a_run_with_a_gpu_does_not_take_the_cores_that_one_without_waits_for(self) -> None:
+        queue = [Request(1, 0, 14), Request(2, 1, 4)]
+        assert place(queue, [], [node(gpus=[1, 1], busy_cpus=4)]) == []
+
+    def test_nor_do_several_together_one_after_the_other(self) -> None:
+        queue = [Request(1, 0, 12), Request(2, 1, 2), Request(3, 1, 2), Request(4, 1, 2)]
+        assert started(place(queue, [], [node(gpus=[1] * 4, busy_cpus=5)])) == [2, 3]
+        busy = node(gpus=[0, 0, 1, 1], busy_cpus=9, gpu_cpus=4)
+        assert place([queue[0], queue[3]], [], [busy]) == []
 
     def test_a_run_that_waits_for_one_machine_does_not_hold_another(self) -> None:
         queue = [Request(1, 4, 1), Request(2, 1, 1)]
@@ -178,8 +209,8 @@ class TestWhyARunWaits:
     def test_it_is_said_which_run_writes_the_same_file(self) -> None:
         queue = [Request(4, 1, 1, ("/x",)), Request(5, 1, 1, ("/x",))]
         reasons = waiting(queue, [Request(3, 1, 1, ("/x",))], [self.NODE])
-        assert reasons[4] == "waits for run 3, which writes the same checkpoint file"
-        assert reasons[5] == "waits for run 4, which writes the same checkpoint file"
+        assert reasons[4] == "waits for run 3, which writes the same files"
+        assert reasons[5] == "waits for run 4, which writes the same files"
 
 
 gpu_needs = st.sampled_from([0, 0, 0.1, 0.25, 0.3, 0.5, 0.75, 1, 1, 2, 4])
@@ -193,7 +224,8 @@ def clusters(draw: st.DrawFn, shares: Sequence[float] = (0, 0.25, 0.5, 1, 1)) ->
     for name in "abc"[: draw(st.integers(1, 3))]:
         gpus = draw(st.lists(st.sampled_from(shares), max_size=4))
         total = draw(st.sampled_from([1, 4, 8, 16]))
-        nodes.append(node(name, gpus, total, busy_cpus=draw(st.integers(0, total))))
+        busy = draw(st.integers(0, total))
+        nodes.append(node(name, gpus, total, busy_cpus=busy, gpu_cpus=draw(st.integers(0, busy))))
     return nodes
 
 
@@ -265,9 +297,14 @@ def test_the_first_that_must_wait_is_not_delayed_by_those_behind_it(
     for each in nodes:
         if not fits_when_empty(waiter, each):
             continue
-        assert all(start.gpus == 0 for start in on(each.name, behind))
-        if on(each.name, behind):
+        overtakers = on(each.name, behind)
+        with_gpus = sum(start.cpus for start in on(each.name, starts) if start.gpus)
+        if waiter.gpus and overtakers:
+            assert all(start.gpus == 0 for start in overtakers)
             assert sum(start.cpus for start in on(each.name, starts)) + waiter.cpus <= each.cpus
+        elif overtakers:  # those ahead of it, and what it needs itself, are left to runs without GPUs
+            assert all(start.gpus for start in overtakers)
+            assert with_gpus + each.gpu_cpus + waiter.cpus <= each.total_cpus
 
 
 @given(requests(10, st.sampled_from([0, 1, 1, 2, 4])), clusters(shares=(0, 1)))
@@ -327,3 +364,24 @@ def test_gpus_are_never_idle_while_runs_wait_and_the_runs_start_in_order(
         queue = [request for request in queue if request.run_id not in began]
         assert len(ends) == gpus or not queue
     assert began == list(range(len(durations)))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=30))
+def test_a_run_without_gpu_starts_as_soon_as_the_one_before_it_ends_however_many_with_gpus_come(
+    stream: list[tuple[int, int]],
+) -> None:
+    queue = [Request(0, 0, 12), *(Request(number, 1, cpus) for number, (_, cpus) in enumerate(stream, 1))]
+    held = {-1: Request(-1, 0, 6)}
+    ends = {-1: 7, 0: 99, **dict.fromkeys(range(1, len(stream) + 1), 0)}
+    for now in range(8):
+        held = {number: request for number, request in held.items() if ends[number] > now}
+        on_gpus = [request for request in held.values() if request.gpus]
+        free = [0.0] * len(on_gpus) + [1.0] * (4 - len(on_gpus))
+        busy = sum(request.cpus for request in held.values())
+        where = node(gpus=free, busy_cpus=busy, gpu_cpus=sum(request.cpus for request in on_gpus))
+        for start in place(queue, [], [where]):
+            held[start.run_id] = next(request for request in queue if request.run_id == start.run_id)
+            ends[start.run_id] = ends[start.run_id] or now + stream[start.run_id - 1][0]
+        queue = [request for request in queue if request.run_id not in held]
+        assert (0 in held) == (now == 7)

@@ -50,6 +50,11 @@ def test_cores_are_the_smaller_of_both_accounts() -> None:
     assert node.cpus == 2
 
 
+def test_the_cores_of_runs_with_gpus_are_known_apart() -> None:
+    (node,) = nodes([machine()], [Booking("m", 0, 3), Booking("m", 1, 2), Booking("m", 0.5, 1)])
+    assert (node.cpus, node.gpu_cpus) == (2, 3)
+
+
 @pytest.mark.parametrize("elsewhere", ["other", ""])
 def test_bookings_of_other_machines_do_not_count(elsewhere: str) -> None:
     assert sum(shares(machine(), Booking(elsewhere, 4, 1))) == 4
