@@ -188,7 +188,10 @@ def with_absolute_paths(
     """The same run for whoever starts it elsewhere: paths are relative to `directory`, `~` is a home."""
 
     def absolute(path: str | None) -> str | None:
-        return None if path is None else str(directory / Path(path).expanduser())
+        if path is None:
+            return None
+        slash = "/" if path.endswith("/") else ""  # which says that `model_path` is a folder
+        return str(directory / Path(path).expanduser()).rstrip("/") + slash
 
     dataset = config.dataset
     if isinstance(dataset, StoredDataset):

@@ -11,9 +11,13 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def locate(path: str | Path) -> Path:
-    """The checkpoint file that a path means: itself, or checkpoint.pt in it when it is a folder."""
+    """The checkpoint file that a path means: itself, or checkpoint.pt in it when it is a folder.
+
+    A folder is what is one, what ends with a slash, and what has no suffix.
+    """
+    slash = str(path).endswith("/")  # which a Path drops
     path = Path(path)
-    return path / CHECKPOINT if path.is_dir() or not path.suffix else path
+    return path / CHECKPOINT if slash or path.is_dir() or not path.suffix else path
 
 
 def previous_path(path: Path) -> Path:

@@ -26,7 +26,7 @@ class NewRun:
     loader_workers: int = 0  # dataloader.num_workers: what `cpus: auto` means beside a GPU depends on it
     max_retries: int = 3
     tags: Mapping[str, str] = field(default_factory=dict)
-    exclusive: tuple[str, ...] = ()  # absolute paths of files that only one run at a time may write
+    exclusive: tuple[str, ...] = ()  # absolute paths that only one run at a time may write
     source_file: str | None = None
     submit_directory: str | None = None
     git_commit: str | None = None

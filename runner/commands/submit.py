@@ -13,10 +13,11 @@ import typer
 
 from runner import exits
 from runner.commands.options import Files, Json, Settings
-from runner.output import PROGRAM, emit, emit_json, hint
+from runner.output import PROGRAM, CommandError, emit, emit_json, hint
 from runner.wording import runs_named
 
 if TYPE_CHECKING:
+    from capsnet.config import Config
     from runner.commands.access import Access
     from runner.git import Revision
     from runner.loading import Experiment
@@ -99,9 +100,12 @@ def to_rows(experiments: Sequence[Experiment], directory: Path) -> list[NewRun]:
 
 
 def to_row(experiment: Experiment, directory: Path, code: Revision) -> NewRun:
+    from capsnet.config import with_absolute_paths
     from runner.rows import NewRun
 
-    config, spec = experiment.config, experiment.spec
+    config, spec = with_absolute_paths(experiment.config, directory), experiment.spec
+    source_file = str(directory / experiment.file)
+    require_utf8(str(directory), source_file, getattr(config.dataset, "root", ""))
     return NewRun(
         name=config.name,
         config=experiment.resolved(directory),
@@ -112,21 +116,31 @@ def to_row(experiment: Experiment, directory: Path, code: Revision) -> NewRun:
         loader_workers=config.dataloader.num_workers,
         max_retries=spec.max_retries,
         tags=spec.tags,
-        exclusive=written_files(config.checkpoint.model_path, directory),
-        source_file=str(directory / experiment.file),
+        exclusive=written_outside(config),
+        source_file=source_file,
         submit_directory=str(directory),
         git_commit=code.commit,
         git_dirty=code.dirty,
     )
 
 
-def written_files(model_path: str | None, directory: Path) -> tuple[str, ...]:
-    """The files outside its own folder that a run writes: its `checkpoint.model_path`, links followed."""
-    if model_path is None:
-        return ()
+def require_utf8(*paths: str) -> None:
+    """Raises CommandError for a path that is not text: neither the queue nor a YAML can hold it."""
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise CommandError(f"{path}: its name is not UTF-8: rename it, or use another one") from error
+
+
+def written_outside(config: Config) -> tuple[str, ...]:
+    """What a run writes outside its own folder: its checkpoint and TensorBoard's folder, links followed."""
     from capsnet.files import locate
 
-    return (str(locate(directory / Path(model_path).expanduser()).resolve()),)
+    named = config.checkpoint
+    checkpoint = [locate(named.model_path)] if named.model_path else []
+    folder = [Path(named.log_dir)] if named.log_dir else []
+    return tuple(str(path.resolve()) for path in checkpoint + folder)
 
 
 def see_through(access: Access, ids: list[int], follow: bool, wait: bool) -> int:

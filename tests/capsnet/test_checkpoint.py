@@ -207,6 +207,7 @@ def test_a_path_means_a_file_or_the_checkpoint_in_a_folder(tmp_path):
     assert checkpoint.locate(tmp_path) == tmp_path / "checkpoint.pt"
     assert checkpoint.locate(tmp_path / "new") == tmp_path / "new" / "checkpoint.pt"
     assert checkpoint.locate(tmp_path / "weights.pt") == tmp_path / "weights.pt"
+    assert checkpoint.locate(f"{tmp_path}/v1.0/") == tmp_path / "v1.0" / "checkpoint.pt"
 
 
 def test_a_writer_saves_in_the_background_and_says_what_is_durable(state, path):

@@ -14,8 +14,11 @@ import pytest
 from cli_harness import TINY, Lab, wait_until
 
 from capsnet import yamlfile
+from capsnet.files import locate
 from runner import exits
 from runner.states import State
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
 
 @pytest.fixture
@@ -108,6 +111,45 @@ def test_runs_that_write_one_checkpoint_file_know_it_however_they_spell_it(lab: 
         lab.call("submit", lab.file(text=f"checkpoint: {{model_path: {path}}}\n"))
     assert {run.exclusive for run in lab.store.runs()} == {(str(lab.folder / "out/checkpoint.pt"),)}
     assert lab.run(lab.submit()).exclusive == ()
+
+
+def test_runs_that_write_one_folder_of_curves_know_it_too(lab: Lab) -> None:
+    lab.serve()
+    (lab.folder / "link").symlink_to(lab.folder / "logs")
+    for path in ("logs", "./logs/", "link"):
+        lab.call("submit", lab.file(text=f"checkpoint: {{log_dir: {path}}}\n"))
+    both = lab.submit("checkpoint: {log_dir: logs, model_path: v1.0/}\n")
+    assert [run.exclusive for run in lab.store.runs()[:3]] == [(str(lab.folder / "logs"),)] * 3
+    assert lab.run(both).exclusive == (str(lab.folder / "v1.0/checkpoint.pt"), str(lab.folder / "logs"))
+    waits = [cells.split("  ")[-1] for cells in lab.call("queue").out.splitlines()[2:]]
+    assert waits == [f"waits for run {number}, which writes the same files" for number in (1, 2, 3)]
+
+
+def test_a_folder_whose_name_has_a_suffix_is_one_for_the_worker_too(lab: Lab) -> None:
+    lab.serve()
+    run = lab.run(lab.submit("checkpoint: {model_path: ./v1.0/}\n"))
+    there = yamlfile.parse(run.config, "row").data["checkpoint"]["model_path"]
+    assert (str(locate(there)),) == run.exclusive == (str(lab.folder / "v1.0/checkpoint.pt"),)
+
+
+@pytest.mark.parametrize("odd", ["directory", "file", "data"])
+def test_a_name_that_is_not_utf8_is_one_line(lab: Lab, odd: str) -> None:
+    folder = lab.folder / (NOT_UTF8 if odd == "directory" else "plain")
+    folder.mkdir()
+    file = folder / (f"{NOT_UTF8}.yaml" if odd == "file" else "a.yaml")
+    file.write_text("seed: 1\n")
+    environment = {**os.environ, "CAPSNET_DATA": NOT_UTF8 if odd == "data" else "data"}
+    done = subprocess.run(
+        lab.command("submit", file.name),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (exits.USAGE, "")
+    assert "its name is not UTF-8: rename it" in done.stderr and done.stderr.count("\n") == 1
+    assert not lab.home.root.exists()
 
 
 def test_the_commit_of_the_directory_of_submit_is_recorded(lab: Lab) -> None:
