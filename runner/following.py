@@ -61,6 +61,14 @@ def looks_at_all(store: Store) -> Iterator[list[Run]]:
         time.sleep(SITUATION_SECONDS)
 
 
+def outcome(ids: Sequence[int], ended: Sequence[Run]) -> int:
+    """The exit code for the runs `ids`, of which `ended` are left; names those that were removed."""
+    removed = [id_ for id_ in ids if id_ not in {run.id for run in ended}]
+    for id_ in removed:
+        hint(f"run {id_} was removed")
+    return exits.USAGE if removed else exit_code(run.state for run in ended)
+
+
 def exit_code(states: Iterable[State]) -> int:
     """The exit code for runs that ended so: of several the worst."""
     found = set(states)
@@ -76,7 +84,7 @@ def wait_for(store: Store, ids: Sequence[int], timeout: float | None = None) -> 
     except KeyboardInterrupt:
         hint(f"stopped waiting, nothing else: `{PROGRAM} wait {_few(ids)}` comes back")
         return exits.STOPPED_LOOKING
-    return exit_code(run.state for run in last)
+    return outcome(ids, last)
 
 
 def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
@@ -96,10 +104,11 @@ def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
     lines = [narration.ending(run) for run in last] if isinstance(view, Table) else []
     if len(last) == 1:
         lines += narration.result(last[0], access.home.run(last[0].id, last[0].name).folder)
-    else:
+    elif last:
         lines += [f"compare: `{PROGRAM} queue`, `{PROGRAM} ui`"]
-    print("\n".join(lines), file=stream, flush=True)
-    return exit_code(run.state for run in last)
+    for line in lines:
+        print(line, file=stream, flush=True)
+    return outcome(ids, last)
 
 
 def show(store: Store, looks: Iterator[list[Run]], view: View) -> list[Run]:

@@ -61,8 +61,8 @@ def output(store: Store, run: Run, paths: RunPaths, only: int | None, follow: bo
     while True:
         # Read the row first: what was printed before it said "ended" is then in the file.
         now = store.run(run.id)
-        if now is None:  # removed
-            return
+        if now is None:
+            raise CommandError(f"run {run.id} was removed")
         log = paths.attempt(number).log
         for piece in pieces(log, position):
             position += len(piece)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -91,6 +92,21 @@ def test_a_run_that_was_lost_goes_on_being_waited_for(lab: Lab) -> None:
     with meanwhile(lose_and_finish):
         assert lab.call("wait", number).code == 0
     assert lab.run(number).attempt == 2
+
+
+@pytest.mark.parametrize("words", [["wait", "1", "2"], ["watch", "1"], ["logs", "1", "-f"]])
+def test_a_run_that_is_removed_meanwhile_has_no_good_end(lab: Lab, words: list[str]) -> None:
+    lab.submit()
+    lab.ended()
+    with subprocess.Popen(
+        lab.command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        wait_until(lambda: sleeping(process.pid))
+        with contextlib.closing(sqlite3.connect(lab.home.database)) as connection, connection:
+            connection.execute("DELETE FROM runs WHERE id = 1")  # ended and removed between two looks
+        said = process.stderr.read()
+    assert (process.returncode, said) == (exits.USAGE, "run 1 was removed\n")
 
 
 def test_submit_wait_prints_the_number_and_ends_as_the_run_does(lab: Lab) -> None:
