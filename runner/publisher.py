@@ -20,7 +20,7 @@ from runner.paths import Home, RunPaths
 from runner.rows import Run
 from runner.states import ENDED, State
 from runner.store import Store
-from runner.tracking import Record, Tracker, TrackingError, explain
+from runner.tracking import Record, Tracker, TrackingError, explain, shown
 
 FIRST_WAIT_SECONDS = 5.0  # before a run that could not be published is tried again; doubled each time
 LONGEST_WAIT_SECONDS = 300.0
@@ -59,7 +59,7 @@ class Publisher:
             self._tracker.check()
         except Exception as error:  # whatever it is, training goes on, and the row says why MLflow lacks it
             for run, _ in due:
-                self._note(run, f"{self._tracker.target.uri}: {explain(error)}")
+                self._note(run, f"{shown(self._tracker.target.uri)}: {explain(error)}")
             return
         # What only waits comes last, and not all at once: a thousand submitted runs take minutes.
         due.sort(key=lambda item: item[0].state is State.QUEUED)

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from runner import record
 from runner.paths import Home
@@ -84,9 +83,8 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
 
 
 def shown(uri: str) -> str:
-    """The URI as it may be printed and stored: without the name and the password that it may carry."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+    """A URI, or text with some, as it may be printed and stored: without the names and passwords in them."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", uri)
 
 
 @contextmanager
@@ -174,7 +172,7 @@ class Tracker:
     @property
     def client(self) -> MlflowClient:
         if self._client is None:
-            raise TrackingError(f"{self.target.uri}: not connected")
+            raise TrackingError(f"{shown(self.target.uri)}: not connected")
         return self._client
 
     def open(
@@ -326,9 +324,9 @@ def _batches(groups: Iterable[Sequence[Item]], limit: int) -> Iterator[list[Sequ
 
 
 def explain(error: BaseException) -> str:
-    """One line: the root of a failed connection, else what MLflow says, shortened."""
+    """One line: the root of a failed connection, else what MLflow says, without passwords, shortened."""
     broken = [cause for cause in _causes(error) if isinstance(cause, OSError)]
-    lines = str(broken[-1] if broken else error).strip().splitlines()
+    lines = shown(str(broken[-1] if broken else error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]
 
 

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import IO
 
 from runner.paths import Home
-from runner.tracking import SETTINGS, Target, locked, target
+from runner.tracking import SETTINGS, Target, locked, shown, target
 
 HOST = "127.0.0.1"
 PORT = 5000  # of MLflow; TensorBoard takes the next free one
@@ -63,7 +63,10 @@ class Child:
 
     def last_words(self) -> str:
         self.said.seek(0)
-        lines = [line.strip() for line in self.said.read().decode(errors="replace").splitlines()]
+        said = shown(
+            self.said.read().decode(errors="replace")
+        )  # MLflow may name its database, password included
+        lines = [line.strip() for line in said.splitlines()]
         return " | ".join(list(filter(None, lines))[-LINES:]) or "it said nothing"
 
     def stop(self) -> None:
@@ -103,7 +106,7 @@ def serve(home: Home, port: int = PORT, environ: Mapping[str, str] = os.environ)
         stack.enter_context(_ended_by_signals())
         board = _start("TensorBoard", tensorboard_command(home, second), environ, stack)
         children = [board]
-        mlflow_url = tracking.uri.rstrip("/")
+        mlflow_url = shown(tracking.uri).rstrip("/")
         if not tracking.served:
             mlflow_url = f"http://{HOST}:{first}"
             # The server sets up a store that is not there yet: not while the publisher does.

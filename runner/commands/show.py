@@ -111,13 +111,13 @@ def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
 
 def mlflow_line(run: Run, home: Home) -> str:
     """The MLflow run, and up to where it has been published."""
-    from runner.tracking import target
+    from runner.tracking import shown, target
 
     if run.mlflow_run_id is None:
         published = "nothing published yet"
     else:
         tracking = target(home)
-        place = f"{tracking.uri}/#/runs/{run.mlflow_run_id}" if tracking.served else run.mlflow_run_id
+        place = f"{shown(tracking.uri)}/#/runs/{run.mlflow_run_id}" if tracking.served else run.mlflow_run_id
         whole = " (complete)" if run.published_state == run.state else ""
         published = f"{place}, published up to epoch {run.published_epoch or 0}{whole}; `{PROGRAM} ui`"
     return published + (f"; {run.publish_error}" if run.publish_error else "")

@@ -47,7 +47,7 @@ def cells(line: str) -> list[str]:
 def test_queue_shows_what_waits_runs_and_has_ended(lab: Lab) -> None:
     lab.serve(gpus=1)
     finished = lab.ended(accuracy=0.98765)
-    running, waiting, greedy = lab.submit(), lab.submit(), lab.submit(TINY + "runner: {gpus: 4}\n")
+    running, waiting, greedy = lab.submit(), lab.submit(), lab.submit(TINY + "runner: {cpus: 999}\n")
     lab.start(running, gpus=1)
     lab.report(running, epoch=3, step=10, steps_per_epoch=20, loss=0.5, seconds_left=185.0, devices=("0",))
     done = lab.call("queue")
@@ -58,8 +58,7 @@ def test_queue_shows_what_waits_runs_and_has_ended(lab: Lab) -> None:
     assert rows[running][2:7] == ["RUNNING", "3/10", "-", "gpu 0", "3m 05s"]
     assert rows[waiting][2:6] == ["QUEUED", "0/10", "-", "auto"]
     assert rows[waiting][-1] == "needs 1 GPU, next in line"
-    assert rows[greedy][5] == "4"
-    assert rows[greedy][-1] == "needs 4 GPUs, the cluster has 1: can never start"
+    assert rows[greedy][-1] == "needs 999 cores, the largest machine has 2: can never start"
     assert done.code == 0
 
 
@@ -176,6 +175,18 @@ def test_show_tells_all_about_a_run(lab: Lab) -> None:
     assert parts["mlflow"] == "abc, published up to epoch 3; `python -m runner ui`; the server is away"
     assert "  1  lost: its process was killed; started 0s ago, took 0s, on bench, GPU 1" in shown
     assert "  2  goes on; started 0s ago" in shown
+
+
+def test_show_does_not_show_the_password_of_the_tracking_server(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.serve()
+    number = lab.submit()
+    lab.store.published(number, epoch=3, mlflow_run_id="abc")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@lab:5000")
+    shown = lab.call("show", number).out
+    assert "http://lab:5000/#/runs/abc" in shown
+    assert "secret" not in shown
 
 
 def test_show_json_has_the_configuration_and_the_attempts(lab: Lab) -> None:

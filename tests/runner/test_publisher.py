@@ -453,7 +453,8 @@ def test_a_server_that_was_away_at_the_runs_end_gets_all_of_it_when_it_is_back(
 ) -> None:
     port, _ = ui.free_ports(5600)
     uri = f"http://127.0.0.1:{port}"
-    tracker = Tracker(tracking.target(home, {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "test"}))
+    environ = {"MLFLOW_TRACKING_URI": f"http://ada:secret@127.0.0.1:{port}", "MLFLOW_EXPERIMENT_NAME": "test"}
+    tracker = Tracker(tracking.target(home, environ))
     publisher = Publisher(store, home, tracker)
     scheduler.measure(running_run, 1, [1, 2, 3])
     scheduler.paths(running_run).attempt(1).log.write_text("done\n")

@@ -42,6 +42,27 @@ def test_another_database_keeps_its_files_in_the_home_and_not_wherever_the_publi
     assert (where.artifacts, where.served, where.lock) == (f"file://{tmp_path}/artifacts", False, None)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://ada:secret@lab:5000/mlflow", "http://lab:5000/mlflow"),
+        ("https://secret@lab", "https://lab"),
+        ("http://ada:s@cret@[::1]:5000?a=b@c", "http://[::1]:5000?a=b@c"),
+        ("postgresql+psycopg2://ada:secret@lab/mlflow", "postgresql+psycopg2://lab/mlflow"),
+        ("sqlite:////home/ada@lab/mlflow.db", "sqlite:////home/ada@lab/mlflow.db"),
+        ("no http://a:secret@b and no https://c:secret@d: ada@e", "no http://b and no https://d: ada@e"),
+        ("http://[", "http://["),
+    ],
+)
+def test_no_password_is_shown(text: str, shown: str) -> None:
+    assert tracking.shown(text) == shown
+
+
+def test_no_password_is_in_what_is_said_of_an_error() -> None:
+    long = ValueError("API request to http://ada:" + "secret" * 60 + "@lab/api failed\nand so on")
+    assert tracking.explain(long) == "API request to http://lab/api failed"
+
+
 def test_two_processes_that_set_up_a_new_store_at_once_make_one_without_a_word(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SET_UP, str(tmp_path)]
     both = [

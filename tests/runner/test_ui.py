@@ -115,6 +115,12 @@ def test_a_tracking_server_that_is_named_is_the_page_and_only_tensorboard_is_sta
         assert [child.name for child in services.children] == ["TensorBoard"]
 
 
+def test_the_page_of_a_tracking_server_does_not_show_its_password(tmp_path: Path) -> None:
+    with_password = {"MLFLOW_TRACKING_URI": "http://ada:secret@127.0.0.1:9/mlflow/"}
+    with ui.serve(Home(tmp_path), environ=with_password) as services:
+        assert services.pages[0].url == "http://127.0.0.1:9/mlflow"
+
+
 def test_a_server_that_ends_later_ends_the_wait(tmp_path: Path) -> None:
     with ui.serve(Home(tmp_path), environ=ELSEWHERE) as services:
         services.children[0].process.kill()
