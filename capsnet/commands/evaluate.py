@@ -10,8 +10,10 @@ import torch
 
 from capsnet import checkpoint, datasets, evaluation, execution, objective
 from capsnet.config import Config
+from capsnet.images import DataError
 from capsnet.models import build
 from capsnet.objective import MEASURES
+from capsnet.sections import StoredDataset
 from capsnet.state import State, config_of, from_best
 
 
@@ -53,8 +55,10 @@ def _with_root(config: Config, root: str | None) -> Config:
     """Look for the data set in another folder than the run did."""
     if root is None:
         return config
-    dataset = {**config.dataset.model_dump(), "root": root}
-    return Config.model_validate({**config.model_dump(), "dataset": dataset})
+    if not isinstance(config.dataset, StoredDataset):
+        raise DataError(f"--data {root}: the data set {config.dataset.name} lies in no folder: leave it out")
+    dataset = config.dataset.model_copy(update={"root": root})
+    return config.model_copy(update={"dataset": dataset})
 
 
 def _table(found: dict[str, Any]) -> str:

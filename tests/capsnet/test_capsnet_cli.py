@@ -203,6 +203,14 @@ def test_evaluate_finds_a_data_set_that_has_moved(tiny, capsys):
     assert "here/MNIST/raw lacks" in capsys.readouterr().err
 
 
+def test_evaluate_looks_in_no_folder_for_a_data_set_that_lies_in_none(tiny, capsys):
+    main(["train", "tiny.yaml", "--set", "num_epochs=1"])
+    capsys.readouterr()
+    assert main(["evaluate", "out/tiny", "--data", "here"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: --data here: the data set digits lies in no folder: leave it out"
+
+
 def test_summary_counts_the_papers_8215568_parameters(tiny, capsys):
     (tiny / "paper.yaml").write_text("")
     (tiny / "paper.yaml").write_text("name: paper\n")
