@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import capsnet
 from runner.paths import Home
 from runner.rows import Outcome, Run
 from runner.states import Event, State
 from runner.store import Store, open_store
+from runner.tracking import target
 
 TINY = "dataset: {name: digits}\nnum_epochs: 10\n"
 ELSEWHERE = "192.0.2.1:6379"  # a cluster of which only the scheduler's beat is ever looked at
@@ -97,7 +99,8 @@ class Lab:
     def serve(self, gpus: float = 0, cores: float = 2) -> None:
         """A scheduler is alive, and stays so."""
         now = time.time() + FAR_AHEAD
-        self._epoch = self.store.take_over(now, "lab", "1.0")
+        tracking = target(self.home, {}).uri
+        self._epoch = self.store.take_over(now, "lab", capsnet.__version__, tracking)
         self.store.beat(self._epoch, now, pid=1, host="bench", cores=cores, gpus=gpus)
 
     def submit(self, text: str = TINY, **options: object) -> int:

@@ -67,6 +67,19 @@ def test_what_a_killed_first_opening_left_does_not_disturb_the_next(file: Path) 
     assert sorted(path.name for path in file.parent.iterdir()) == ["queue.db", "queue.db.lock"]
 
 
+def test_the_journal_of_a_deleted_queue_does_not_come_back_to_life_in_the_next(file: Path) -> None:
+    with open_store(file) as store:
+        deleted = store.queue_id
+        store.add([NEW], now=1.0)
+        journals = {path: path.read_bytes() for path in map(Path, (f"{file}-wal", f"{file}-shm"))}
+    file.unlink()
+    for path, content in journals.items():
+        path.write_bytes(content)
+    with open_store(file) as store:
+        assert store.queue_id != deleted
+        assert store.runs() == []
+
+
 def test_every_transaction_is_on_the_disk_before_it_counts(file: Path) -> None:
     with open_store(file) as store, store._engine.connect() as connection:
         settings = {
