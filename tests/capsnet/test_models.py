@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from capsnet import geometry, models, reference
+from capsnet import geometry, models, objective, reference
 from capsnet.config import Config
 from capsnet.images import ImageShape
 from capsnet.losses import margin_loss, reconstruction_loss
@@ -26,17 +26,9 @@ VARIANTS = [
     {"model": {"routing": {"gradient": "detached"}}},
     {"model": {"class_bias": True, "routing": {"gradient": "detached"}}, "route_iters": 2},
     {"model": AUTHORS, "loss": {"margin": "authors", "rc_loss_weight": 0.3}},
+    {"loss": {"rc_loss_weight": 0.02}},
     {"loss": {"with_reconstruction": False}},
 ]
-
-
-def total_loss(network: models.CapsNet, config: Config, images, labels) -> torch.Tensor:
-    capsules, lengths = network(images)
-    loss = margin_loss(lengths, labels, config.loss.margin).mean()
-    if network.decoder is not None:
-        reconstructions = network.reconstruct(capsules, labels)
-        loss = loss + config.loss.rc_loss_weight * reconstruction_loss(reconstructions, images).mean()
-    return loss
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -47,9 +39,14 @@ def test_loss_and_gradients_are_those_of_the_reference(
     config, network = small_config(**variant), small_network(**variant).to(dtype)
     images, labels = small_batch[0].to(dtype), small_batch[1]
     expected = reference.losses(arrays(network), images.double().numpy(), labels.numpy(), settings(config))
-    loss = total_loss(network, config, images, labels)
-    loss.backward()
-    assert relative_error(loss, expected.loss) < tolerance
+    measured = objective.measure(network, images, labels, config.loss, masked_by_labels=True)
+    measured.loss.mean().backward()
+    assert relative_error(measured.loss.mean(), expected.loss) < tolerance
+    assert relative_error(measured.margin_loss, expected.margin) < tolerance
+    if expected.reconstruction is None:
+        assert not measured.reconstruction_loss.any()
+    else:
+        assert relative_error(measured.reconstruction_loss, expected.reconstruction) < tolerance
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     assert gradients.keys() == expected.gradients.keys()
     errors = {
@@ -193,6 +190,19 @@ def test_weights_are_a_function_of_the_seed_alone(small_config, small_shape):
     assert not any(torch.equal(first[name], value) for name, value in weights(7 + 2**32).items())
     without_decoder = weights(7, loss={"with_reconstruction": False})
     assert all(torch.equal(first[name], value) for name, value in without_decoder.items())
+
+
+def test_the_papers_weights_are_normal_in_w_and_uniform_elsewhere():
+    network = models.build(Config(), MNIST)
+    for name, parameter in network.named_parameters():
+        if name == "classes.weight":  # W ~ N(0, 0.1²)
+            assert parameter.std().item() == pytest.approx(0.1, rel=0.01)
+            assert parameter.mean().item() == pytest.approx(0, abs=0.001)
+            assert parameter.abs().max() > 0.4  # not cut off
+        elif name.endswith("weight"):  # U(±1/√fan_in)
+            bound = parameter[0].numel() ** -0.5
+            assert 0.99 * bound < parameter.abs().max() <= bound, name
+            assert parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.02), name
 
 
 def test_the_authors_weights_are_cut_off_at_two_standard_deviations():

@@ -1,0 +1,54 @@
+"""That the way to compute is followed and not only written down."""
+
+import pytest
+import torch
+
+from capsnet.execution import Execution, apply
+from capsnet.training import train
+
+
+@pytest.fixture(autouse=True)
+def own_threads():
+    """Leaves this process's threads as they were."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def losses(config, splits):
+    return [p.metrics["train/loss"] for p in train(config, splits=splits) if p.metrics is not None]
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)], ids=str
+)
+def test_matrix_products_are_computed_in_the_precision_asked_for(precision, dtype):
+    matrix = torch.ones(2, 2)
+    with Execution("cpu", precision, 1, "contiguous", False).autocast():
+        assert (matrix @ matrix).dtype == dtype
+
+
+def test_training_in_bfloat16_differs_from_float32_and_stays_near_it(tiny_config, tiny_splits):
+    single, half = (
+        losses(tiny_config(num_epochs=2, precision=precision), tiny_splits)
+        for precision in ("float32", "bfloat16")
+    )
+    assert half != pytest.approx(single, rel=1e-6)
+    assert half == pytest.approx(single, rel=0.02)
+
+
+def test_the_weights_stay_float32_whatever_the_precision(tiny_config, tiny_splits):
+    state = next(train(tiny_config(precision="bfloat16"), splits=tiny_splits)).snapshot()
+    assert {value.dtype for value in state["model"].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pytorch_gets_the_threads_asked_for(threads):
+    apply(Execution("cpu", "float32", threads, "contiguous", False))
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_training_computes_with_the_threads_of_the_configuration(tiny_config, tiny_splits, threads):
+    next(train(tiny_config(threads=threads), splits=tiny_splits))
+    assert torch.get_num_threads() == threads
