@@ -7,8 +7,11 @@ The pixels lie on the training device and a batch is picked there, or worker pro
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -94,6 +97,21 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let processes that are started within it, and theirs, never hear of a SIGINT.
+
+    A terminal sends it to every process of a command; training could not go on to where it saves
+    if its workers died of it. They inherit the mask, so that it holds while they still import.
+    """
+    resource_tracker.ensure_running()  # to start it later would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _loaded(config: Config, images: Images, device: str, course: Course) -> Iterator[Images]:
     # A process that trains has threads; a fork of it can inherit a lock that nobody will release.
     context = multiprocessing.get_context("forkserver")
@@ -108,5 +126,7 @@ def _loaded(config: Config, images: Images, device: str, course: Course) -> Iter
         multiprocessing_context=context,
         generator=torch.Generator(),  # else it draws from, and so changes, the global one
     )
-    for pixels, labels in loader:
+    with _deaf_to_ctrl_c():
+        loaded = iter(loader)
+    for pixels, labels in loaded:
         yield Images(pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True))
