@@ -73,7 +73,7 @@ def folder() -> Path:
 
 def find() -> LocalRay | None:
     """Return the local Ray that is up, or None."""
-    ray = _recorded()
+    ray = recorded()
     return ray if ray and ray.address and ray.alive else None
 
 
@@ -84,7 +84,7 @@ def ensure() -> LocalRay:
         LocalRayError: it did not come up within `START_SECONDS`.
     """
     with _locked():
-        ray = _recorded()
+        ray = recorded()
         if ray is None or not ray.alive:
             _clean_up(ray)
             ray = _launched()
@@ -132,7 +132,8 @@ def _record() -> Path:
     return folder() / "ray.json"
 
 
-def _recorded() -> LocalRay | None:
+def recorded() -> LocalRay | None:
+    """Return the Ray on record, whether it starts, runs or has ended."""
     try:
         return LocalRay(**json.loads(_record().read_text()))
     except (FileNotFoundError, ValueError, TypeError):  # none, or half of one from a machine that went down
@@ -152,7 +153,7 @@ def _clean_up(ray: LocalRay | None) -> None:
         return
     _end_orphans(ray)
     shutil.rmtree(ray.temp, ignore_errors=True)
-    if _recorded() == ray:
+    if recorded() == ray:
         _record().unlink()
 
 

@@ -21,7 +21,7 @@ def ray_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if (ray := local_ray.find()) is not None:
+        if (ray := local_ray.recorded()) is not None:  # also one that still starts
             local_ray.stop(ray)
         if before is None:
             del os.environ["RUNNER_RAY_DIR"]

@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 SMALL = """
 dataset: {name: digits, size: 16}
-batch_size: 32
+batch_size: 4
 model: {conv_channels: 8, kernel_size: 5, primary_types: 2, class_dim: 4, decoder: {hidden: [16]}}
 checkpoint: {interval_seconds: 0.3}
 """

@@ -32,7 +32,7 @@ class Undisturbed:
 
     def at(self, epoch: int, step: int) -> dict[str, Any]:
         """Its state after `epoch` finished epochs and `step` steps of the next one."""
-        if self._at > (epoch, step):
+        if self._at >= (epoch, step):  # past it: from the beginning
             self._steps = training.train(self._config, interval_seconds=0)
         for progress in self._steps:
             ended = progress.metrics is not None
@@ -78,14 +78,17 @@ def test_a_worker_killed_in_mid_epoch_is_requeued_and_ends_with_the_same_weights
     service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
-    pid = service.training(number).pid
+    service.training(number)
+    pid = service.wait_for(number, lambda run: run.durable_step, seconds=30).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     killed_at = time.time()
     second = service.wait_for(number, lambda run: run.attempt == 2, seconds=10)
     assert second.started_at is not None and second.started_at - killed_at < 5
     service.training(number, attempt=2)
-    assert "goes on from" in service.log(number)
+    first = checkpoint.load(service.home.run(number, "small").attempt(1).checkpoint)
+    assert first["step"] > 0, "it was not killed in mid-epoch"
+    assert f"from epoch {first['epoch'] + 1}, step {first['step']}" in service.log(number)
     stop(service, number)
     assert_as_undisturbed(service, number, undisturbed)
 

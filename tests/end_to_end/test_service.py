@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -58,19 +57,14 @@ def test_a_first_submit_killed_while_ray_starts_leaves_one_ray_for_the_next(
     service.call("down")
     command = service.command("submit", small, "--set", "num_epochs=1")
     process = subprocess.Popen(command, env=service.environment, stdout=subprocess.DEVNULL)
-    started = wait_until(_recorded_pid, 30, "a Ray that starts")
+    starting = wait_until(local_ray.recorded, 30, "a Ray that starts")
     process.kill()
     process.wait()
     number = service.submit(small, "num_epochs=1")
     service.wait_for_state(number, State.FINISHED)
     ray = local_ray.find()
-    assert ray is not None and ray.pid == started
+    assert ray is not None and ray.pid == starting.pid
     assert all(run.state in ENDED for run in service.runs()[:number])
-
-
-def _recorded_pid() -> int | None:
-    record = local_ray.folder() / "ray.json"
-    return json.loads(record.read_text())["pid"] if record.exists() else None
 
 
 def test_a_submit_right_after_down_starts_a_scheduler_on_the_ray_that_another_home_keeps(
