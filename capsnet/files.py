@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -28,18 +32,49 @@ def previous_path(path: Path) -> Path:
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], previous: Path | None = None) -> None:
     """Let `write` fill a temporary file and put it, once it is on disk, in the place of `path`.
 
-    What was at `path` is kept as `previous` where that is given.
+    What was at `path` is kept as `previous` where that is given. Raises OSError, also where `write`
+    makes something else of it, and then leaves everything as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        _fill(temporary, write)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # half a file would take the room that a full disk lacks
+        raise
     if previous is not None and path.exists():
         _keep(path, previous)
     temporary.replace(path)
     _sync_folder(path.parent)
+
+
+class _File(io.BufferedWriter):
+    """A file that remembers the error which a write met."""
+
+    error: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _fill(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    try:
+        with _File(path.open("wb", buffering=0)) as file:
+            try:
+                write(file)
+            except RuntimeError:  # as torch.save says it: a full disk is "[enforce fail at ...]"
+                if file.error is None:
+                    raise
+                raise file.error from None
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _keep(path: Path, previous: Path) -> None:
