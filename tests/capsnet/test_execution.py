@@ -30,11 +30,12 @@ def test_matrix_products_are_computed_in_the_precision_asked_for(precision, dtyp
 
 def test_training_in_bfloat16_differs_from_float32_and_stays_near_it(tiny_config, tiny_splits):
     single, half = (
-        losses(tiny_config(num_epochs=2, precision=precision), tiny_splits)
+        losses(tiny_config(precision=precision, optim={"lr": 0.01}), tiny_splits)
         for precision in ("float32", "bfloat16")
     )
+    assert single[-1] < 0.8 * single[0]  # far enough for what one of them learns not to be forgiven the other
     assert half != pytest.approx(single, rel=1e-6)
-    assert half == pytest.approx(single, rel=0.02)
+    assert half == pytest.approx(single, rel=2e-3)
 
 
 def test_the_weights_stay_float32_whatever_the_precision(tiny_config, tiny_splits):
