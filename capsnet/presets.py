@@ -1,4 +1,11 @@
-"""Named sets of defaults: the paper's text, and what the authors' own code does differently."""
+"""Named sets of defaults: the paper's text, and what the authors' own code does differently.
+
+`paper` is empty, as the other defaults are the text's. The text has the learning rate decay exponentially
+but leaves the numbers open, so that whether and how it decays is left to `optim`.
+
+`authors` keeps `num_epochs`. Their run had 300,000 steps, about 640 epochs; by the 50th their decay has
+only reached 0.62 of the first rate.
+"""
 
 from __future__ import annotations
 
