@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from capsnet.config import Cosine, Exponential, MultiStep
+from capsnet.config import Config, Cosine, Exponential, MultiStep
 
 
 def learning_rate(
@@ -21,3 +21,19 @@ def learning_rate(
         case Cosine():
             done = step / (steps_per_epoch * num_epochs)
             return optim.floor + (optim.lr - optim.floor) * (1 + math.cos(math.pi * done)) / 2
+
+
+def stretched(before: Config, now: Config, step: int, steps_per_epoch: int) -> str | None:
+    """What to warn of when a run goes on with step `step` under another number of epochs; None: of nothing.
+
+    A cosine spans all epochs, so that extending a run that has finished raises the rate again.
+    """
+    if not (isinstance(before.optim, Cosine) and isinstance(now.optim, Cosine)):
+        return None
+    if before.num_epochs == now.num_epochs or step >= now.num_epochs * steps_per_epoch:
+        return None
+    old, new = (learning_rate(each.optim, step, steps_per_epoch, each.num_epochs) for each in (before, now))
+    return (
+        f"num_epochs was {before.num_epochs} and is now {now.num_epochs}, and the cosine spans all epochs: "
+        f"the learning rate goes on from {new:.3g} instead of {old:.3g}"
+    )

@@ -18,13 +18,13 @@ from typing import Literal
 
 import torch
 
-from capsnet import batches, datasets, evaluation, execution, objective
+from capsnet import batches, datasets, evaluation, execution, objective, schedules
 from capsnet.config import Config
 from capsnet.images import Images, Splits
 from capsnet.learner import Learner, TrainingError, versions
 from capsnet.objective import MEASURES
 from capsnet.pace import Pace
-from capsnet.state import State, require_same_run
+from capsnet.state import State, config_of, require_same_run
 
 __all__ = ["Phase", "Progress", "TrainingError", "train"]
 
@@ -80,6 +80,8 @@ def train(
     if not config.dataloader.num_workers:
         splits = splits.to(how.device)
     learner = Learner(config, how, datasets.shape(config.dataset), len(splits.train), state)
+    if state is not None:
+        _warn_of_a_stretched_cosine(state, learner)
     yield from _Run(config, learner, splits, Pace(interval_seconds)).epochs()
 
 
@@ -91,6 +93,12 @@ def _warn_of_other_versions(state: State) -> None:
     ]
     if changed:
         text = f"the checkpoint is of other versions ({', '.join(changed)}): the last bits may differ"
+        warnings.warn(text, stacklevel=3)
+
+
+def _warn_of_a_stretched_cosine(state: State, learner: Learner) -> None:
+    step = learner.epoch * learner.steps_per_epoch + learner.steps
+    if text := schedules.stretched(config_of(state), learner.config, step, learner.steps_per_epoch):
         warnings.warn(text, stacklevel=3)
 
 

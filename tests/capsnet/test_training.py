@@ -274,6 +274,33 @@ def test_a_checkpoint_of_other_versions_is_taken_with_a_warning(tiny_config, tin
         next(train(tiny_config(), state, tiny_splits))
 
 
+def test_extending_a_cosine_run_warns_that_its_rate_rises_again(tiny_config, tiny_splits):
+    def config(num_epochs, **optim):
+        return tiny_config(num_epochs=num_epochs, optim={"schedule": "cosine", "lr": 0.01, **optim})
+
+    state = last(train(config(2), splits=tiny_splits))
+    text = (
+        "num_epochs was 2 and is now 4, and the cosine spans all epochs: "
+        "the learning rate goes on from 0.005 instead of 0"
+    )
+    with pytest.warns(UserWarning, match=f"^{text}$"):
+        assert next(train(config(4), state, tiny_splits)).learning_rate == pytest.approx(0.005)
+    assert list(train(config(2), state, tiny_splits)) == []  # nothing to warn of: warnings are errors here
+
+
+def test_going_on_with_a_cosine_run_warns_of_nothing_while_its_epochs_stay(tiny_config, tiny_splits):
+    cosine = tiny_config(num_epochs=2, optim={"schedule": "cosine"})
+    state = next(train(cosine, splits=tiny_splits)).snapshot()
+    next(train(cosine, state, tiny_splits))  # warnings are errors here
+    next(train(tiny_config(num_epochs=4), state, tiny_splits))  # another schedule, and on purpose
+
+
+def test_a_cosine_run_that_is_asked_for_fewer_epochs_than_it_has_warns_of_nothing(tiny_config, tiny_splits):
+    cosine = {"schedule": "cosine"}
+    state = last(train(tiny_config(num_epochs=2, optim=cosine), splits=tiny_splits))
+    assert list(train(tiny_config(num_epochs=1, optim=cosine), state, tiny_splits)) == []
+
+
 def test_training_imports_nothing_that_it_does_not_need():
     code = "import sys, capsnet.training; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
