@@ -6,6 +6,7 @@ import pickle
 import threading
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -84,14 +85,16 @@ def _read(path: Path) -> State:
         return checked(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileNotFoundError as error:
         raise DamageError(f"there is no checkpoint {path}") from error
-    except zipfile.BadZipFile as error:
-        raise DamageError(f"{path} is not a checkpoint, or was cut off") from error
-    except OSError as error:
+    except (PermissionError, IsADirectoryError) as error:  # the user's to mend, not the disk's fault
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise DamageError(f"{path} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values, which could run code: it is not loaded"
         ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:  # whichever altered byte it meets
+        raise DamageError(f"{path} is not a checkpoint, or was cut off") from error
     except RuntimeError as error:
         raise DamageError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from error
 

@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, kept, fallen back to, never trusted."""
 
+import errno
 import pickle
 import threading
 import warnings
@@ -96,13 +97,59 @@ def emptied(content):
     return b""
 
 
-@pytest.mark.parametrize("damage", [cut, altered, emptied])
+def misnamed(content):
+    """With a name in its table of contents that is no UTF-8."""
+    place = content.index(b"PK\x01\x02") + 46
+    flag = place - 46 + 9  # its bit 3 says that names are UTF-8
+    content = content[:flag] + bytes([content[flag] | 8]) + content[flag + 1 :]
+    return content[:place] + b"\xff" + content[place + 1 :]
+
+
+def misread(content):
+    """With an entry that claims to be compressed."""
+    entry, listed = content.index(b"PK\x03\x04") + 8, content.index(b"PK\x01\x02") + 10
+    content = content[:entry] + b"\x08" + content[entry + 1 :]
+    return content[:listed] + b"\x08" + content[listed + 1 :]
+
+
+def overlong(content):
+    """With a last entry that claims to reach beyond the end of the file."""
+    place = content.rindex(b"PK\x01\x02")
+    size = (2**31 - 1).to_bytes(4, "little")
+    return content[: place + 20] + size + size + content[place + 28 :]
+
+
+@pytest.mark.parametrize("damage", [cut, altered, emptied, misnamed, misread, overlong])
 def test_a_damaged_file_falls_back_to_the_one_before_with_a_warning(state, path, damage):
     save(state, path)
     save(state | {"step": 3}, path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match=r"checkpoint\.pt is .*; going on from .*previous\.pt"):
         assert load(path)["step"] == 2
+
+
+def test_a_disk_that_does_not_give_the_file_falls_back_too(state, path, monkeypatch):
+    save(state, path)
+    save(state | {"step": 3}, path)
+    opened = zipfile.ZipFile
+
+    def broken(file):
+        if file == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(file)
+
+    monkeypatch.setattr(zipfile, "ZipFile", broken)
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt cannot be read: Input/output error; going on"):
+        assert load(path)["step"] == 2
+
+
+def test_a_file_that_may_not_be_read_is_not_passed_over(state, path):
+    save(state, path)
+    save(state | {"step": 3}, path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read: Is a directory"):
+        load(path)
 
 
 def test_a_crash_between_the_two_renames_falls_back_too(state, path):
