@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+# What the standard library raises on the way to an altered byte.
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError)
+
+
 class DamageError(CheckpointError):
     """The file is missing, cut off or altered: the one before it may still serve."""
 
@@ -51,9 +55,11 @@ def files_of(path: Path) -> list[Path]:
 def save(state: State, path: Path) -> None:
     """Put `state` at `path`, keep what was there as the previous one, then write the history beside it.
 
+    A damaged file is not kept: it would take the place of the whole one that the run has gone on from.
     At every `checkpoint.keep_every`th epoch's end the weights are also kept in a file of their own.
     """
-    write_atomically(path, lambda file: torch.save(state, file), previous_path(path))
+    previous = previous_path(path) if _is_whole(path) else None
+    write_atomically(path, lambda file: torch.save(state, file), previous)
     write_history(state["history"], history_path(path))
     if is_kept(state):
         weights = state | {"optimizer": None, "best": None}
@@ -78,9 +84,7 @@ def load(path: Path) -> State:
 
 def _read(path: Path) -> State:
     try:
-        with zipfile.ZipFile(path) as archive:
-            altered = archive.testzip()  # torch.load itself reads altered weights without a word
-        if altered:
+        if altered := _altered(path):  # torch.load itself reads altered weights without a word
             raise DamageError(f"{path} is damaged (checksum of {altered})")
         return checked(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileNotFoundError as error:
@@ -93,10 +97,24 @@ def _read(path: Path) -> State:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values, which could run code: it is not loaded"
         ) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:  # whichever altered byte it meets
+    except BROKEN as error:
         raise DamageError(f"{path} is not a checkpoint, or was cut off") from error
     except RuntimeError as error:
         raise DamageError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from error
+
+
+def _altered(path: Path) -> str | None:
+    """The first entry whose checksum is wrong."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a file whose every byte is as it was written."""
+    try:
+        return _altered(path) is None
+    except (OSError, RuntimeError, *BROKEN):
+        return False
 
 
 def due(settings: Checkpoint, ended: int | None, num_epochs: int, seconds: float) -> bool:

@@ -128,6 +128,18 @@ def test_a_damaged_file_falls_back_to_the_one_before_with_a_warning(state, path,
         assert load(path)["step"] == 2
 
 
+@pytest.mark.parametrize("damage", [cut, altered, emptied, misnamed, misread, overlong])
+def test_a_damaged_file_does_not_take_the_place_of_the_whole_one_before_it(state, path, damage):
+    save(state, path)
+    save(state | {"step": 3}, path)
+    path.write_bytes(damage(path.read_bytes()))
+    save(state | {"step": 4}, path)
+    assert load(path)["step"] == 4
+    assert load(checkpoint.previous_path(path))["step"] == 2
+    save(state | {"step": 5}, path)
+    assert load(checkpoint.previous_path(path))["step"] == 4
+
+
 def test_a_disk_that_does_not_give_the_file_falls_back_too(state, path, monkeypatch):
     save(state, path)
     save(state | {"step": 3}, path)
