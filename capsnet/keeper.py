@@ -13,7 +13,7 @@ from capsnet.checkpoint import Writer, due
 from capsnet.config import Config
 from capsnet.history import results
 from capsnet.progressbar import Numbers, View
-from capsnet.state import State
+from capsnet.state import CheckpointError, State
 from capsnet.tensorboard import Board
 from capsnet.training import Progress
 
@@ -24,7 +24,11 @@ class Keeper:
     def __init__(
         self, config: Config, checkpoint: Path, tensorboard: Path, state: State | None, shown: View
     ) -> None:
-        """`tensorboard`: a folder; `state`: what training goes on from."""
+        """`tensorboard`: a folder; `state`: what training goes on from.
+
+        Raises CheckpointError where a file is in that folder's way: an epoch may take hours to show it.
+        """
+        _make(tensorboard)
         self._config = config
         self._shown = shown
         self._tensorboard = tensorboard
@@ -58,6 +62,9 @@ class Keeper:
         if progress.metrics is not None:
             self.history.append({"epoch": progress.epoch, **progress.metrics})
             self._shown.line(_epoch_line(progress, progress.metrics))
+            # Before the checkpoint, never after it: a board that is ahead is put right (purge_step), but an
+            # epoch that only the checkpoint knew of would be a hole in the curves for ever. Where this
+            # fails, the checkpoint from within the epoch, `interval_seconds` old at most, goes on with it.
             self._log(progress, progress.metrics)
         ended = None if progress.metrics is None else progress.epoch
         seconds = time.monotonic() - self._saved_at
@@ -84,6 +91,16 @@ class Keeper:
             self._board.images(progress.epoch, *examples)
         if self.complete:
             self._board.hparams(self._config, results(self.history), progress.epoch)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be TensorBoard's folder, a file is in its way: "
+            "move it, or set checkpoint.log_dir"
+        ) from error
 
 
 def _numbers(progress: Progress) -> Numbers:

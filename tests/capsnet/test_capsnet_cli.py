@@ -171,9 +171,22 @@ def test_after_a_loss_that_is_no_number_the_checkpoint_from_before_is_there(tiny
 
 def test_a_disk_that_takes_no_files_fails_in_one_line(tiny, capsys):
     (tiny / "out").write_text("a file, no folder")
-    assert main(["train", "tiny.yaml"]) == 1
+    assert main(["train", "tiny.yaml", "--set=checkpoint.log_dir=logs"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("failed: ")
+
+
+@pytest.mark.parametrize("folder", ["taken", "taken/folder"])
+def test_a_file_in_the_place_of_tensorboards_folder_shows_before_the_first_epochs_end(tiny, capsys, folder):
+    (tiny / "taken").write_text("a file, no folder")
+    assert main(["train", "tiny.yaml", f"--set=checkpoint.log_dir={folder}"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith(
+        f"error: {folder} cannot be TensorBoard's folder, a file is in its way: move it, or"
+    )
+    assert not (tiny / "out").exists()
 
 
 def test_evaluate_gives_the_figures_of_the_run(tiny, capsys):

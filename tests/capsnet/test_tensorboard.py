@@ -1,9 +1,14 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from capsnet.checkpoint import load
 from capsnet.history import results
+from capsnet.keeper import Keeper
+from capsnet.progressbar import Lines
 from capsnet.tensorboard import Board
 from capsnet.training import train
 
@@ -54,9 +59,29 @@ def test_a_resumed_run_has_each_point_once(tmp_path, points):
     assert points(tmp_path, "test/loss") == [(1, 1), (2, 2), (3, 3.5), (4, 4.5)]
 
 
-def test_reconstructions_stand_below_their_targets(tmp_path):
-    import io
+def test_a_checkpoint_never_knows_of_an_epoch_that_the_board_does_not(
+    tmp_path, tiny_config, tiny_splits, monkeypatch
+):
+    really = Board.epoch
 
+    def full(self, epoch, *rest):
+        if epoch == 2:
+            raise OSError("the disk is full")
+        really(self, epoch, *rest)
+
+    monkeypatch.setattr(Board, "epoch", full)
+    config = tiny_config(checkpoint={"interval_seconds": 1e-9})  # saves at any time
+    path = tmp_path / "checkpoint.pt"
+    with (
+        pytest.raises(OSError, match="the disk is full"),
+        Keeper(config, path, tmp_path / "tensorboard", None, Lines(io.StringIO())) as keeper,
+    ):
+        for progress in train(config, splits=tiny_splits, interval_seconds=0):
+            keeper.see(progress, last=False)
+    assert (load(path)["epoch"], load(path)["step"]) == (1, 4)
+
+
+def test_reconstructions_stand_below_their_targets(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     targets, reconstructions = torch.zeros(3, 1, 5, 4), torch.ones(3, 1, 5, 4)
