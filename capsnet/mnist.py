@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import contextmanager, redirect_stdout
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -60,25 +61,29 @@ def _download(root: Path, folder: str, missing: list[str]) -> None:
     raw = root / folder / "raw"
     try:
         with _locked(root):
-            if _missing(raw):  # otherwise another run has downloaded them meanwhile
+            if still := _missing(raw):  # otherwise another run has downloaded them meanwhile
                 with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
-                    _fetch(Path(temporary), folder)
+                    _fetch(Path(temporary), folder, still)
                     raw.mkdir(parents=True, exist_ok=True)
-                    for name in _missing(raw):
+                    for name in still:
                         shutil.move(Path(temporary) / folder / "raw" / name, raw / name)
-    except (OSError, RuntimeError, ImportError) as error:
-        cause = str(error).strip().splitlines()[-1]
+    except (OSError, HTTPException, RuntimeError, ImportError) as error:
+        cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise DataError(
             f"{raw} lacks {', '.join(missing)}, and downloading failed ({cause}): put the files there, "
             f"gzipped or not, or set dataset.root or CAPSNET_DATA to the folder that holds {folder}/raw"
         ) from error
 
 
-def _fetch(folder: Path, name: str) -> None:
+def _fetch(folder: Path, name: str, missing: list[str]) -> None:
     import torchvision  # takes a second, and nothing else here needs it
 
+    kind = getattr(torchvision.datasets, name)
+    data = kind.__new__(kind)  # without __init__, which would go on to read all four files
+    data.root = folder
+    data.resources = [(file, md5) for file, md5 in kind.resources if Path(file).stem in missing]
     with redirect_stdout(sys.stderr):  # its progress is no output of ours
-        getattr(torchvision.datasets, name)(folder, download=True)
+        data.download()
 
 
 @contextmanager
