@@ -72,14 +72,14 @@ class Service:
         with open_store(self.home, create=False) as store:
             return store.runs()
 
-    def wait_for(self, number: int, condition: Callable[[Run], Any], seconds: float = 60) -> Run:
+    def wait_for(self, number: int, condition: Callable[[Run], Any], seconds: float = 120) -> Run:
         def found() -> Run | None:
             run = self.find(number)
             return run if run is not None and condition(run) else None
 
         return wait_until(found, seconds, f"run {number}")
 
-    def wait_for_state(self, number: int, *states: State, seconds: float = 60) -> Run:
+    def wait_for_state(self, number: int, *states: State, seconds: float = 120) -> Run:
         return self.wait_for(number, lambda run: run.state in states, seconds)
 
     def training(self, number: int, attempt: int = 1) -> Run:

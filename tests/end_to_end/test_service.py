@@ -57,7 +57,7 @@ def test_a_first_submit_killed_while_ray_starts_leaves_one_ray_for_the_next(
     service.call("down")
     command = service.command("submit", small, "--set", "num_epochs=1")
     process = subprocess.Popen(command, env=service.environment, stdout=subprocess.DEVNULL)
-    starting = wait_until(local_ray.recorded, 30, "a Ray that starts")
+    starting = wait_until(local_ray.recorded, 60, "a Ray that starts")
     process.kill()
     process.wait()
     number = service.submit(small, "num_epochs=1")
@@ -184,7 +184,7 @@ def test_a_tracking_server_that_is_away_holds_nothing_up_and_is_caught_up_later(
     assert uri in (troubled.publish_error or "")
     server = _mlflow_server(tmp_path, port)
     try:
-        published = away.wait_for(number, lambda run: run.published_state is State.FINISHED, seconds=90)
+        published = away.wait_for(number, lambda run: run.published_state is State.FINISHED)
         assert (published.published_epoch, published.publish_error) == (3, None)
         client = MlflowClient(uri)
         assert published.mlflow_run_id is not None
@@ -218,7 +218,7 @@ def test_a_run_resumed_again_and_again_is_one_mlflow_run_with_one_point_an_epoch
     for attempt in (1, 2, 3):
         service.training(number, attempt)
         service.call("interrupt", str(number))
-        service.wait_for_state(number, State.INTERRUPTED, seconds=15)
+        service.wait_for_state(number, State.INTERRUPTED)
         if attempt < 3:
             service.call("resume", str(number))
     last = service.run(number).durable_epoch
