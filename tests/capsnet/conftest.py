@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +31,13 @@ RelativeError = Callable[[torch.Tensor, np.ndarray], float]
 def small_config(model: dict[str, Any] | None = None, **keys: Any) -> Config:
     decoder = SMALL_DECODER if keys.get("loss", {}).get("with_reconstruction", True) else {}
     return Config.model_validate({"model": SMALL_MODEL | decoder | (model or {}), **keys})
+
+
+@pytest.fixture(autouse=True)
+def event_files_in_order() -> None:
+    """TensorBoard reads a folder's files by name: second, host, process, number. 10 comes before 9."""
+    if writer := sys.modules.get("tensorboard.summary.writer.event_file_writer"):
+        vars(writer)["_global_uid"] = writer.AtomicCounter(0)
 
 
 @pytest.fixture(scope="module")
