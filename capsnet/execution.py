@@ -56,6 +56,12 @@ def resolve(config: Config, stored: dict[str, Any] | None = None) -> Execution:
     before = Execution(**stored)
     if before.device == fresh.device:
         fresh = replace(fresh, threads=config.threads or before.threads, memory_format=before.memory_format)
+    if config.threads is None and fresh.threads > (cpus := available_cpus()):
+        warnings.warn(
+            f"the run goes on with the {fresh.threads} threads that it began with, on {cpus} CPUs, "
+            f"which can be very slow: unless the last bits matter, set threads to {cpus}",
+            stacklevel=2,
+        )
     if fresh != before:
         changes = [
             f"{key} {old} -> {new}" for key, old in stored.items() if (new := getattr(fresh, key)) != old

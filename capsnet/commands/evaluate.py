@@ -31,7 +31,8 @@ def run(arguments: Namespace) -> int:
 
 def figures(config: Config, state: State) -> dict[str, Any]:
     """The test metrics of the weights in `state`, and the confusion matrix: rows true, columns predicted."""
-    how = execution.resolve(config, state["execution"])
+    here = config.model_copy(update={"threads": None})  # those of the machine that trained do not matter
+    how = execution.resolve(here)
     execution.apply(how)
     test = datasets.load(config.dataset, config.seed).test
     shape = datasets.shape(config.dataset)

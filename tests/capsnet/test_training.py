@@ -254,6 +254,7 @@ def test_the_rate_and_the_place_of_files_may_change(tiny_config, tiny_splits):
     assert next(train(changed, state, tiny_splits)).learning_rate == 0.01
 
 
+@pytest.mark.filterwarnings("ignore:the run goes on with the 7 threads")
 def test_what_the_configuration_leaves_open_is_taken_from_the_checkpoint(tiny_config):
     stored = Execution("cpu", "float32", 7, "contiguous", False)
     assert resolve(tiny_config(threads=None, use_cuda=False), stored.as_dict()) == stored
