@@ -55,7 +55,8 @@ def _beginning(config: Config, where: Places, resume: bool) -> State | None:
         return None
     state = checkpoint.load(where.checkpoint)
     print(f"going on from {where.checkpoint}: epoch {state['epoch']}, step {state['step']}")
-    return from_best(state) if config.checkpoint.use_best else state
+    # --resume goes on with a run that may have begun so: to do it again would undo what came after.
+    return from_best(state) if config.checkpoint.use_best and not resume else state
 
 
 def _finished(keeper: Keeper, where: Places) -> int:
