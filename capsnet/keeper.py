@@ -114,4 +114,6 @@ def _epoch_line(progress: Progress, metrics: Mapping[str, float]) -> str:
         for part in ("train", "validation", "test")
         if f"{part}/accuracy" in metrics
     ]
-    return "  ".join([*parts, f"{metrics['images_per_second']:,.0f} images/s"])
+    if "images_per_second" in metrics:
+        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)

@@ -142,9 +142,10 @@ class _Run:
         metrics |= {
             "test/error": 1 - metrics["test/accuracy"],
             "learning_rate": learner.last_learning_rate,
-            "images_per_second": pace.images_per_second,
             "epoch_seconds": pace.epoch_seconds,
         }
+        if pace.images_per_second:  # not where an earlier process has taken all the epoch's steps
+            metrics["images_per_second"] = pace.images_per_second
         progress = self._progress("epoch_end", metrics)
         learner.finish_epoch({"epoch": progress.epoch, "time": time.time(), **metrics})
         yield progress
