@@ -128,7 +128,9 @@ class Learner:
         }
         # A gradient that overflows spoils the weights one step before the loss shows it.
         if not all(tensor.isfinite().all() for tensor in tensors([state["model"], state["optimizer"]])):
-            raise TrainingError(f"weights are not finite at epoch {self.epoch + 1}, step {self.steps}")
+            at_end = self.steps == 0  # the last step was the epoch's last
+            epoch, step = (self.epoch, self.steps_per_epoch) if at_end else (self.epoch + 1, self.steps)
+            raise TrainingError(f"weights are not finite at epoch {epoch}, step {step}")
         return state
 
 

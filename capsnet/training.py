@@ -162,7 +162,10 @@ class _Run:
             yield from self._look(part)
         values = objective.means(sums, len(images), self.config.loss)
         if not sums.isfinite().all():
-            raise TrainingError(f"{part} loss is {values['loss']:g} after epoch {learner.epoch + 1}")
+            position = (
+                f"epoch {learner.epoch + 1}, step {learner.steps}"  # spoilt the weights, its loss was fine
+            )
+            raise TrainingError(f"{part} loss is {values['loss']:g} after {position}")
         return {f"{part}/{name}": value for name, value in values.items()}
 
     def _look(self, phase: Phase) -> Iterator[Progress]:
