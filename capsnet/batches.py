@@ -33,10 +33,6 @@ class Course:
     start: tuple[int, int]  # epoch, from 1, and finished steps of it
     num_epochs: int
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.count // self.batch_size)
-
     def orders(self, device: str = "cpu") -> Iterator[torch.Tensor]:
         """The indices of each batch's images, int64 [B]; the last one of an epoch may be shorter."""
         for epoch, skipped in self._epochs():

@@ -1,7 +1,4 @@
-"""The command line: `python -m capsnet train|evaluate|summary`.
-
-Exit codes: 0 done, 1 failed, 2 a mistake in what the user gave, 130 interrupted.
-"""
+"""The command line: `python -m capsnet train|evaluate|summary`."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+from capsnet.exits import FAILED, INTERRUPTED, MISTAKE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,10 +19,6 @@ class Places:
     checkpoint: Path
     tensorboard: Path
 
-    @property
-    def history(self) -> Path:
-        return checkpoint.history_path(self.checkpoint)
-
 
 def places(config: Config) -> Places:
     """As the YAML says, otherwise out/<name>/checkpoint.pt and out/<name>/tensorboard."""

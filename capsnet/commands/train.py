@@ -11,14 +11,13 @@ from capsnet import checkpoint
 from capsnet.checkpoint import CheckpointError
 from capsnet.commands.places import Places, move_aside, places
 from capsnet.config import Config, load
+from capsnet.exits import INTERRUPTED
 from capsnet.history import results
 from capsnet.interrupts import Interrupts
 from capsnet.keeper import Keeper
 from capsnet.progressbar import view
 from capsnet.state import State, from_best
 from capsnet.training import train
-
-INTERRUPTED = 130
 
 
 def run(arguments: Namespace) -> int:
