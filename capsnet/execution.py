@@ -21,7 +21,7 @@ class Execution:
     """Where and how a run computes."""
 
     device: Literal["cpu", "cuda"]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16"]  # float32 is what it says, on CUDA too: no TensorFloat-32
     threads: int  # of the CPU
     memory_format: Literal["channels_last", "contiguous"]
     deterministic: bool  # on CUDA
@@ -84,6 +84,9 @@ def apply(execution: Execution) -> None:
         if execution.deterministic:
             # cuBLAS reads it when it is first used; without it PyTorch refuses to multiply.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # By PyTorch's default convolutions round their inputs to TensorFloat-32's 10 bits.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         torch.use_deterministic_algorithms(execution.deterministic)
         torch.backends.cudnn.benchmark = not execution.deterministic
         torch.backends.cudnn.deterministic = execution.deterministic
