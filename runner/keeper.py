@@ -34,7 +34,8 @@ class AttemptKeeper:
         board = run.tensorboard
         if named.log_dir:
             board = Path(named.log_dir)
-            storage.link(run.tensorboard, board)  # where `runner ui` looks
+            if run.tensorboard.is_symlink() or not run.tensorboard.exists():
+                storage.link(run.tensorboard, board)  # where `runner ui` looks
         self._source = attempt.checkpoint
         self._target = checkpoint.locate(named.model_path) if named.model_path else None
         self._mirrored: tuple[int, int] | None = None
