@@ -1,6 +1,6 @@
 """What the runner itself costs: its commands, the way to the first step, idle memory, overhead.
 
-    python bench/runner.py commands start memory overhead     # or some of them; all take about 10 minutes
+    python bench/costs.py commands start memory overhead     # or some of them; all take about 10 minutes
 
 Everything runs in a home and on a local Ray of its own. Times are medians with their range; on a busy
 machine compare them only within one run.
@@ -130,9 +130,7 @@ def memory(folder: Path) -> None:
         time.sleep(1)
     rows = sorted(((p.memory_full_info(), " ".join(p.cmdline())) for p in processes(ray.pid)), reverse=True)
     print(f"{'idle: proportional share (PSS)':<44} {sum(info.pss for info, _ in rows) / 2**20:.0f} MB")
-    print(
-        f"{'idle: resident (RSS)':<44} {sum(info.rss for info, _ in rows) / 2**20:.0f} MB"
-    )
+    print(f"{'idle: resident (RSS)':<44} {sum(info.rss for info, _ in rows) / 2**20:.0f} MB")
     for info, words in rows:
         name = words if words.startswith("ray::") else Path(words.split()[0]).name + " " + words[-40:]
         print(f"    {info.pss / 2**20:6.0f} MB  {name[:70]}")
