@@ -8,8 +8,8 @@ import os
 
 # PyTorch's threads wait for each other after every operation, by default spinning for long. As soon as
 # something else wants their cores, a waiting thread keeps the one that it waits for from running, and a small
-# network trains several times slower. Threads that sleep at once are slower on idle cores; a short spin is good
-# at both (docs/architecture.md has the figures). OpenMP reads this once, when PyTorch is imported.
+# network trains several times slower. Threads that sleep at once are slower on idle cores; a short spin is
+# good at both (docs/architecture.md has the figures). OpenMP reads this once, when PyTorch is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
