@@ -44,6 +44,13 @@ def test_every_command_of_the_readme_is_understood(command: str, monkeypatch: py
         found.make_context(name, list(words), parent=context)
 
 
+def test_the_file_tree_of_the_readme_names_every_module() -> None:
+    tree = README[README.index("## Files") : README.index("## Development")].split()
+    modules = {path.name for package in ("capsnet", "runner") for path in (ROOT / package).rglob("*.py")}
+    assert modules - {"__init__.py", "__main__.py"} <= set(tree)
+    assert {name for name in tree if name.endswith(".py") and "/" not in name} <= modules
+
+
 def test_the_quick_start_reaches_97_percent_even_when_its_worker_is_killed(service: Service) -> None:
     command = next(command for command in commands() if "--follow" in command)
     words = shlex.split(command)[3:]
