@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text()
 
 def commands() -> list[str]:
     """Every command of ours in an indented block of the README."""
-    lines = re.findall(r"^    (.*python -m (?:runner|capsnet) .*)$", README, re.MULTILINE)
+    lines = re.findall(r"^    ((?:\S.*)?python -m (?:runner|capsnet) .*)$", README, re.MULTILINE)
     return [line[line.index("python -m") :] for line in lines]
 
 
