@@ -155,7 +155,8 @@ def _take_over(assignment: Assignment, state: State, standing: Standing) -> bool
     save(state, assignment.paths.checkpoint)
     standing.note(durable_epoch=state["epoch"], durable_step=state["step"])
     if state["history"]:
-        metrics = {key: value for key, value in state["history"][-1].items() if "/" in key}
+        row = state["history"][-1]
+        metrics = {key: value for key, value in row.items() if key not in ("epoch", "time")}
         standing.note(epoch=state["epoch"], metrics=metrics, accuracy=metrics["test/accuracy"])
     print("all its epochs were finished before", flush=True)
     return True
