@@ -85,13 +85,14 @@ def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequen
 def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float:
     """The cores of `cpus: auto`: with GPUs no more than their share, else all but one for each GPU.
 
-    So neither kind of run keeps the other from starting, and every GPU of a machine can be used.
+    So neither kind of run keeps the other from starting, and every GPU of a machine can be used, also
+    where there are fewer cores than GPUs.
     """
     if gpus == 0:
         return max((max(1.0, node.total_cpus - node.total_gpus) for node in nodes), default=1.0)
     shares = [node.total_cpus / node.total_gpus for node in nodes if node.total_gpus >= gpus]
     wanted = 1.0 + loader_workers
-    return max(1.0, min(wanted, math.floor(max(shares) * max(gpus, 1)))) if shares else wanted
+    return min(wanted, math.floor(max(shares) * gpus * 100) / 100) if shares else wanted
 
 
 def _impossible(request: Request, nodes: Sequence[Node]) -> str | None:

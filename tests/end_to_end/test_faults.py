@@ -169,6 +169,7 @@ def test_a_stopped_worker_that_wakes_after_its_run_went_on_changes_nothing(
         assert [attempt.outcome for attempt in store.attempts(number)] == ["lost", "stopped"]
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(
     service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(
     assert_as_undisturbed(service, number, undisturbed)
 
 
+@pytest.mark.slow
 def test_down_queues_what_runs_and_up_goes_on_with_it(
     service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
@@ -202,6 +204,7 @@ def test_down_queues_what_runs_and_up_goes_on_with_it(
     assert_as_undisturbed(service, number, undisturbed)
 
 
+@pytest.mark.slow
 def test_after_a_kill_of_all_of_ray_the_next_up_goes_on_with_every_run(
     service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:

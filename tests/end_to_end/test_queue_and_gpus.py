@@ -12,7 +12,7 @@ from runner.store import open_store
 
 
 def test_eight_runs_on_four_gpus_start_in_order_and_leave_none_idle(service: Service, small: Path) -> None:
-    settings = ["--set", "num_epochs=2", "--set", "use_cuda=false"]
+    settings = ["--set", "num_epochs=2", "--set", "batch_size=64"]
     numbers = [int(n) for n in service.call("submit", *[small] * 8, *settings).stdout.split()]
     seen: list[list[Run]] = []
 

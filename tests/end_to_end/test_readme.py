@@ -51,6 +51,7 @@ def test_the_file_tree_of_the_readme_names_every_module() -> None:
     assert {name for name in tree if name.endswith(".py") and "/" not in name} <= modules
 
 
+@pytest.mark.slow
 def test_the_quick_start_reaches_97_percent_even_when_its_worker_is_killed(service: Service) -> None:
     command = next(command for command in commands() if "--follow" in command)
     words = shlex.split(command)[3:]

@@ -21,7 +21,10 @@ from runner import local_ray, record
 from runner.states import ENDED, State
 from runner.store import open_store
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what MLflow does with SQLAlchemy
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # what MLflow does with SQLAlchemy
+]
 
 
 def schedulers() -> list[psutil.Process]:

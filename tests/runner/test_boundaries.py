@@ -27,7 +27,7 @@ FLOORS = {
         "training learner batches pace",
         "tensorboard progressbar",
         "keeper",
-        "cli __main__ commands.* interrupts",
+        "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
         "spec loading paths",

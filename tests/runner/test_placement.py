@@ -54,7 +54,12 @@ class TestWhatAutoMeans:
 
     def test_never_more_cores_than_the_share_of_a_gpu(self) -> None:
         nodes = [node("big", cpus=64), node("gpus", [1, 1], cpus=5)]
-        assert resolve(queued_run(loader_workers=8), nodes).cpus == 2
+        assert resolve(queued_run(loader_workers=8), nodes).cpus == 2.5
+
+    def test_fewer_cores_than_gpus_leave_no_gpu_idle(self) -> None:
+        nodes = [node(gpus=[1] * 4, cpus=2)]
+        runs = [queued_run(id=number) for number in range(1, 5)]
+        assert started(place([resolve(run, nodes) for run in runs], [], nodes)) == [1, 2, 3, 4]
 
     def test_eight_runs_with_four_loaders_each_use_all_of_eight_gpus_on_32_cores(self) -> None:
         nodes = [node(gpus=[1] * 8, cpus=32)]
