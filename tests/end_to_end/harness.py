@@ -94,11 +94,11 @@ class Service:
     def log(self, number: int) -> str:
         return self.call("logs", str(number)).stdout
 
-    def scheduler_pid(self) -> int:
+    def scheduler_pid(self) -> int | None:
+        """The scheduler's process; None for a moment after one has taken over."""
         with open_store(self.home, create=False) as store:
             beat = store.scheduler_beat()
-        assert beat is not None and beat.pid is not None
-        return beat.pid
+        return beat.pid if beat else None
 
 
 def wait_until(condition: Callable[[], Value | None], seconds: float, what: str = "it") -> Value:
