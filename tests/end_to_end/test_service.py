@@ -67,7 +67,7 @@ def test_a_first_submit_killed_while_ray_starts_leaves_one_ray_for_the_next(
     service.wait_for_state(number, State.FINISHED)
     ray = local_ray.find()
     assert ray is not None and ray.pid == starting.pid
-    assert all(run.state in ENDED for run in service.runs()[:number])
+    wait_until(lambda: all(run.state in ENDED for run in service.runs()), 60, "the killed submit's run")
 
 
 def test_a_submit_right_after_down_starts_a_scheduler_on_the_ray_that_another_home_keeps(
