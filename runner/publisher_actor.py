@@ -31,6 +31,7 @@ class PublisherActor:
             del os.environ[key]
         os.environ.update(settings)
         log_to(self._home.publisher_log)
+        os.nice(19)  # it has time; on a small machine training has not
         threading.Thread(target=self._live, name="publisher", daemon=True).start()
 
     def status(self) -> None:
