@@ -45,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], previous: Pa
     if previous is not None and path.exists():
         _keep(path, previous)
     temporary.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 class _File(io.BufferedWriter):
@@ -89,7 +89,7 @@ def _keep(path: Path, previous: Path) -> None:
         link.replace(previous)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` last through a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

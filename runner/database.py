@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import glob
-import os
 import sqlite3
 import time
 import uuid
@@ -15,6 +14,7 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from capsnet.files import sync_folder
 from runner.tables import SCHEMA_VERSION, metadata, queue
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another one
@@ -147,7 +147,7 @@ def _make(file: Path) -> None:
         for journal in ("-wal", "-shm"):  # of a database that was deleted: SQLite would replay it into ours
             Path(f"{file}{journal}").unlink(missing_ok=True)
         draft.replace(file)
-        _sync(file.parent)
+        sync_folder(file.parent)
 
 
 def _fill(engine: Engine) -> None:
@@ -155,11 +155,3 @@ def _fill(engine: Engine) -> None:
     with engine.execution_options(writes=True).begin() as connection:
         metadata.create_all(connection)
         connection.execute(insert(queue).values(created_at=time.time(), **row))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
