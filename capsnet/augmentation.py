@@ -1,19 +1,120 @@
-"""Random shifts of training images, computed where the images are.
+"""Random changes to training images, computed where the images are, and what a network is shown in the end.
 
-Letters of shapes: N images of an epoch, B batch, C channels, H height, W width.
+Everything random is drawn for a whole epoch at once, one row for each image, before any of it is applied.
+
+Letters of shapes: N images of an epoch, B batch, L labels of an image, C channels, H height, W width.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from capsnet import randomness
+from capsnet.config import Dataset, MultiMNIST, Photographs
+from capsnet.images import Images, shape
+
+Draws = dict[str, torch.Tensor]  # by what they decide, each [N, ...]
 
 
-def draw_shifts(seed: int, epoch: int, count: int, pixels: int) -> torch.Tensor:
-    """One shift for each image of an epoch, (down, right) from -pixels to pixels: int64 [N, 2], CPU."""
-    return randomness.integers(seed, -pixels, pixels, (count, 2), "shifts", epoch)
+@dataclass(frozen=True)
+class Batch:
+    """What a network is trained or tested on.
+
+    inputs float32 [B, C, H, W]; targets, what a decoder should show, in [0, 1] and of the same shape;
+    labels int64 [B]. Where an image shows L classes, labels [B, L] and targets [B, L, C, H, W].
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def draw(dataset: Dataset, seed: int, epoch: int, count: int) -> Draws:
+    """What is random about the `count` images of an epoch, as far as `dataset` asks for it, on the CPU."""
+    draws: Draws = {}
+    if dataset.shift:
+        draws["shifts"] = draw_shifts(seed, epoch, count, dataset.shift, digits=shape(dataset).labels)
+    if not isinstance(dataset, Photographs):
+        return draws
+    if dataset.crop:
+        draws["crops"] = _uniform(seed, epoch, "crops", (count, 2), 0, 1)
+    if dataset.flip:
+        draws["flips"] = _uniform(seed, epoch, "flips", (count,), 0, 1) < 0.5
+    if dataset.brightness:
+        most = dataset.brightness / 255
+        draws["brightness"] = _uniform(seed, epoch, "brightness", (count,), -most, most)
+    if dataset.contrast != (1.0, 1.0):
+        draws["contrast"] = _uniform(seed, epoch, "contrast", (count,), *dataset.contrast)
+    return draws
+
+
+def draw_shifts(seed: int, epoch: int, count: int, pixels: int, digits: int = 1) -> torch.Tensor:
+    """One shift for each image of an epoch, (down, right) from -pixels to pixels: int64 [N, 2], CPU.
+
+    With several digits to an image one for each: [N, digits, 2].
+    """
+    size = (count, 2) if digits == 1 else (count, digits, 2)
+    return randomness.integers(seed, -pixels, pixels, size, "shifts", epoch)
+
+
+def _uniform(
+    seed: int, epoch: int, purpose: str, size: tuple[int, ...], low: float, high: float
+) -> torch.Tensor:
+    """float32 from `low` to `high`, on the CPU."""
+    numbers = randomness.generator(seed, purpose, epoch).uniform(low, high, size)
+    return torch.from_numpy(numbers).float()
+
+
+def augment(images: Images, draws: Draws, dataset: Dataset) -> Batch:
+    """Training images as picked, with their rows of `draws` -> what the network is trained on."""
+    if isinstance(dataset, MultiMNIST):
+        return _prepared(overlaid(images, draws.get("shifts"), dataset.shift), dataset, {})
+    pixels = images.images
+    if "shifts" in draws:
+        pixels = shift(pixels, draws["shifts"], dataset.shift)
+    if isinstance(dataset, Photographs) and dataset.crop:
+        pixels = crop(pixels, draws["crops"], dataset.crop)
+    if "flips" in draws:
+        pixels = torch.where(draws["flips"][:, None, None, None], pixels.flip(3), pixels)
+    return _prepared(Images(pixels, images.labels), dataset, draws)
+
+
+def for_test(images: Images, dataset: Dataset) -> Batch:
+    """Images of the size that the network takes -> what it is tested on; nothing is random."""
+    return _prepared(images, dataset, {})
+
+
+def _prepared(images: Images, dataset: Dataset, draws: Draws) -> Batch:
+    inputs = images.images.float() / 255
+    if "brightness" in draws:
+        inputs = inputs + draws["brightness"][:, None, None, None]
+    if "contrast" in draws:
+        mean = inputs.mean((2, 3), keepdim=True)
+        inputs = mean + (inputs - mean) * draws["contrast"][:, None, None, None]
+    changed = not draws.keys().isdisjoint(("brightness", "contrast"))
+    targets = inputs.clamp(0, 1) if changed else inputs
+    if isinstance(dataset, Photographs):
+        inputs = standardised(inputs) if dataset.standardise else targets
+    if images.parts is not None:
+        targets = images.parts.float() / 255
+    return Batch(inputs, targets, images.labels)
+
+
+def standardised(images: torch.Tensor) -> torch.Tensor:
+    """Each image [B, C, H, W] with mean 0 and standard deviation 1 over all its values.
+
+    As tf.image.per_image_standardization does it, an image of (almost) one value is not blown up: the
+    deviation counts as at least one over the root of the number of values.
+    """
+    values = images.flatten(1)
+    mean, deviation = values.mean(1, keepdim=True), values.std(1, correction=0, keepdim=True)
+    return ((values - mean) / deviation.clamp(min=values.shape[1] ** -0.5)).view_as(images)
 
 
 def shift(images: torch.Tensor, shifts: torch.Tensor, pixels: int) -> torch.Tensor:
@@ -24,11 +125,42 @@ def shift(images: torch.Tensor, shifts: torch.Tensor, pixels: int) -> torch.Tens
     """
     if pixels == 0:
         return images
-    batch, channels, height, width = images.shape
+    height, width = images.shape[2:]
     padded = F.pad(images, (pixels, pixels, pixels, pixels))
-    down, right = (pixels - shifts).unbind(1)
-    rows = down[:, None] + torch.arange(height, device=images.device)  # [B, H]
-    columns = right[:, None] + torch.arange(width, device=images.device)  # [B, W]
-    rows = rows[:, None, :, None].expand(batch, channels, height, padded.shape[3])
+    return _window(padded, pixels - shifts, height, width)
+
+
+def crop(images: torch.Tensor, places: torch.Tensor, side: int) -> torch.Tensor:
+    """Cut `side`×`side` pixels out of each image [B, C, H, W]; places [B, 2]: 0 top or left, 1 opposite."""
+    room = torch.tensor([images.shape[2] - side + 1, images.shape[3] - side + 1], device=images.device)
+    corners = torch.minimum((places * room).long(), room - 1)
+    return _window(images, corners, side, side)
+
+
+def _window(images: torch.Tensor, corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Of each image [B, C, H, W] the height×width pixels below and right of its corner int64 [B, 2]."""
+    batch, channels, _, stride = images.shape
+    top, left = corners.unbind(1)
+    rows = top[:, None] + torch.arange(height, device=images.device)  # [B, height]
+    columns = left[:, None] + torch.arange(width, device=images.device)  # [B, width]
+    rows = rows[:, None, :, None].expand(batch, channels, height, stride)
     columns = columns[:, None, None, :].expand(batch, channels, height, width)
-    return padded.gather(2, rows).gather(3, columns)
+    return images.gather(2, rows).gather(3, columns)
+
+
+def centre(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The middle height×width pixels of images [..., H, W]; where that is uneven, nearer to the top left."""
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]
+
+
+def overlaid(digits: Images, shifts: torch.Tensor | None, pixels: int) -> Images:
+    """Digits uint8 [B, L, C, H, W], each moved by its own shift [B, L, 2], in one image each.
+
+    Pixels are added and cut off at 255; the digits as they were moved are the parts.
+    """
+    parts = digits.images
+    if shifts is not None:
+        parts = shift(parts.flatten(0, 1), shifts.flatten(0, 1), pixels).view_as(parts)
+    sums = parts.sum(1, dtype=torch.int16).clamp(max=255).to(torch.uint8)
+    return Images(sums, digits.labels, parts)

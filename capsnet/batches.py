@@ -1,7 +1,7 @@
 """The training batches of all epochs, in their order, from any step on.
 
 The pixels lie on the training device and a batch is picked there, or worker processes pick it
-(`dataloader.num_workers`); the shifts are applied on the device, so that both give the same bits.
+(`dataloader.num_workers`); it is augmented on the device, so that both give the same bits.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from capsnet import randomness
-from capsnet.augmentation import draw_shifts, shift
-from capsnet.config import Config
+from capsnet import augmentation, randomness
+from capsnet.augmentation import Batch, Draws
+from capsnet.config import Config, MultiMNIST
+from capsnet.config import Dataset as DatasetSection
 from capsnet.images import Images
+from capsnet.pairing import partners
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,31 @@ class Course:
     """Which images training sees when: a function of the seed, cut into batches."""
 
     seed: int
-    count: int  # training images
+    labels: torch.Tensor  # int64 [N], of the training images, on the CPU
     batch_size: int
     start: tuple[int, int]  # epoch, from 1, and finished steps of it
     num_epochs: int
+    dataset: DatasetSection
 
     def orders(self, device: str = "cpu") -> Iterator[torch.Tensor]:
-        """The indices of each batch's images, int64 [B]; the last one of an epoch may be shorter."""
-        for epoch, skipped in self._epochs():
-            order = randomness.permutation(self.seed, self.count, "order", epoch).to(device)
-            yield from order.split(self.batch_size)[skipped:]
+        """The indices of each batch's images, int64 [B]; the last one of an epoch may be shorter.
 
-    def shifts(self, pixels: int, device: str) -> Iterator[torch.Tensor]:
-        """The shift of each image of each batch, int64 [B, 2]."""
+        Where two digits make an image, [B, 2].
+        """
         for epoch, skipped in self._epochs():
-            drawn = draw_shifts(self.seed, epoch, self.count, pixels).to(device)
-            yield from drawn.split(self.batch_size)[skipped:]
+            order = randomness.permutation(self.seed, len(self.labels), "order", epoch)
+            if isinstance(self.dataset, MultiMNIST):
+                drawn = randomness.generator(self.seed, "partners", epoch)
+                order = torch.stack([order, partners(self.labels, order, drawn)], dim=1)
+            yield from order.to(device).split(self.batch_size)[skipped:]
+
+    def draws(self, device: str) -> Iterator[Draws]:
+        """What is random about the images of each batch."""
+        for epoch, skipped in self._epochs():
+            drawn = augmentation.draw(self.dataset, self.seed, epoch, len(self.labels))
+            parts = {name: numbers.to(device).split(self.batch_size) for name, numbers in drawn.items()}
+            for step in range(skipped, -(-len(self.labels) // self.batch_size)):
+                yield {name: numbers[step] for name, numbers in parts.items()}
 
     def _epochs(self) -> Iterator[tuple[int, int]]:
         first, step = self.start
@@ -53,19 +64,19 @@ class Course:
 
 def batches(
     config: Config, images: Images, device: str, start: tuple[int, int]
-) -> Generator[Images, None, None]:
-    """The batches from `start` = (epoch, finished steps of it) to the end, shifted, on `device`.
+) -> Generator[Batch, None, None]:
+    """The batches from `start` = (epoch, finished steps of it) to the end, augmented, on `device`.
 
     Without worker processes `images` must be on `device` already.
     """
-    course = Course(config.seed, len(images), config.batch_size, start, config.num_epochs)
+    labels = images.labels.cpu()
+    course = Course(config.seed, labels, config.batch_size, start, config.num_epochs, config.dataset)
     if config.dataloader.num_workers:
         picked = _loaded(config, images, device, course)
     else:
         picked = (images[order] for order in course.orders(device))
-    pixels = config.dataset.shift
-    for batch, shifts in zip(picked, course.shifts(pixels, device), strict=True):
-        yield Images(shift(batch.images, shifts, pixels), batch.labels)
+    for batch, draws in zip(picked, course.draws(device), strict=True):
+        yield augmentation.augment(batch, draws, config.dataset)
 
 
 class _Batches(Dataset[Images]):

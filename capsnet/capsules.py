@@ -79,6 +79,13 @@ def one_hot(classes: torch.Tensor, count: int) -> torch.Tensor:
     return classes[:, None] == torch.arange(count, device=classes.device)
 
 
+def present(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Labels int64 [B], or [B, L] of several classes an image -> bool [B, count]: which classes are there."""
+    if labels.dim() == 1:
+        return one_hot(labels, count)
+    return (labels[:, :, None] == torch.arange(count, device=labels.device)).any(1)
+
+
 def mask(capsules: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Set all capsules [B, J, D] to zero but that of each image's class [B]."""
     return capsules * one_hot(classes, capsules.shape[1])[..., None]

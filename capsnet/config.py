@@ -12,51 +12,97 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from capsnet import yamlfile
-from capsnet.geometry import grid
-from capsnet.images import shape
+from capsnet.dataset_sections import (
+    CIFAR10,
+    MNIST,
+    SVHN,
+    AffineMNIST,
+    AffNIST,
+    Dataset,
+    Digits,
+    FashionMNIST,
+    Folder,
+    FramedMNIST,
+    MultiMNIST,
+    Photographs,
+    ShiftedMNIST,
+    SmallNORB,
+    StoredDataset,
+)
+from capsnet.geometry import chain
+from capsnet.images import shape, whole
+from capsnet.model_sections import (
+    LOSS_OF,
+    PAPER_RECONSTRUCTION_WEIGHT,
+    AttentionRouting,
+    CapsNetModel,
+    CNNModel,
+    CrossEntropy,
+    DeconvDecoder,
+    DynamicRouting,
+    EfficientCapsNetModel,
+    FCDecoder,
+    Loss,
+    MarginLoss,
+    MatrixCapsNetModel,
+    Model,
+    NoDecoder,
+    SpreadLoss,
+)
 from capsnet.presets import PRESETS, underlay
 from capsnet.sections import (
-    MNIST,
-    PAPER_RECONSTRUCTION_WEIGHT,
-    CapsNetModel,
     Checkpoint,
     Cosine,
     Count,
     DataLoader,
-    Dataset,
-    Digits,
-    DynamicRouting,
     Exponential,
-    FashionMNIST,
-    FCDecoder,
-    Loss,
     MultiStep,
     Optim,
     Section,
-    StoredDataset,
 )
 from capsnet.yamlfile import ConfigError, Document
 from capsnet.yamltext import KeyPath
 
 __all__ = [
+    "CIFAR10",
     "MNIST",
     "PAPER_RECONSTRUCTION_WEIGHT",
+    "SVHN",
+    "AffNIST",
+    "AffineMNIST",
+    "AttentionRouting",
+    "CNNModel",
     "CapsNetModel",
     "Checkpoint",
     "Config",
     "ConfigError",
     "Cosine",
+    "CrossEntropy",
     "DataLoader",
     "Dataset",
+    "DeconvDecoder",
     "Digits",
     "DynamicRouting",
+    "EfficientCapsNetModel",
     "Exponential",
     "FCDecoder",
     "FashionMNIST",
+    "Folder",
+    "FramedMNIST",
     "Loss",
+    "MarginLoss",
+    "MatrixCapsNetModel",
+    "Model",
+    "MultiMNIST",
     "MultiStep",
+    "NoDecoder",
     "Optim",
+    "Photographs",
     "Section",
+    "ShiftedMNIST",
+    "SmallNORB",
+    "SpreadLoss",
+    "StoredDataset",
     "default_root",
     "load",
     "parse",
@@ -88,19 +134,21 @@ class Config(Section):
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None  # of the CPU; None: all this process may use
     deterministic: bool = False  # on CUDA: bit-exact resume, slower
     dataset: Dataset = MNIST()
-    model: CapsNetModel = CapsNetModel()
-    loss: Loss = Loss()
+    model: Model = CapsNetModel()
+    loss: Loss = MarginLoss()
     optim: Optim = MultiStep()
     dataloader: DataLoader = DataLoader()
     checkpoint: Checkpoint = Checkpoint()
 
     @model_validator(mode="before")
     @classmethod
-    def _preset(cls, values: Any) -> Any:
-        """Put the preset's values under those of the file."""
-        if isinstance(values, dict) and isinstance(preset := values.get("preset", "paper"), str):
-            return underlay(values, PRESETS.get(preset, {}))
-        return values
+    def _defaults(cls, values: Any) -> Any:
+        """Put under the file's values what the kind of its model asks for, and under both the preset."""
+        if not isinstance(values, dict):
+            return values
+        values = underlay(values, _asked_for_by(values.get("model")))
+        preset = values.get("preset", "paper")
+        return underlay(values, PRESETS.get(preset, {})) if isinstance(preset, str) else values
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -108,6 +156,25 @@ class Config(Section):
             text = "; ".join(f"{'.'.join(map(str, path))} {message}" for path, message, _ in found)
             raise PydanticCustomError("contradictions", "{text}", {"text": text, "found": found})
         return self
+
+    @property
+    def decoder(self) -> FCDecoder | DeconvDecoder | None:
+        """The decoder that the network has; None where nothing is reconstructed."""
+        decoder = getattr(self.model, "decoder", None)
+        wanted = isinstance(self.loss, MarginLoss) and self.loss.with_reconstruction
+        return decoder if wanted and not isinstance(decoder, NoDecoder) else None
+
+
+def _asked_for_by(model: Any) -> dict[str, Any]:
+    """The defaults of other sections that go with a model, such as cross-entropy with a CNN."""
+    if not isinstance(model, dict):
+        return {}
+    loss = LOSS_OF.get(str(model.get("name")))
+    if loss is not None:
+        return {"loss": {"name": loss}}
+    decoder = model.get("decoder")
+    none = isinstance(decoder, dict) and decoder.get("name") == "none"
+    return {"loss": {"name": "margin", "with_reconstruction": False}} if none else {}
 
 
 def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
@@ -133,13 +200,66 @@ def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath
     if isinstance(optim, MultiStep) and "step_decay" in given and "milestone" not in given:
         why = "is applied at each milestone, and there is none: set optim.milestone, as in [30, 40]"
         yield _contradiction("optim.step_decay", why, "optim.milestone")
-    image = shape(config.dataset)
+    yield from _of_sizes(config)
+    yield from _of_kinds(config)
+
+
+def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
+    """Images or kernels of which nothing is left."""
+    dataset = config.dataset
+    if isinstance(dataset, Photographs) and dataset.crop and dataset.crop > min(whole(dataset)):
+        why = f"{dataset.crop} is more than the {min(whole(dataset))} pixels that an image has a side"
+        yield _contradiction(
+            "dataset.crop", why, "dataset.size" if "size" in type(dataset).model_fields else "dataset.name"
+        )
+        return
+    image = shape(dataset)
+    convolutions = chain(config.model)
     try:
-        grid(config.model.kernel_size, image.height, image.width)
+        convolutions.grids(image.height, image.width)
     except ValueError as error:
-        other = "dataset.size" if isinstance(config.dataset, Digits) else "dataset.name"
-        yield _contradiction("model.kernel_size", str(error).removeprefix("model.kernel_size "), other)
-    if not config.loss.with_reconstruction and config.model.decoder != FCDecoder():
+        other = "dataset.size" if isinstance(dataset, Digits | Folder) else "dataset.name"
+        yield _contradiction(convolutions.key, str(error).removeprefix(f"{convolutions.key} "), other)
+
+
+def _of_kinds(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
+    """A model, a loss and a data set that do not go together."""
+    model, loss, labels = config.model, config.loss, shape(config.dataset).labels
+    decoder = getattr(model, "decoder", None)
+    if isinstance(model, CNNModel) and not isinstance(loss, CrossEntropy):
+        yield _contradiction(
+            "loss.name", f"{loss.name} is taken of capsules; model.name: cnn has none", "model.name"
+        )
+    if not isinstance(model, CNNModel) and isinstance(loss, CrossEntropy):
+        why = f"cross_entropy is taken of logits; the lengths of model.name: {model.name} are none"
+        yield _contradiction("loss.name", why, "model.name")
+    if isinstance(loss, SpreadLoss) and labels > 1:
+        why = f"spread sets one class apart; each image of {config.dataset.name} shows {labels}"
+        yield _contradiction("loss.name", why, "dataset.name")
+    if isinstance(loss, SpreadLoss) and loss.first_margin > loss.last_margin:
+        yield _contradiction(
+            "loss.first_margin", f"is above loss.last_margin ({loss.last_margin:g})", "loss.last_margin"
+        )
+    if isinstance(model, CNNModel) and len(model.kernel_sizes) != len(model.conv_channels):
+        why = f"has {len(model.kernel_sizes)} sizes for the {len(model.conv_channels)} of model.conv_channels"
+        yield _contradiction("model.kernel_sizes", why, "model.conv_channels")
+    if isinstance(model, EfficientCapsNetModel) and model.conv_channels[-1] % model.primary_dim:
+        why = (
+            f"{model.primary_dim} does not divide the last of model.conv_channels ({model.conv_channels[-1]})"
+        )
+        yield _contradiction("model.primary_dim", why, "model.conv_channels")
+    if isinstance(model, MatrixCapsNetModel) and isinstance(loss, MarginLoss) and loss.with_reconstruction:
+        why = "true needs a decoder, and model.name: matrix_capsnet has none: set it to false"
+        yield _contradiction("loss.with_reconstruction", why, "model.name")
+    if isinstance(loss, MarginLoss) and loss.with_reconstruction and isinstance(decoder, NoDecoder):
+        why = "true contradicts model.decoder.name: none"
+        yield _contradiction("loss.with_reconstruction", why, "model.decoder")
+    attention = isinstance(model, CapsNetModel) and isinstance(model.routing, AttentionRouting)
+    if attention and model.none_of_the_above:
+        why = "true is for dynamic routing; attention has no couplings to no class"
+        yield _contradiction("model.none_of_the_above", why, "model.routing")
+    off = isinstance(loss, MarginLoss) and not loss.with_reconstruction
+    if off and decoder is not None and decoder != FCDecoder() and not isinstance(decoder, NoDecoder):
         why = "is configured, but loss.with_reconstruction: false leaves the decoder out"
         yield _contradiction("model.decoder", why, "loss.with_reconstruction")
 

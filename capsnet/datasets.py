@@ -8,28 +8,76 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from capsnet import mnist, randomness
-from capsnet.config import MNIST, Digits, FashionMNIST, default_root
+from capsnet import affnist, cifar10, folder, framed_mnist, mnist, multi_mnist, randomness, smallnorb, svhn
+from capsnet.augmentation import centre
+from capsnet.config import (
+    CIFAR10,
+    SVHN,
+    AffineMNIST,
+    AffNIST,
+    Dataset,
+    Digits,
+    Folder,
+    MultiMNIST,
+    ShiftedMNIST,
+    SmallNORB,
+    default_root,
+)
 from capsnet.images import DataError, Images, ImageShape, Splits, shape
 
 __all__ = ["DataError", "ImageShape", "Images", "Splits", "load", "shape"]
 
-FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 DIGITS_FOR_TEST = 360  # the last ones: other writers than the first 1,437
 
 
-def load(dataset: Digits | MNIST | FashionMNIST, seed: int) -> Splits:
+def load(dataset: Dataset, seed: int) -> Splits:
     """The images of a data set; `seed` decides which training images are held back for validation.
 
-    Raises DataError when files are missing or damaged, or fewer than `dataset.validation` would remain.
+    Training images are as augmentation takes them, the others as a network does. Raises DataError when
+    files are missing or damaged, or fewer than `dataset.validation` would remain.
     """
-    if isinstance(dataset, Digits):
-        train, test = _digits(dataset.size)
-    else:
-        root = Path(dataset.root).expanduser().absolute() if dataset.root else default_root(dict(os.environ))
-        train, test = mnist.load(root, FOLDERS[dataset.name], shape(dataset))
+    train, test = _read(dataset)
     train, validation = hold_back(train, dataset.validation, seed)
-    return Splits(train, validation, test)
+    return Splits(train, None if validation is None else _as_at_test(validation, dataset, seed), test)
+
+
+def _read(dataset: Dataset) -> tuple[Images, Images]:
+    """All training images, and the test images as a network takes them."""
+    if isinstance(dataset, Digits):
+        return _digits(dataset.size)
+    root = Path(dataset.root).expanduser().absolute() if dataset.root else default_root(dict(os.environ))
+    match dataset:
+        case ShiftedMNIST():
+            return framed_mnist.load(root, dataset)
+        case AffineMNIST():
+            return framed_mnist.load_affine(root, dataset)
+        case AffNIST():
+            return affnist.load(root, dataset)
+        case MultiMNIST():
+            return multi_mnist.load(root, dataset)
+        case CIFAR10():
+            train, test = cifar10.load(root)
+        case SVHN():
+            train, test = svhn.load(root)
+        case SmallNORB():
+            train, test = smallnorb.load(root, dataset.size)
+        case Folder():
+            train, test = folder.load(root, dataset)
+        case _:
+            train, test = mnist.load(root, dataset.name)
+    return train, _cropped(test, dataset)
+
+
+def _as_at_test(images: Images, dataset: Dataset, seed: int) -> Images:
+    """Training images held back, as a network takes them in a test."""
+    if isinstance(dataset, MultiMNIST):
+        return multi_mnist.pairs(images, len(images), dataset.shift, seed)
+    return _cropped(images, dataset)
+
+
+def _cropped(images: Images, dataset: Dataset) -> Images:
+    size = shape(dataset)
+    return Images(centre(images.images, size.height, size.width).contiguous(), images.labels)
 
 
 def hold_back(train: Images, count: int, seed: int) -> tuple[Images, Images | None]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from capsnet import config
 from capsnet.images import ImageShape
 
 
@@ -37,3 +38,16 @@ class FCDecoder(nn.Module):
         # In float32 under autocast too: bfloat16 knows eight values between 0.97 and 1.
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return wide.sigmoid().unflatten(1, self.image)
+
+
+def decoder_of(
+    settings: config.FCDecoder | config.DeconvDecoder | None, capsule_dim: int, shape: ImageShape
+) -> nn.Module | None:
+    """The decoder that `settings` describe, for class capsules of `capsule_dim` and images of `shape`."""
+    match settings:
+        case None:
+            return None
+        case config.FCDecoder():
+            return FCDecoder(capsule_dim, settings.hidden, shape)
+        case config.DeconvDecoder():
+            raise NotImplementedError  # SEAM

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 import torch
 
 from capsnet import objective
+from capsnet.augmentation import for_test
 from capsnet.config import Config
 from capsnet.execution import Execution
 from capsnet.images import Images
-from capsnet.models import CapsNet
+from capsnet.network import Network
 from capsnet.objective import Measured
 
 
 def evaluate(
-    network: CapsNet, images: Images, config: Config, execution: Execution
+    network: Network, images: Images, config: Config, execution: Execution
 ) -> Iterator[tuple[Images, Measured]]:
     """Measure `images` batch by batch, in their order; yields each batch and what was measured on it."""
     for start in range(0, len(images), config.batch_size):
@@ -24,27 +25,36 @@ def evaluate(
 
 
 @torch.no_grad()
-def measure(network: CapsNet, batch: Images, config: Config, execution: Execution) -> Measured:
+def measure(network: Network, batch: Images, config: Config, execution: Execution) -> Measured:
     network.eval()
     with execution.autocast():
-        pixels = objective.pixels(batch.images)
-        return objective.measure(network, pixels, batch.labels, config.loss, masked_by_labels=False)
+        return objective.measure(network, for_test(batch, config.dataset), config, training=False)
 
 
 @torch.no_grad()
 def examples(
-    network: CapsNet, images: Images, config: Config, execution: Execution
+    network: Network, images: Images, config: Config, execution: Execution
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Images and their reconstructions as at test, float [N, C, H, W] on the CPU; None without a decoder."""
-    if not config.loss.with_reconstruction:
+    """Images and their reconstructions as at test, float [N, C, H, W] on the CPU; None without a decoder.
+
+    Of an image of several digits, the sum of what they are taken for.
+    """
+    if config.decoder is None:
         return None
     network.eval()
     with execution.autocast():
-        pixels = objective.pixels(images.images.to(execution.device))
-        capsules, lengths = network(pixels)
-        return pixels.cpu(), network.reconstruct(capsules, lengths.argmax(1)).float().cpu()
+        batch = for_test(images.to(execution.device), config.dataset)
+        output = network(batch.inputs)
+        classes = objective.predicted(output.lengths, batch.labels).view(len(batch), -1)
+        shown = [network.reconstruct(output.capsules, column) for column in classes.unbind(1)]
+        seen = images.images.float() / 255
+        return seen.cpu(), torch.stack(shown).sum(0).clamp(max=1).float().cpu()
 
 
 def confusion(labels: torch.Tensor, predictions: torch.Tensor, classes: int) -> torch.Tensor:
-    """How often images of each class were taken for each class: int64 [classes, classes], rows the labels."""
-    return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)
+    """How often images of each class were taken for each class: int64 [classes, classes], rows the labels.
+
+    Labels and predictions int64 [N], or [N, L] of several classes an image.
+    """
+    pairs = (labels * classes + predictions).flatten()
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)

@@ -1,37 +1,110 @@
-"""The sizes of a capsule network in pixels: arithmetic that needs no PyTorch."""
+"""The sizes of networks in pixels: arithmetic that needs no PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-PRIMARY_STRIDE = 2  # pixels, of the second convolution
+from capsnet.model_sections import (
+    CapsNetModel,
+    CNNModel,
+    EfficientCapsNetModel,
+    MatrixCapsNetModel,
+)
+
+PRIMARY_STRIDE = 2  # pixels, of the paper's second convolution
+MATRIX_CONV = (5, 2)  # kernel and stride in pixels, of the first convolution before matrix capsules
+MATRIX_KERNEL = 3  # pixels, of every layer of matrix capsules
+MATRIX_FIRST_STRIDE = 2  # pixels, of the first of these layers; the others have 1
+
+Sides = tuple[int, int]  # height, width
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Rows and columns after the first and the second convolution."""
+class Window:
+    """A convolution or pooling as it slides along one side of an image."""
 
-    features: tuple[int, int]
-    capsules: tuple[int, int]
+    kernel: int
+    stride: int = 1
+    same: bool = False  # zeros around the image keep a stride of 1 from making it smaller
 
+    def over(self, side: int) -> int:
+        """How many steps it takes; 0 or less where it does not fit."""
+        return side if self.same else (side - self.kernel) // self.stride + 1
 
-def grid(kernel_size: int, height: int, width: int) -> Grid:
-    """What the two convolutions of a capsule network leave of height×width pixels.
-
-    Raises ValueError, with the arithmetic, where nothing is left.
-    """
-    rows, columns = _sides(kernel_size, height), _sides(kernel_size, width)
-    shortest, (features, capsules) = min((height, rows), (width, columns))
-    if capsules < 1:
-        raise ValueError(
-            f"model.kernel_size {kernel_size} leaves no capsules of images of {height}×{width} pixels: "
-            f"{shortest} - {kernel_size} + 1 = {features} after the first convolution, "
-            f"({features} - {kernel_size}) // {PRIMARY_STRIDE} + 1 = {capsules} after the second; "
-            f"images need at least {2 * kernel_size - 1} pixels a side"
-        )
-    return Grid(features=(rows[0], columns[0]), capsules=(rows[1], columns[1]))
+    def needs(self, steps: int) -> int:
+        """The shortest side that leaves `steps`."""
+        return steps if self.same else (steps - 1) * self.stride + self.kernel
 
 
-def _sides(kernel_size: int, side: int) -> tuple[int, int]:
-    features = side - kernel_size + 1
-    return features, (features - kernel_size) // PRIMARY_STRIDE + 1
+@dataclass(frozen=True)
+class Chain:
+    """The windows of a network, in order; `key` is what to blame in the YAML where they leave nothing."""
+
+    key: str
+    value: str
+    left: str  # what nothing would be left of
+    windows: tuple[Window, ...]
+    counted: str = "convolution"  # what those windows are that make an image smaller
+
+    def grids(self, height: int, width: int) -> list[Sides]:
+        """Rows and columns after each window; ValueError, with the arithmetic, where nothing is left."""
+        rows, columns = self._along(height), self._along(width)
+        if rows[-1] < 1 or columns[-1] < 1:
+            raise ValueError(
+                f"{self.key} {self.value} leaves no {self.left} of images of {height}×{width} pixels: "
+                f"{self._arithmetic(min(height, width))}; images need at least {self._least()} pixels a side"
+            )
+        return list(zip(rows, columns, strict=True))
+
+    def _along(self, side: int) -> list[int]:
+        sides = []
+        for window in self.windows:
+            side = window.over(side)
+            sides.append(side)
+        return sides
+
+    def _arithmetic(self, side: int) -> str:
+        steps: list[str] = []
+        for window in (window for window in self.windows if not window.same):
+            before = f"{side} - {window.kernel}"
+            counted = before if window.stride == 1 else f"({before}) // {window.stride}"
+            side = window.over(side)
+            place = ORDINALS[len(steps)] if steps else f"{ORDINALS[0]} {self.counted}"
+            steps.append(f"{counted} + 1 = {side} after the {place}")
+            if side < 1 and len(steps) > 1:
+                break
+        return ", ".join(steps)
+
+    def _least(self) -> int:
+        steps = 1
+        for window in reversed(self.windows):
+            steps = window.needs(steps)
+        return steps
+
+
+def chain(model: CapsNetModel | MatrixCapsNetModel | EfficientCapsNetModel | CNNModel) -> Chain:
+    """The windows of a model. Those of a CNN come in pairs: a convolution, then its pooling."""
+    match model:
+        case CapsNetModel():
+            first = Window(model.kernel_size, same=model.padding == "same")
+            windows = first, Window(model.kernel_size, PRIMARY_STRIDE)
+            return Chain("model.kernel_size", str(model.kernel_size), "capsules", windows)
+        case MatrixCapsNetModel():
+            layers = len(model.capsule_types)
+            strides = (MATRIX_FIRST_STRIDE, *[1] * (layers - 1))
+            windows = Window(*MATRIX_CONV), *(Window(MATRIX_KERNEL, stride) for stride in strides)
+            types = f"[{', '.join(map(str, model.capsule_types))}]"
+            return Chain("model.capsule_types", types, "capsules", windows)
+        case EfficientCapsNetModel():
+            first = Window(model.first_kernel_size, model.first_stride)
+            middle = [Window(3)] * (len(model.conv_channels) - 2)
+            size = str(model.first_kernel_size)
+            return Chain("model.first_kernel_size", size, "capsules", (first, *middle, Window(3, 2)))
+        case CNNModel():
+            pairs = [
+                (Window(kernel, same=True), Window(model.pool, model.pool)) for kernel in model.kernel_sizes
+            ]
+            windows = tuple(window for pair in pairs for window in pair)
+            return Chain("model.pool", str(model.pool), "pixels", windows, counted="pooling")

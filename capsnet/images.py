@@ -1,6 +1,6 @@
 """Labelled images, and what a model has to know of them. Imports no PyTorch.
 
-Letters of shapes: N images, C channels, H height, W width.
+Letters of shapes: N images, C channels, H height, W width, L labels of an image.
 """
 
 from __future__ import annotations
@@ -8,12 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capsnet.sections import Digits
+from capsnet.dataset_sections import (
+    CIFAR10,
+    SVHN,
+    AffNIST,
+    Dataset,
+    Digits,
+    Folder,
+    FramedMNIST,
+    MultiMNIST,
+    Photographs,
+    SmallNORB,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from capsnet.sections import MNIST, FashionMNIST
+MNIST_SIDE = 28  # pixels
+AFFNIST_SIDE = 40
 
 
 class DataError(Exception):
@@ -22,35 +34,71 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class ImageShape:
-    """The size of one image, in pixels, and the number of classes."""
+    """The size of one image as a network sees it, in pixels, and the number of classes."""
 
     channels: int
     height: int
     width: int
     classes: int
+    labels: int = 1  # classes that one image shows
 
 
-def shape(dataset: Digits | MNIST | FashionMNIST) -> ImageShape:
+def shape(dataset: Dataset) -> ImageShape:
     """The size of a data set's images and the number of its classes, known without loading anything."""
-    size = dataset.size if isinstance(dataset, Digits) else 28
-    return ImageShape(channels=1, height=size, width=size, classes=10)
+    height, width = whole(dataset)
+    if isinstance(dataset, Photographs) and dataset.crop:
+        height = width = dataset.crop
+    match dataset:
+        case CIFAR10() | SVHN():
+            return ImageShape(3, height, width, classes=10)
+        case SmallNORB():
+            return ImageShape(2, height, width, classes=5)
+        case Folder():
+            return ImageShape(dataset.channels, height, width, dataset.classes)
+        case MultiMNIST():
+            return ImageShape(1, height, width, classes=10, labels=2)
+    return ImageShape(1, height, width, classes=10)
+
+
+def whole(dataset: Dataset) -> tuple[int, int]:
+    """Height and width of an image before anything is cropped."""
+    match dataset:
+        case Digits() | SmallNORB() | Folder():
+            side = dataset.size
+        case FramedMNIST() | MultiMNIST():
+            side = MNIST_SIDE + 2 * dataset.pad
+        case AffNIST():
+            side = AFFNIST_SIDE
+        case CIFAR10() | SVHN():
+            side = 32
+        case _:
+            side = MNIST_SIDE
+    return side, side
 
 
 @dataclass(frozen=True)
 class Images:
-    """images uint8 [N, C, H, W] and labels int64 [N], on one device."""
+    """Labelled images on one device.
+
+    images uint8 [N, C, H, W] with labels int64 [N]; where an image shows L classes, labels [N, L] and
+    `parts` uint8 [N, L, C, H, W], what each label is of. Training images that are overlaid only when
+    they are picked are one class each until then.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
+    parts: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: slice | torch.Tensor) -> Images:
-        return Images(self.images[index], self.labels[index])
+        parts = None if self.parts is None else self.parts[index]
+        return Images(self.images[index], self.labels[index], parts)
 
     def to(self, device: str) -> Images:
-        return Images(self.images.to(device), self.labels.to(device))
+        parts = None if self.parts is None else self.parts.to(device)
+        return Images(self.images.to(device), self.labels.to(device), parts)
 
 
 @dataclass(frozen=True)

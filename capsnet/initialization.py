@@ -23,11 +23,13 @@ AUTHORS_BIAS = 0.1
 
 @torch.no_grad()
 def initialise(network: nn.Module, scheme: Literal["paper", "authors"], seed: int) -> None:
-    """Set every parameter of `network`, whatever it holds now."""
+    """Set every parameter of `network`, whatever it holds now, but those of batch normalisation: 1 and 0."""
     for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            continue
         for key, parameter in module.named_parameters(name, recurse=False):
             generator = randomness.generator(seed, "weights", key)
-            draw = _paper if scheme == "paper" else _authors
+            draw = getattr(module, "initial", None) or (_paper if scheme == "paper" else _authors)
             values = draw(module, key, tuple(parameter.shape), generator)
             parameter.copy_(torch.from_numpy(values))
 

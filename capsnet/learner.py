@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 import capsnet
-from capsnet import objective
+from capsnet import objective, randomness
+from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
-from capsnet.images import Images, ImageShape
+from capsnet.images import ImageShape
+from capsnet.layers import Dropout
 from capsnet.models import build
 from capsnet.objective import MEASURES
 from capsnet.schedules import learning_rate
@@ -42,6 +44,7 @@ class Learner:
         # One row a step and no running sum: the host need not look to know which step was the first bad one.
         rows = self.steps_per_epoch, len(MEASURES)
         self.sums = torch.zeros(rows, dtype=torch.float64, device=execution.device)
+        self._dropouts = [module for module in self.network.modules() if isinstance(module, Dropout)]
         self.epoch = 0  # finished epochs
         self.steps = 0  # finished steps of the epoch after them
         self.seconds = 0.0  # spent on it
@@ -71,21 +74,29 @@ class Learner:
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self.config.optim, step, self.steps_per_epoch, self.config.num_epochs)
 
-    def step(self, batch: Images) -> None:
+    def step(self, batch: Batch) -> None:
         """Train on one batch; its losses and hits stay on the device."""
+        done = self.epoch * self.steps_per_epoch + self.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.epoch * self.steps_per_epoch + self.steps)
+            group["lr"] = self._learning_rate(done)
         self.network.train()
+        self._draw_dropout()
         self.optimizer.zero_grad()
         with self.execution.autocast():
-            pixels = objective.pixels(batch.images)
             measured = objective.measure(
-                self.network, pixels, batch.labels, self.config.loss, masked_by_labels=True
+                self.network, batch, self.config, training=True, epochs=done / self.steps_per_epoch
             )
         measured.loss.mean().backward()
         self.optimizer.step()
         self.sums[self.steps] = measured.sums()
         self.steps += 1
+
+    def _draw_dropout(self) -> None:
+        """Let dropout draw from generators that know which step this is: it resumes as all else does."""
+        for number, layer in enumerate(self._dropouts):
+            layer.generator = randomness.generator(
+                self.config.seed, "dropout", self.epoch + 1, self.steps, number
+            )
 
     def total(self) -> torch.Tensor:
         """The sums over the epoch's steps so far, [4] on the CPU; TrainingError if one was not finite."""

@@ -1,6 +1,6 @@
-"""The paper's two losses, each one number per image.
+"""What networks are trained for, each one number per image.
 
-Letters of shapes: B batch, J classes, C channels, H height, W width.
+Letters of shapes: B batch, L labels of an image, J classes, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from capsnet.capsules import one_hot
+from capsnet.capsules import present
 
 PRESENT_MARGIN = 0.9  # m⁺: the length that the capsule of a class which is there should have
 ABSENT_MARGIN = 0.1  # m⁻: the length that those of the others should not exceed
@@ -20,13 +20,13 @@ ABSENT_WEIGHT = 0.5  # λ
 def margin_loss(
     lengths: torch.Tensor, labels: torch.Tensor, form: Literal["paper", "authors"] = "paper"
 ) -> torch.Tensor:
-    """Lengths [B, J], labels [B] -> margin loss [B], summed over the classes (Equation 4).
+    """Lengths [B, J], labels [B] or [B, L] -> margin loss [B], summed over the classes (Equation 4).
 
     "authors" is half of it and averaged over the classes, as in the authors' code: with 10 classes 1/20.
     """
-    present = F.relu(PRESENT_MARGIN - lengths).square()
-    absent = ABSENT_WEIGHT * F.relu(lengths - ABSENT_MARGIN).square()
-    losses = torch.where(one_hot(labels, lengths.shape[1]), present, absent)
+    too_short = F.relu(PRESENT_MARGIN - lengths).square()
+    too_long = ABSENT_WEIGHT * F.relu(lengths - ABSENT_MARGIN).square()
+    losses = torch.where(present(labels, lengths.shape[1]), too_short, too_long)
     return losses.sum(1) if form == "paper" else 0.5 * losses.mean(1)
 
 
@@ -36,3 +36,24 @@ def reconstruction_loss(reconstructions: torch.Tensor, images: torch.Tensor) -> 
     The paper's weight 0.0005 belongs to the sum; with the mean it would be 784 times too weak.
     """
     return (reconstructions - images).square().flatten(1).sum(1)
+
+
+def spread_loss(activations: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
+    """Activations [B, J] in [0, 1], labels [B] -> spread loss [B] (Hinton et al. 2018, Equation 3).
+
+    What each wrong class lacks of being `margin` below the right one, squared, and summed.
+    """
+    right = activations.gather(1, labels[:, None])
+    lacking = F.relu(margin - (right - activations)).square()
+    return lacking.masked_fill(present(labels, activations.shape[1]), 0).sum(1)
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Logits [B, J], labels [B] -> cross-entropy [B] of the softmax.
+
+    With labels [B, L] that of each class by itself, there or not, summed over the classes.
+    """
+    if labels.dim() == 1:
+        return F.cross_entropy(logits, labels, reduction="none")
+    there = present(labels, logits.shape[1]).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, there, reduction="none").sum(1)

@@ -14,32 +14,35 @@ import numpy as np
 import torch
 
 from capsnet import idx
-from capsnet.images import DataError, Images, ImageShape
+from capsnet.images import MNIST_SIDE, DataError, Images
 
+FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+CLASSES = 10
 NAMES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
-def load(root: Path, folder: str, shape: ImageShape) -> tuple[Images, Images]:
-    """The training and the test images under `root`/`folder`/raw, e.g. `folder` "FashionMNIST".
+def load(root: Path, name: str = "mnist") -> tuple[Images, Images]:
+    """The training and the test images of "mnist" or "fashion_mnist", which lie under `root`/MNIST/raw.
 
     Raises DataError when a file is missing and cannot be downloaded, or is damaged.
     """
+    folder = FOLDERS[name]
     raw = root / folder / "raw"
     if missing := _missing(raw):
         _download(root, folder, missing)
-    return _read(raw, "train", shape), _read(raw, "t10k", shape)
+    return _read(raw, "train"), _read(raw, "t10k")
 
 
-def _read(raw: Path, part: str, shape: ImageShape) -> Images:
+def _read(raw: Path, part: str) -> Images:
     images = _array(raw, f"{part}-images-idx3-ubyte", 3)
     labels = _array(raw, f"{part}-labels-idx1-ubyte", 1)
-    if images.shape[1:] != (shape.height, shape.width):
+    if images.shape[1:] != (MNIST_SIDE, MNIST_SIDE):
         size = "×".join(map(str, images.shape[1:]))
-        raise DataError(f"{raw}: {part} images are {size} pixels, not {shape.height}×{shape.width}")
+        raise DataError(f"{raw}: {part} images are {size} pixels, not {MNIST_SIDE}×{MNIST_SIDE}")
     if len(images) != len(labels) or len(images) == 0:
         raise DataError(f"{raw}: {part} has {len(images)} images and {len(labels)} labels")
-    if labels.max() >= shape.classes:
-        raise DataError(f"{raw}: {part} has the label {labels.max()}, the last class is {shape.classes - 1}")
+    if labels.max() >= CLASSES:
+        raise DataError(f"{raw}: {part} has the label {labels.max()}, the last class is {CLASSES - 1}")
     return Images(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long())
 
 

@@ -1,6 +1,6 @@
 """What a network is trained for and judged by, measured on a batch.
 
-Letters of shapes: B batch, C channels, H height, W width.
+Letters of shapes: B batch, L labels of an image, C channels, H height, W width, J classes.
 """
 
 from __future__ import annotations
@@ -9,55 +9,101 @@ from dataclasses import dataclass
 
 import torch
 
-from capsnet.config import Loss
-from capsnet.losses import margin_loss, reconstruction_loss
-from capsnet.models import CapsNet
+from capsnet.augmentation import Batch
+from capsnet.config import Config, CrossEntropy, Loss, MarginLoss, SpreadLoss
+from capsnet.losses import cross_entropy, margin_loss, reconstruction_loss, spread_loss
+from capsnet.network import Network, Output
 
-MEASURES: tuple[str, ...] = ("loss", "margin_loss", "reconstruction_loss", "accuracy")
+MEASURES: tuple[str, ...] = ("loss", "class_loss", "reconstruction_loss", "accuracy")
+# What the second of them is called where it is shown.
+CLASS_LOSSES = {"margin": "margin_loss", "spread": "spread_loss", "cross_entropy": "cross_entropy"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One number for each image of a batch, all [B]."""
+    """One number for each image of a batch, all [B]; predictions [B, L] where an image shows L classes."""
 
     loss: torch.Tensor
-    margin_loss: torch.Tensor
+    class_loss: torch.Tensor  # margin loss, spread loss or cross-entropy
     reconstruction_loss: torch.Tensor  # summed squared error; zeros without a decoder
     predictions: torch.Tensor
     correct: torch.Tensor
 
     def sums(self) -> torch.Tensor:
         """The sums over the batch of MEASURES, float64 [4], left on the device."""
-        measures = (self.loss, self.margin_loss, self.reconstruction_loss, self.correct)
+        measures = (self.loss, self.class_loss, self.reconstruction_loss, self.correct)
         return torch.stack([measure.detach().double().sum() for measure in measures])
 
 
-def pixels(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, C, H, W] -> float32 in [0, 1]."""
-    return images.float() / 255
-
-
 def measure(
-    network: CapsNet, images: torch.Tensor, labels: torch.Tensor, settings: Loss, *, masked_by_labels: bool
+    network: Network, batch: Batch, config: Config, *, training: bool, epochs: float | None = None
 ) -> Measured:
-    """Run `network` on images float [B, C, H, W] with labels [B].
+    """Run `network` on a batch.
 
-    The decoder sees the capsule of the label in training, and of the longest capsule at test.
+    The decoder sees the capsule of the label in training, and of the longest capsule at test. `epochs`
+    of training so far decide how wide a rising margin is; None: as wide as it gets.
     """
-    capsules, lengths = network(images)
-    predictions = lengths.argmax(1)
-    margin = loss = margin_loss(lengths, labels, settings.margin)
-    reconstruction = torch.zeros_like(margin)
-    if settings.with_reconstruction:
-        shown = network.reconstruct(capsules, labels if masked_by_labels else predictions)
-        reconstruction = reconstruction_loss(shown, images)
-        loss = margin + settings.rc_loss_weight * reconstruction
-    return Measured(loss, margin, reconstruction, predictions, predictions == labels)
+    output = network(batch.inputs)
+    predictions = predicted(output.lengths, batch.labels)
+    class_loss = loss = _class_loss(output, batch.labels, config.loss, epochs)
+    reconstruction = torch.zeros_like(class_loss)
+    if config.decoder is not None:
+        assert isinstance(config.loss, MarginLoss)
+        shown = batch.labels if training else predictions
+        reconstruction = _reconstruction_loss(network, output.capsules, shown, batch.targets)
+        loss = class_loss + config.loss.rc_loss_weight * reconstruction
+    correct = predictions == batch.labels
+    return Measured(
+        loss, class_loss, reconstruction, predictions, correct if correct.dim() == 1 else correct.all(1)
+    )
 
 
-def means(sums: torch.Tensor, count: int, settings: Loss) -> dict[str, float]:
+def predicted(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The classes with the highest scores [B, J], as many as the labels int64 [B] or [B, 2] name.
+
+    Of two, the one that is a label stands where that label stands.
+    """
+    if labels.dim() == 1:
+        return scores.argmax(1)
+    both = scores.topk(labels.shape[1], dim=1).indices
+    crossed = (both == labels.flip(1)).any(1, keepdim=True) & (both != labels).all(1, keepdim=True)
+    return torch.where(crossed, both.flip(1), both)
+
+
+def _class_loss(output: Output, labels: torch.Tensor, settings: Loss, epochs: float | None) -> torch.Tensor:
+    match settings:
+        case MarginLoss():
+            return margin_loss(output.lengths, labels, settings.margin)
+        case SpreadLoss():
+            return spread_loss(output.lengths, labels, spread_margin(settings, epochs))
+        case CrossEntropy():
+            assert output.logits is not None  # the configuration is checked for it
+            return cross_entropy(output.logits, labels)
+
+
+def spread_margin(settings: SpreadLoss, epochs: float | None) -> float:
+    """How far apart the classes should be after so many `epochs`; None: in the end."""
+    risen = 1.0 if epochs is None else min(epochs / settings.rising_epochs, 1.0)
+    return settings.first_margin + risen * (settings.last_margin - settings.first_margin)
+
+
+def _reconstruction_loss(
+    network: Network, capsules: torch.Tensor, classes: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Of classes [B, L] each is reconstructed by itself, and the losses are added."""
+    if classes.dim() == 1:
+        return reconstruction_loss(network.reconstruct(capsules, classes), targets)
+    losses = [
+        reconstruction_loss(network.reconstruct(capsules, classes[:, label]), targets[:, label])
+        for label in range(classes.shape[1])
+    ]
+    return torch.stack(losses).sum(0)
+
+
+def means(sums: torch.Tensor, count: int, config: Config) -> dict[str, float]:
     """The mean per image of each of MEASURES from their sums [4] over `count` images; reads the device."""
-    values = dict(zip(MEASURES, (sums / count).tolist(), strict=True))
-    if not settings.with_reconstruction:
-        del values["reconstruction_loss"]
-    return values
+    loss, class_loss, reconstruction, accuracy = (sums / count).tolist()
+    values = {"loss": loss, CLASS_LOSSES[config.loss.name]: class_loss}
+    if config.decoder is not None:
+        values["reconstruction_loss"] = reconstruction
+    return values | {"accuracy": accuracy}

@@ -14,8 +14,8 @@ from typing import Any
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {
-        "model": {"primary_routing": "softmax", "class_bias": True, "init": "authors"},
-        "loss": {"margin": "authors"},
+        "model": {"name": "capsnet", "primary_routing": "softmax", "class_bias": True, "init": "authors"},
+        "loss": {"name": "margin", "margin": "authors"},
         "optim": {"schedule": "exponential", "decay": 0.96, "per": "step", "every": 2000, "floor": 1e-6},
     },
 }

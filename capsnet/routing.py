@@ -44,44 +44,64 @@ def dynamic(
     *,
     iterations: int,
     gradient: Literal["full", "detached"] = "full",
+    none_of_the_above: bool = False,
 ) -> torch.Tensor:
     """Route capsules [B, I, K] by weight [J, I·K, D] and bias [J, D] to capsules [B, J, D].
 
     `gradient` flows through every iteration, or ("detached") through the last one only, its couplings
-    taken as constants.
+    taken as constants. With `none_of_the_above` the softmax has one more logit, always 0, so that a capsule
+    may keep a share to itself (the paper's section 7; "leaky softmax" in the authors' code).
     """
     if iterations < 1:
         raise ValueError(f"routing takes at least 1 iteration (got {iterations})")
     parts = capsules.chunk(_parts(capsules, len(weight)))
-    outputs = [_route(part, weight, bias, iterations, gradient) for part in parts]
+    outputs = [_route(part, weight, bias, iterations, gradient, none_of_the_above) for part in parts]
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
 
 def couplings(
-    capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, iterations: int
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    iterations: int,
+    none_of_the_above: bool = False,
 ) -> torch.Tensor:
     """The couplings [J, B, I] by which iteration number `iterations`, from 2, weighs its inputs."""
-    summed = squash(_uniform(capsules, weight, bias))
+    summed = squash(_uniform(capsules, weight, bias, none_of_the_above))
     for _ in range(iterations - 2):
-        agreed = _agreement(capsules, weight, summed).softmax(0)
+        agreed = _softmax(_agreement(capsules, weight, summed), none_of_the_above)
         summed = summed + squash(_collect(capsules, weight, bias, agreed))
-    return _agreement(capsules, weight, summed).softmax(0)
+    return _softmax(_agreement(capsules, weight, summed), none_of_the_above)
+
+
+def _softmax(logits: torch.Tensor, none_of_the_above: bool) -> torch.Tensor:
+    """Couplings [J, B, I] from logits [J, B, I]."""
+    if not none_of_the_above:
+        return logits.softmax(0)
+    return torch.cat([logits, torch.zeros_like(logits[:1])]).softmax(0)[:-1]
 
 
 def _route(
-    capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, iterations: int, gradient: str
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    iterations: int,
+    gradient: str,
+    none_of_the_above: bool,
 ) -> torch.Tensor:
     """The routed capsules as [J, B, D]."""
     if iterations == 1:
-        return squash(_uniform(capsules, weight, bias))
+        return squash(_uniform(capsules, weight, bias, none_of_the_above))
     with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "full"):
-        coupling = couplings(capsules, weight, bias, iterations)
+        coupling = couplings(capsules, weight, bias, iterations, none_of_the_above)
     return squash(_collect(capsules, weight, bias, coupling))
 
 
-def _uniform(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Σᵢ ûᵢ / J as [J, B, D]: what the first iteration collects."""
-    collected = torch.matmul(capsules.flatten(1), weight) / len(weight)
+def _uniform(
+    capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, none_of_the_above: bool
+) -> torch.Tensor:
+    """Σᵢ ûᵢ / J as [J, B, D], or / (J + 1): what the first iteration collects."""
+    collected = torch.matmul(capsules.flatten(1), weight) / (len(weight) + none_of_the_above)
     return collected if bias is None else collected + bias[:, None]
 
 

@@ -1,7 +1,7 @@
-"""The sections of a run's YAML: data set, network, loss, optimiser, checkpoint.
+"""The sections of a run's YAML: what they have in common, optimiser, checkpoint.
 
 The flat names are those that users of YAML-configured CapsNet trainers know. Choices between kinds
-(`dataset`, `model`, `optim`) are unions tagged by a name, so that a key which means nothing for the
+(`dataset`, `model`, `loss`, `optim`) are unions tagged by a name, so that a key which means nothing for the
 chosen kind is an error and never silently ignored.
 """
 
@@ -11,8 +11,6 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
-
-PAPER_RECONSTRUCTION_WEIGHT = 0.0005
 
 
 class Section(BaseModel):
@@ -48,78 +46,6 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Factor = Annotated[float, Field(gt=0, le=1)]
 Milestones = Annotated[tuple[Count, ...], Field(strict=False), AfterValidator(_rising)]
-
-
-class ImageDataset(Section):
-    """What all data sets of images have in common."""
-
-    validation: int = Field(default=0, ge=0)  # images taken from the training set by seed; they decide "best"
-    shift: int = Field(default=2, ge=0, le=64)  # in pixels, at most, in each direction; training only
-
-
-class StoredDataset(ImageDataset):
-    """A data set that lies in files."""
-
-    root: PathText | None = None  # folder of the files; None: $CAPSNET_DATA, else ./data
-
-
-class Digits(ImageDataset):
-    """scikit-learn's 1,797 handwritten digits; the last 360, by other writers, are the test set."""
-
-    name: Literal["digits"] = "digits"
-    size: int = Field(default=28, ge=8, le=512)  # pixels a side; the 8×8 originals are upscaled
-
-
-class MNIST(StoredDataset):
-    name: Literal["mnist"] = "mnist"
-
-
-class FashionMNIST(StoredDataset):
-    name: Literal["fashion_mnist"] = "fashion_mnist"
-
-
-Dataset = Annotated[
-    Annotated[Digits, Tag("digits")]
-    | Annotated[MNIST, Tag("mnist")]
-    | Annotated[FashionMNIST, Tag("fashion_mnist")],
-    tagged("name", "mnist"),
-]
-
-
-class DynamicRouting(Section):
-    """Routing by agreement (Sabour et al. 2017, Procedure 1)."""
-
-    name: Literal["dynamic"] = "dynamic"
-    gradient: Literal["full", "detached"] = "full"  # through every iteration, or through the last one only
-
-
-class FCDecoder(Section):
-    """Fully connected decoder (Sabour et al. 2017, Figure 2)."""
-
-    name: Literal["fc"] = "fc"
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] = (512, 1024)  # units, by layer
-
-
-class CapsNetModel(Section):
-    """The network of Sabour et al. 2017; its sizes default to the paper's on MNIST."""
-
-    name: Literal["capsnet"] = "capsnet"
-    conv_channels: Count = 256
-    kernel_size: int = Field(default=9, ge=1, le=255)  # pixels, of both convolutions
-    primary_types: Count = 32
-    primary_dim: Count = 8
-    class_dim: Count = 16
-    primary_routing: Literal["squash", "softmax"] = "squash"  # softmax: the authors' one pass over the types
-    class_bias: bool = False  # the authors' bias on the routed capsules
-    init: Literal["paper", "authors"] = "paper"
-    routing: DynamicRouting = DynamicRouting()
-    decoder: FCDecoder = FCDecoder()  # there with loss.with_reconstruction only
-
-
-class Loss(Section):
-    with_reconstruction: bool = True
-    rc_loss_weight: NotNegative = PAPER_RECONSTRUCTION_WEIGHT  # times the *summed* squared error
-    margin: Literal["paper", "authors"] = "paper"  # "authors": half of Equation 4, averaged over the classes
 
 
 class MultiStep(Section):

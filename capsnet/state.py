@@ -35,8 +35,13 @@ FIXED = (
     "route_iters",
     "dataset.name",
     "dataset.size",
+    "dataset.pad",
+    "dataset.crop",
+    "dataset.channels",
+    "dataset.classes",
     "dataset.validation",
     "model",
+    "loss.name",
     "loss.with_reconstruction",
 )
 

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 
 from capsnet import batches, datasets, evaluation, execution, objective, schedules
+from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.images import Images, Splits
 from capsnet.learner import Learner, TrainingError, versions
@@ -122,7 +123,7 @@ class _Run:
                 yield from self._train(stream)
                 yield from self._finish()
 
-    def _train(self, stream: Iterator[Images]) -> Iterator[Progress]:
+    def _train(self, stream: Iterator[Batch]) -> Iterator[Progress]:
         """Take the epoch's steps."""
         while self.learner.steps < self.learner.steps_per_epoch:
             batch = next(stream)
@@ -133,7 +134,7 @@ class _Run:
     def _finish(self) -> Iterator[Progress]:
         """Evaluate, and close the epoch."""
         learner, pace = self.learner, self.pace
-        trained = objective.means(learner.total(), learner.images_seen, self.config.loss)
+        trained = objective.means(learner.total(), learner.images_seen, self.config)
         metrics = {f"train/{name}": value for name, value in trained.items()}
         if self.splits.validation is not None:
             metrics |= yield from self._evaluate("validation", self.splits.validation)
@@ -160,7 +161,7 @@ class _Run:
         for _, measured in evaluation.evaluate(learner.network, images, self.config, learner.execution):
             sums += measured.sums()
             yield from self._look(part)
-        values = objective.means(sums, len(images), self.config.loss)
+        values = objective.means(sums, len(images), self.config)
         if not sums.isfinite().all():
             position = (
                 f"epoch {learner.epoch + 1}, step {learner.steps}"  # spoilt the weights, its loss was fine
@@ -177,7 +178,7 @@ class _Run:
     def _progress(self, phase: Phase, metrics: Mapping[str, float] | None = None) -> Progress:
         """Read the device; raises TrainingError when a step of the epoch went wrong."""
         learner, pace = self.learner, self.pace
-        so_far = objective.means(learner.total(), learner.images_seen, self.config.loss)
+        so_far = objective.means(learner.total(), learner.images_seen, self.config)
         learner.seconds = pace.epoch_seconds
         epochs_left = self.config.num_epochs - learner.epoch
         images_left = epochs_left * learner.images_per_epoch - learner.images_seen

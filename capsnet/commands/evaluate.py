@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from capsnet import checkpoint, datasets, evaluation, execution, objective
-from capsnet.config import Config
+from capsnet.config import Config, StoredDataset
 from capsnet.images import DataError
 from capsnet.models import build
-from capsnet.objective import MEASURES
-from capsnet.sections import StoredDataset
+from capsnet.objective import CLASS_LOSSES, MEASURES
 from capsnet.state import State, config_of, from_best
 
 
@@ -43,7 +42,7 @@ def figures(config: Config, state: State) -> dict[str, Any]:
     for batch, measured in evaluation.evaluate(network, test, config, how):
         sums += measured.sums().cpu()
         confusion += evaluation.confusion(batch.labels, measured.predictions, shape.classes).cpu()
-    means = objective.means(sums, len(test), config.loss)
+    means = objective.means(sums, len(test), config)
     return {
         "images": len(test),
         **means,
@@ -64,11 +63,12 @@ def _with_root(config: Config, root: str | None) -> Config:
 
 def _table(found: dict[str, Any]) -> str:
     steps = f" and {found['step']} steps" if found["step"] else ""
+    class_loss = next(name for name in CLASS_LOSSES.values() if name in found)
     lines = [
         f"{found['checkpoint']}, after {found['epoch']} epochs{steps}, on {found['images']} test images",
         f"  accuracy             {found['accuracy']:.2%}",
         f"  error                {found['error']:.2%}",
-        f"  margin loss          {found['margin_loss']:.5f}",
+        f"  {class_loss.replace('_', ' '):<20} {found[class_loss]:.5f}",
     ]
     if "reconstruction_loss" in found:
         lines.append(f"  reconstruction loss  {found['reconstruction_loss']:.3f}  (summed squared error)")

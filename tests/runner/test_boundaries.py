@@ -19,14 +19,15 @@ ROOT = Path(__file__).parents[2]
 # purpose fits; `name.*` stands for a package and all that it holds.
 FLOORS = {
     "capsnet": [
-        "config sections presets schema mistakes wording validation yamlfile yamltext yamlwords "
-        "routing randomness reference files geometry images",
-        "capsules decoders losses datasets idx mnist augmentation",
-        "models initialization objective",
+        "config sections dataset_sections model_sections presets schema mistakes wording validation yamlfile "
+        "yamltext yamlwords routing em randomness reference files geometry images layers pairing",
+        "capsules decoders losses datasets idx mnist framed_mnist affnist multi_mnist cifar10 svhn smallnorb "
+        "folder augmentation affine network",
+        "models capsule_network matrix_network efficient_network cnn initialization objective",
         "evaluation checkpoint state history execution schedules",
         "training learner batches pace",
         "tensorboard progressbar",
-        "keeper",
+        "keeper figures.*",
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [

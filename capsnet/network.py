@@ -1,0 +1,46 @@
+"""What all networks have in common.
+
+Letters of shapes: B batch, C channels, H height, W width, J classes, D dimension of a class capsule.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from capsnet.capsules import mask
+
+
+class Output(NamedTuple):
+    """What a network says of a batch.
+
+    Class capsules [B, J, D]; their lengths [B, J] in [0, 1], the scores by which classes are told. A
+    network without capsules has D = 0, probabilities for lengths, and the logits [B, J] that they come from.
+    """
+
+    capsules: torch.Tensor
+    lengths: torch.Tensor
+    logits: torch.Tensor | None = None
+
+
+class Network(nn.Module):
+    """From images to class capsules, and by a decoder, where there is one, back."""
+
+    # Set last: the order of the parameters is that of the optimizer's state in a checkpoint.
+    decoder: nn.Module | None
+
+    @abstractmethod
+    def forward(self, images: torch.Tensor) -> Output:
+        """Images [B, C, H, W] -> class capsules and lengths."""
+
+    def reconstruct(self, capsules: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Class capsules [B, J, D] -> images [B, C, H, W] of the capsule of each one's class [B].
+
+        The classes are the labels in training and those of the longest capsules at test.
+        """
+        if self.decoder is None:
+            raise ValueError("this network was built without a decoder (loss.with_reconstruction is false)")
+        return self.decoder(mask(capsules, classes))

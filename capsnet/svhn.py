@@ -1,0 +1,11 @@
+"""SEAM"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from capsnet.images import Images
+
+
+def load(root: Path) -> tuple[Images, Images]:
+    raise NotImplementedError
