@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from capsnet import yamlfile
-from capsnet.config import Config, MultiStep
+from capsnet.config import Config, MultiStep, Section
 from capsnet.schema import dotted_keys
 from runner import loading
 from runner.spec import Spec
@@ -90,12 +91,22 @@ def test_the_sample_shows_every_key_of_every_kind():
 
 def test_the_kinds_in_the_samples_comments_show_their_defaults():
     blocks = alternatives(SAMPLE.read_text())
-    assert len(blocks) == 4
+    assert len(blocks) == 20
     for block in blocks:
-        (section,) = yamlfile.parse(block, "cfg_sample.yaml").data
-        chosen = getattr(loading.parse(block, "cfg_sample.yaml").config, section)
-        assert chosen == type(chosen)()
+        chosen = innermost(block)
         assert chosen.model_fields_set == type(chosen).model_fields.keys()
+        for name, field in type(chosen).model_fields.items():
+            assert field.is_required() or getattr(chosen, name) == field.default
+
+
+def innermost(block: str) -> Section:
+    """The section that a block is there to show: `decoder` in "model: {decoder: {name: deconv, ...}}"."""
+    ((key, data),) = yamlfile.parse(block, "cfg_sample.yaml").data.items()
+    section = TypeAdapter(Config.model_fields[key].annotation).validate_python(data)
+    while len(data) == 1 and isinstance(next(iter(data.values())), dict):
+        ((key, data),) = data.items()
+        section = getattr(section, key)
+    return section
 
 
 def test_every_key_of_the_sample_is_explained():
