@@ -123,7 +123,7 @@ def configured(model: str, decoder: str | None, dataset: str) -> Config:
 
 
 def generated(dataset: Dataset) -> Splits:
-    """49 training images (so that the last batch has one) and 8 others, each a pattern of its class and noise."""
+    """49 training images, so that the last batch has one, and 8 others: a pattern by class, and noise."""
     size = shape(dataset)
     patterns = torch.from_numpy(randomness.generator(0, "patterns").random((size.classes, *whole(dataset))))
     labels = randomness.integers(0, 0, size.classes - 1, (57,), "labels")

@@ -8,6 +8,7 @@ import torch
 
 from capsnet.augmentation import shift
 from capsnet.batches import Course
+from capsnet.config import MNIST
 from capsnet.datasets import shape
 from capsnet.history import results
 from capsnet.images import Images, Splits
