@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, Tag
 
@@ -15,6 +15,8 @@ Kernel = Annotated[int, Field(ge=1, le=255)]  # pixels a side
 
 class DynamicRouting(Section):
     """Routing by agreement (Sabour et al. 2017, Procedure 1)."""
+
+    elsewhere: ClassVar[dict[str, str]] = {"em": "em is the routing of model.name: matrix_capsnet"}
 
     name: Literal["dynamic"] = "dynamic"
     gradient: Literal["full", "detached"] = "full"  # through every iteration, or through the last one only

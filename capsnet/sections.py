@@ -8,7 +8,7 @@ chosen kind is an error and never silently ignored.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -17,6 +17,9 @@ class Section(BaseModel):
     """A part of the YAML: immutable, and every key that it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # Of a kind: words that one may look for here, and where what they mean is found.
+    elsewhere: ClassVar[dict[str, str]] = {}
 
 
 def tagged(key: str, default: str) -> Discriminator:

@@ -59,13 +59,16 @@ def choose(value: Any, words: Sequence[str]) -> str:
 
 def unknown_kind(schema: Schema, path: KeyPath, value: Any) -> tuple[KeyPath, str]:
     """The path of the key that chooses a kind, and why its word is not one."""
-    owner = schema
-    for key in path[:-1]:
-        owner = sections(owner.model_fields[str(key)].annotation)[0]
-    kinds = [tag(kind) for kind in sections(owner.model_fields[str(path[-1])].annotation)]
-    key = kinds[0][0]
+    owners = [schema]
+    for key in path:
+        fields = [owner.model_fields[str(key)] for owner in owners if key in owner.model_fields]
+        owners = [kind for field in fields for kind in sections(field.annotation)]
+    kinds = dict.fromkeys(tag(kind) for kind in owners)
+    key, words = next(iter(kinds))[0], [word for _, word in kinds]
     word = value.get(key) if isinstance(value, Mapping) else value
-    return (*path, key), f"{choose(word, [word for _, word in kinds])} (got {shown(word)})"
+    elsewhere = {word: hint for owner in owners for word, hint in getattr(owner, "elsewhere", {}).items()}
+    hint = f"; {elsewhere[word]}" if isinstance(word, str) and word in elsewhere else ""
+    return (*path, key), f"{choose(word, words)}{hint} (got {shown(word)})"
 
 
 def unknown_key(where: Spot, section: Any, known: Sequence[str], prefix: KeyPath) -> str:
@@ -75,8 +78,9 @@ def unknown_key(where: Spot, section: Any, known: Sequence[str], prefix: KeyPath
     if homes:
         name, word = tag(where.owner)
         default = "" if isinstance(section, Mapping) and name in section else ", the default here"
-        belongs = " or ".join(f"{name}: {tag(home)[1]}" for home in homes)
-        return f"`{key}` means nothing with {name}: {word}{default}; it belongs to {belongs}"
+        *others, last = (tag(home)[1] for home in homes)
+        belongs = f"{', '.join(others)} or {last}" if others else last
+        return f"`{key}` means nothing with {name}: {word}{default}; it belongs to {name}: {belongs}"
     here = dotted((*prefix, *where.path[:-1]))
     elsewhere = {name for kind in where.kinds for name in kind.model_fields} - set(where.owner.model_fields)
     siblings = [name for name in known if name.rpartition(".")[0] == here and _leaf(name) not in elsewhere]

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from capsnet import config as schema
-from capsnet.config import Checkpoint, Config, ConfigError, Cosine, Exponential, FashionMNIST, Loss, MultiStep
+from capsnet.config import (
+    Checkpoint,
+    Config,
+    ConfigError,
+    Cosine,
+    Exponential,
+    FashionMNIST,
+    MarginLoss,
+    MultiStep,
+)
 
 CLASSIC = Path(__file__).with_name("classic.yaml")
 
@@ -47,7 +56,7 @@ def test_a_classic_file_runs_unchanged_as_the_papers_network_on_mnist():
             name="classic",
             num_epochs=2200,
             batch_size=256,
-            loss=Loss(rc_loss_weight=0.0005),
+            loss=MarginLoss(rc_loss_weight=0.0005),
             optim=MultiStep(lr=0.002, step_decay=0.5, milestone=(40, 100, 160, 300, 2000)),
             dataloader=schema.DataLoader(num_workers=4, pin_memory=True),
             checkpoint=Checkpoint(model_path="./checkpoints/", log_dir="./logs/"),
@@ -59,7 +68,7 @@ def test_a_classic_file_runs_unchanged_as_the_papers_network_on_mnist():
 def test_a_classic_file_may_turn_its_switches_off_and_keep_what_they_switch():
     off = ["loss.with_reconstruction=false", "use_cuda=no", "checkpoint.use_checkpoint=false"]
     config = schema.load(CLASSIC, off)
-    assert config.loss == Loss(with_reconstruction=False, rc_loss_weight=0.0005)
+    assert config.loss == MarginLoss(with_reconstruction=False, rc_loss_weight=0.0005)
     assert config.dataloader.pin_memory
 
 
@@ -157,7 +166,7 @@ def test_without_a_near_one_the_known_keys_are_listed(mistakes):
         (
             "optim: {floor: 0}",
             "1: optim.floor: `floor` means nothing with schedule: multistep, the default here; "
-            "it belongs to schedule: exponential or schedule: cosine",
+            "it belongs to schedule: exponential or cosine",
         ),
         (
             "preset: authors\noptim:\n  milestone: [3]",
@@ -167,12 +176,23 @@ def test_without_a_near_one_the_known_keys_are_listed(mistakes):
         (
             "dataset: {name: digits, root: data}",
             "1: dataset.root: `root` means nothing with name: digits; "
-            "it belongs to name: mnist or name: fashion_mnist",
+            "it belongs to name: mnist, fashion_mnist, shifted_mnist, affnist, affine_mnist, multi_mnist, "
+            "cifar10, svhn, smallnorb or folder",
         ),
         (
             "dataset: {size: 28}",
             "1: dataset.size: `size` means nothing with name: mnist, the default here; "
-            "it belongs to name: digits",
+            "it belongs to name: digits, smallnorb or folder",
+        ),
+        (
+            "model: {name: cnn, primary_types: 8}",
+            "1: model.primary_types: `primary_types` means nothing with name: cnn; "
+            "it belongs to name: capsnet or matrix_capsnet",
+        ),
+        (
+            "model: {name: cnn}\nloss: {with_reconstruction: true}",
+            "2: loss.with_reconstruction: `with_reconstruction` means nothing with name: cross_entropy, "
+            "the default here; it belongs to name: margin",
         ),
     ],
 )
@@ -191,9 +211,19 @@ def test_a_key_of_another_kind_is_told_where_it_belongs(text, message, mistakes)
         ("optim:\n  schedule: 3", "2: optim.schedule: must be one of multistep, exponential, cosine (got 3)"),
         (
             "dataset: {name: [mnist]}",
-            '1: dataset.name: must be one of digits, mnist, fashion_mnist (got ["mnist"])',
+            "1: dataset.name: must be one of digits, mnist, fashion_mnist, shifted_mnist, affnist, "
+            'affine_mnist, multi_mnist, cifar10, svhn, smallnorb, folder (got ["mnist"])',
         ),
-        ("model: {name: capsnett}", '1: model.name: must be capsnet (got "capsnett")'),
+        (
+            "model: {name: capsnett}",
+            "1: model.name: must be one of capsnet, matrix_capsnet, efficient_capsnet, cnn; "
+            'did you mean `capsnet`? (got "capsnett")',
+        ),
+        (
+            "model: {routing: {name: em}}",
+            "1: model.routing.name: must be one of dynamic, attention; em is the routing of "
+            'model.name: matrix_capsnet (got "em")',
+        ),
     ],
 )
 def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
@@ -230,6 +260,63 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
         (
             "loss: {with_reconstruction: false}\nmodel: {decoder: {hidden: [10]}}",
             "2: model.decoder: is configured, but loss.with_reconstruction: false leaves the decoder out",
+        ),
+        (
+            "model: {name: cnn}\nloss: {name: margin}",
+            "2: loss.name: margin is taken of capsules; model.name: cnn has none",
+        ),
+        (
+            "loss: {name: cross_entropy}",
+            "1: loss.name: cross_entropy is taken of logits; the lengths of model.name: capsnet are none",
+        ),
+        (
+            "dataset: {name: multi_mnist}\nloss: {name: spread}",
+            "2: loss.name: spread sets one class apart; each image of multi_mnist shows 2",
+        ),
+        (
+            "loss: {name: spread, first_margin: 0.5, last_margin: 0.4}",
+            "1: loss.first_margin: is above loss.last_margin (0.4)",
+        ),
+        (
+            "model: {name: cnn, kernel_sizes: [5]}",
+            "1: model.kernel_sizes: has 1 sizes for the 3 of model.conv_channels",
+        ),
+        (
+            "model: {name: efficient_capsnet, primary_dim: 7}",
+            "1: model.primary_dim: 7 does not divide the last of model.conv_channels (128)",
+        ),
+        (
+            "model: {name: matrix_capsnet}\nloss: {name: margin}",
+            "2: loss.with_reconstruction: true needs a decoder, and model.name: matrix_capsnet has none: "
+            "set it to false",
+        ),
+        (
+            "model: {decoder: {name: none}}\nloss: {with_reconstruction: true}",
+            "2: loss.with_reconstruction: true contradicts model.decoder.name: none",
+        ),
+        (
+            "model: {none_of_the_above: true, routing: {name: attention}}",
+            "1: model.none_of_the_above: true is for dynamic routing; attention has no couplings to no class",
+        ),
+        (
+            "dataset: {name: cifar10, crop: 33}",
+            "1: dataset.crop: 33 is more than the 32 pixels that an image has a side",
+        ),
+        (
+            "dataset: {name: svhn, contrast: [2, 1]}",
+            "1: dataset.contrast: must be a lower and an upper bound, as in [0.2, 1.8] (got [2, 1])",
+        ),
+        (
+            "model: {name: matrix_capsnet}\ndataset: {name: digits, size: 12}",
+            "1: model.capsule_types: [32, 32] leaves no capsules of images of 12×12 pixels: "
+            "(12 - 5) // 2 + 1 = 4 after the first convolution, (4 - 3) // 2 + 1 = 1 after the second, "
+            "1 - 3 + 1 = -1 after the third; images need at least 17 pixels a side",
+        ),
+        (
+            "model: {name: cnn, pool: 4}",
+            "1: model.pool: 4 leaves no pixels of images of 28×28 pixels: (28 - 4) // 4 + 1 = 7 "
+            "after the first pooling, (7 - 4) // 4 + 1 = 1 after the second, (1 - 4) // 4 + 1 = 0 after the third; "
+            "images need at least 64 pixels a side",
         ),
         ("optim: {milestone: [3, 3]}", "1: optim.milestone: must rise from one to the next (got [3, 3])"),
         ("checkpoint: {log_dir: ''}", '1: checkpoint.log_dir: must be a path (got "")'),
@@ -377,7 +464,8 @@ files = st.fixed_dictionaries(
         "use_cuda": st.booleans(),
         "threads": st.none() | st.integers(1, 4096),
         "dataset": st.fixed_dictionaries(
-            {"name": st.sampled_from(["mnist", "fashion_mnist"])}, optional={"root": paths}
+            {"name": st.sampled_from(["mnist", "fashion_mnist", "affnist", "multi_mnist", "cifar10"])},
+            optional={"root": paths},
         )
         | st.fixed_dictionaries({"name": st.just("digits")}, optional={"validation": st.integers(0, 99)}),
         "model": st.fixed_dictionaries(
