@@ -315,8 +315,8 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
         (
             "model: {name: cnn, pool: 4}",
             "1: model.pool: 4 leaves no pixels of images of 28×28 pixels: (28 - 4) // 4 + 1 = 7 "
-            "after the first pooling, (7 - 4) // 4 + 1 = 1 after the second, (1 - 4) // 4 + 1 = 0 after the third; "
-            "images need at least 64 pixels a side",
+            "after the first pooling, (7 - 4) // 4 + 1 = 1 after the second, "
+            "(1 - 4) // 4 + 1 = 0 after the third; images need at least 64 pixels a side",
         ),
         ("optim: {milestone: [3, 3]}", "1: optim.milestone: must rise from one to the next (got [3, 3])"),
         ("checkpoint: {log_dir: ''}", '1: checkpoint.log_dir: must be a path (got "")'),
