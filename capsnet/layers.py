@@ -40,15 +40,13 @@ class BatchNorm(nn.BatchNorm2d):
     take the statistics of one image for those of all.
     """
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        self._check_input_dim(features)
-        if not self.training or len(features) > 1:
-            return super().forward(features)
-        return F.batch_norm(
-            features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  PyTorch's name for it
+        self._check_input_dim(input)
+        if not self.training or len(input) > 1:
+            return super().forward(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
-    def _check_input_dim(self, input: torch.Tensor) -> None:  # noqa: A002  PyTorch's name for it
+    def _check_input_dim(self, input: torch.Tensor) -> None:  # noqa: A002
         if input.dim() not in (2, 4):
             raise ValueError(f"expected features [B, C, H, W] or [B, C], not {input.dim()} dimensions")
 
@@ -64,5 +62,5 @@ class SameConv2d(nn.Conv2d):
         super().__init__(channels, outputs, kernel_size, padding=(kernel_size - 1) // 2)
         self.is_even = kernel_size % 2 == 0
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return super().forward(F.pad(features, (0, 1, 0, 1)) if self.is_even else features)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+        return super().forward(F.pad(input, (0, 1, 0, 1)) if self.is_even else input)

@@ -42,15 +42,16 @@ def let_draw(network: CNN) -> None:
 def test_the_network_is_that_of_its_description(pool):
     _, network = tiny(pool=pool)
     network.double().eval()
-    values = images(4).double()
-    for layer, (before, after) in zip(network.convolutions, [(1, 1), (1, 2)], strict=True):
+    values, weights = images(4).double(), network.state_dict()
+    for number, (before, after) in enumerate([(1, 1), (1, 2)]):
         padded = F.pad(values, (before, after, before, after))
-        values = torch.conv2d(padded, layer.weight, layer.bias).clamp(min=0)
+        layer = f"convolutions.{number}"
+        values = torch.conv2d(padded, weights[f"{layer}.weight"], weights[f"{layer}.bias"]).clamp(min=0)
         values = F.max_pool2d(values, pool)
     values = values.flatten(1)
-    for layer in network.hidden:
-        values = (values @ layer.weight.T + layer.bias).clamp(min=0)
-    expected = values @ network.last.weight.T + network.last.bias
+    for layer in ("hidden.0", "hidden.1"):
+        values = (values @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]).clamp(min=0)
+    expected = values @ weights["last.weight"].T + weights["last.bias"]
     output = network(images(4).double())
     assert output.logits is not None
     torch.testing.assert_close(output.logits, expected)

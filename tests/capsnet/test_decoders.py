@@ -104,16 +104,17 @@ def test_the_deconvolution_decoder_is_the_literal_formula(batch_norm, relative_e
 def test_the_fully_connected_decoder_is_the_literal_formula(batch_norm):
     shape = ImageShape(channels=2, height=3, width=5, classes=3)
     decoder = built(config.FCDecoder(hidden=(6, 7), batch_norm=batch_norm), shape).double().eval()
-    assert isinstance(decoder, FCDecoder)
-    masked = capsules(2, shape)
+    masked, weights = capsules(2, shape), decoder.state_dict()
     values = masked.flatten(1)
-    for layer, norm in zip(decoder.layers, decoder.norms, strict=False):
-        values = values @ layer.weight.T + layer.bias
+    for number in range(2):
+        values = values @ weights[f"layers.{number}.weight"].T + weights[f"layers.{number}.bias"]
         if batch_norm:
-            values = (values - norm.running_mean) / (norm.running_var + 1e-5).sqrt() * norm.weight + norm.bias
+            mean, var = weights[f"norms.{number}.running_mean"], weights[f"norms.{number}.running_var"]
+            values = (values - mean) / (var + 1e-5).sqrt()
+            values = values * weights[f"norms.{number}.weight"] + weights[f"norms.{number}.bias"]
         values = values.clamp(min=0)
-    last = decoder.layers[-1]
-    expected = (values @ last.weight.T + last.bias).sigmoid().view(2, 2, 3, 5)
+    logits = values @ weights["layers.2.weight"].T + weights["layers.2.bias"]
+    expected = logits.sigmoid().view(2, 2, 3, 5)
     torch.testing.assert_close(decoder(masked), expected)
 
 

@@ -60,11 +60,14 @@ def squashed(vectors: torch.Tensor) -> torch.Tensor:
 
 def literal(network: EfficientCapsNet, values: torch.Tensor) -> torch.Tensor:
     """Their code, line by line, in evaluation; predictions û [B, J, I, D]."""
+    weights = dict(network.named_parameters()) | dict(network.named_buffers())
     last = len(network.convolutions) - 1
-    for number, (layer, norm) in enumerate(zip(network.convolutions, network.norms, strict=True)):
-        values = torch.conv2d(values, layer.weight, layer.bias, stride=2 if number == last else 1)
+    for number in range(last + 1):
+        kernels, bias = (weights[f"convolutions.{number}.{name}"] for name in ("weight", "bias"))
+        values = torch.conv2d(values, kernels, bias, stride=2 if number == last else 1)
         mean, var, weight, bias = (
-            tensor[:, None, None] for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+            weights[f"norms.{number}.{name}"][:, None, None]
+            for name in ("running_mean", "running_var", "weight", "bias")
         )
         values = (values.clamp(min=0) - mean) / (var + 1e-3).sqrt() * weight + bias
     sums = (values * network.primary.weight[:, 0]).sum((2, 3)) + network.primary.bias
@@ -108,17 +111,17 @@ def test_the_full_mnist_network_is_that_of_the_literal_formula(relative_error):
 
 def test_in_training_features_are_normalised_by_their_batch_after_the_relu():
     network = tiny().train()
-    seen = []
-    network.norms[0].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
-    before = network.norms[0].running_mean.clone()
+    norm, seen = network.norms[0], []
+    assert isinstance(norm, BatchNorm) and norm.running_mean is not None
+    norm.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    before = norm.running_mean.clone()
     network(images(4))
     ((inputs, outputs),) = seen
     assert (inputs >= 0).all()
-    norm = network.norms[0]
     expected = F.batch_norm(inputs, None, None, norm.weight, norm.bias, training=True, eps=1e-3)
     torch.testing.assert_close(outputs, expected)
     kept = 0.99 * before + 0.01 * inputs.mean((0, 2, 3))  # Keras's momentum
-    torch.testing.assert_close(network.norms[0].running_mean, kept)
+    torch.testing.assert_close(norm.running_mean, kept)
 
 
 @settings(deadline=None, max_examples=25)
@@ -171,6 +174,7 @@ def test_weights_begin_as_theirs():
     for name in ("classes.prior", "primary.bias", *(f"convolutions.{number}.bias" for number in range(4))):
         assert not named[name].any(), name
     for norm in network.norms:
+        assert isinstance(norm, BatchNorm)
         assert (norm.weight == 1).all() and not norm.bias.any()
         assert (norm.eps, norm.momentum) == (1e-3, pytest.approx(0.01))
 

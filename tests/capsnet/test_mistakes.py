@@ -15,11 +15,12 @@ import torch
 from capsnet import models, objective, reference
 from capsnet.augmentation import Batch
 from capsnet.capsules import lengths
-from capsnet.config import Config
+from capsnet.config import Config, MarginLoss
 from capsnet.decoders import DeconvDecoder, FCDecoder
 from capsnet.images import Images, ImageShape, Splits
+from capsnet.layers import Dropout
 from capsnet.losses import margin_loss, reconstruction_loss
-from capsnet.models import Network
+from capsnet.models import CapsNet, Network
 from capsnet.routing import attended, attention, couplings, dynamic, squash
 from capsnet.training import train
 
@@ -85,6 +86,7 @@ def changed(cut, before: torch.Tensor, after: torch.Tensor) -> int:
 
 def test_1_a_corner_pixel_reaches_only_the_32_capsules_of_its_position():
     network = models.build(Config(), MNIST)
+    assert isinstance(network, CapsNet)
     image = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     touched = image.clone()
     touched[0, 0, 0, 0] += 1
@@ -187,7 +189,7 @@ def test_5_no_network_has_gradients_that_are_not_finite_where_all_is_zero(kind, 
         for parameter in network.parameters():
             parameter.zero_()
     for module in network.modules():
-        if hasattr(module, "generator"):
+        if isinstance(module, Dropout):
             module.generator = np.random.default_rng(0)
     images = torch.zeros_like(tiny_images).requires_grad_()
     batch = Batch(images, images.detach(), torch.tensor([2, 0, 1, 9]))
@@ -216,7 +218,8 @@ def test_6_the_margin_loss_is_squared_and_taken_of_the_lengths_as_they_are():
 def test_7_a_wholly_wrong_reconstruction_costs_784_and_not_1():
     white, black = torch.ones(2, 1, 28, 28), torch.zeros(2, 1, 28, 28)
     assert reconstruction_loss(white, black).tolist() == [784.0, 784.0]
-    assert Config().loss.rc_loss_weight == 0.0005
+    assert MarginLoss().rc_loss_weight == 0.0005
+    assert Config().loss == MarginLoss()
 
 
 def test_8_the_decoder_sees_one_capsule_and_knows_of_which_class(small_network):

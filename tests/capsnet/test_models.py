@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capsnet import geometry, models, objective, reference
 from capsnet.augmentation import Batch
-from capsnet.config import AttentionRouting, CapsNetModel, Config, MarginLoss
+from capsnet.config import CapsNetModel, Config, DynamicRouting, MarginLoss
 from capsnet.images import ImageShape
 from capsnet.losses import margin_loss, reconstruction_loss
 
@@ -45,10 +45,9 @@ def settings():
     def convert(config: Config) -> reference.Settings:
         model, loss = config.model, config.loss
         assert isinstance(model, CapsNetModel) and isinstance(loss, MarginLoss)
-        attention = isinstance(model.routing, AttentionRouting)
         return reference.Settings(
             iterations=config.route_iters,
-            gradient="full" if attention else model.routing.gradient,
+            gradient=model.routing.gradient if isinstance(model.routing, DynamicRouting) else "full",
             routing=model.routing.name,
             none_of_the_above=model.none_of_the_above,
             padding=model.padding,
@@ -299,6 +298,7 @@ def test_the_authors_weights_are_cut_off_at_two_standard_deviations():
 
 def test_the_first_convolution_gives_channels_last(small_config, small_shape):
     network = models.build(small_config(), small_shape)
+    assert isinstance(network, models.CapsNet)
     images = torch.rand(2, small_shape.channels, small_shape.height, small_shape.width)
     assert network.conv(images).is_contiguous(memory_format=torch.channels_last)
 

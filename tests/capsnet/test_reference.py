@@ -99,12 +99,13 @@ def test_the_gradient_of_a_padded_convolution_is_the_slope_too(routing, size, ba
     shapes = SMALL | {"conv.weight": (4, 2, size, size), "classes.weight": (3, 54, 5)}
     parameters = {name: rng.normal(0, 0.4, shape) for name, shape in shapes.items()}
     direction = rng.normal(size=shapes["conv.weight"])
-    assert reference.forward(parameters, batch[0], settings).filtered.shape == (3, 4, 7, 7)
+    images, labels = batch
+    assert reference.forward(parameters, images, settings).filtered.shape == (3, 4, 7, 7)
 
     def loss(values):
-        return reference.losses(parameters | {"conv.weight": values}, *batch, settings).loss
+        return reference.losses(parameters | {"conv.weight": values}, images, labels, settings).loss
 
-    gradient = reference.losses(parameters, *batch, settings).gradients["conv.weight"]
+    gradient = reference.losses(parameters, images, labels, settings).gradients["conv.weight"]
     expected = slope(loss, parameters["conv.weight"], direction)
     assert np.sum(gradient * direction) == pytest.approx(expected, rel=1e-6)
 
