@@ -16,8 +16,9 @@ from capsnet.config import AttentionRouting, CapsNetModel, DeconvDecoder, FCDeco
 from capsnet.decoders import decoder_of
 from capsnet.geometry import chain
 from capsnet.images import ImageShape
+from capsnet.layers import SameConv2d
 from capsnet.network import Network, Output
-from capsnet.routing import Routing, dynamic
+from capsnet.routing import Routing, attention, dynamic
 
 
 class CapsNet(Network):
@@ -49,7 +50,9 @@ def build(
     rows, columns = chain(model).grids(shape.height, shape.width)[-1]
     kernel = model.kernel_size
     return CapsNet(
-        conv=nn.Conv2d(shape.channels, model.conv_channels, kernel, padding=model.padding),
+        conv=(SameConv2d if model.padding == "same" else nn.Conv2d)(
+            shape.channels, model.conv_channels, kernel
+        ),
         primary=PrimaryCapsules(
             model.conv_channels, model.primary_types, model.primary_dim, kernel, model.primary_routing
         ),
@@ -67,7 +70,7 @@ def build(
 
 def _routing(model: CapsNetModel, iterations: int) -> Routing:
     if isinstance(model.routing, AttentionRouting):
-        raise NotImplementedError  # SEAM: routing.attention
+        return attention
     return partial(
         dynamic,
         iterations=iterations,

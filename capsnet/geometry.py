@@ -16,9 +16,12 @@ MATRIX_CONV = (5, 2)  # kernel and stride in pixels, of the first convolution be
 MATRIX_KERNEL = 3  # pixels, of every layer of matrix capsules
 MATRIX_FIRST_STRIDE = 2  # pixels, of the first of these layers; the others have 1
 
+DECONVOLUTIONS = ((9, 2), (9, 1), (2, 1))  # kernel and stride in pixels, of a decoder's transposed ones
+
 Sides = tuple[int, int]  # height, width
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+SHOWN_STEPS = 4  # of the arithmetic in a message, before what comes last
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,12 @@ class Chain:
             before = f"{side} - {window.kernel}"
             counted = before if window.stride == 1 else f"({before}) // {window.stride}"
             side = window.over(side)
-            place = ORDINALS[len(steps)] if steps else f"{ORDINALS[0]} {self.counted}"
+            place = _ordinal(len(steps)) if steps else f"{ORDINALS[0]} {self.counted}"
             steps.append(f"{counted} + 1 = {side} after the {place}")
             if side < 1 and len(steps) > 1:
                 break
+        if len(steps) > SHOWN_STEPS + 1:
+            steps[SHOWN_STEPS:-1] = ["…"]
         return ", ".join(steps)
 
     def _least(self) -> int:
@@ -82,6 +87,11 @@ class Chain:
         for window in reversed(self.windows):
             steps = window.needs(steps)
         return steps
+
+
+def _ordinal(number: int) -> str:
+    """In words as far as they go; counted from 0."""
+    return ORDINALS[number] if number < len(ORDINALS) else f"{number + 1}th"
 
 
 def chain(model: CapsNetModel | MatrixCapsNetModel | EfficientCapsNetModel | CNNModel) -> Chain:
@@ -108,3 +118,15 @@ def chain(model: CapsNetModel | MatrixCapsNetModel | EfficientCapsNetModel | CNN
             ]
             windows = tuple(window for pair in pairs for window in pair)
             return Chain("model.pool", str(model.pool), "pixels", windows, counted="pooling")
+
+
+def deconvolved(side: int) -> int:
+    """How long a side of a grid is after the transposed convolutions of a decoder: 6 becomes 28."""
+    for kernel, stride in DECONVOLUTIONS:
+        side = Window(kernel, stride).needs(side)
+    return side
+
+
+def grid_before(side: int) -> int:
+    """The side of the smallest grid from which a decoder's transposed convolutions cover `side` pixels."""
+    return next(grid for grid in range(1, side + 1) if deconvolved(grid) >= side)

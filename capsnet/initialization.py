@@ -19,13 +19,18 @@ CLASS_WEIGHT_STD = 0.1
 AUTHORS_STD = 0.1
 AUTHORS_FIRST_STD = 0.05
 AUTHORS_BIAS = 0.1
+CUT_OFF_STD = 0.87962566  # standard deviation of standard normal numbers, those beyond ±2 drawn again
 
 
 @torch.no_grad()
 def initialise(network: nn.Module, scheme: Literal["paper", "authors"], seed: int) -> None:
-    """Set every parameter of `network`, whatever it holds now, but those of batch normalisation: 1 and 0."""
+    """Set every parameter of `network`, whatever it holds now; those of batch normalisation to 1 and 0.
+
+    A layer that begins in its own way has a static method `initial`, of what `_paper` below takes.
+    """
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_parameters()
             continue
         for key, parameter in module.named_parameters(name, recurse=False):
             generator = randomness.generator(seed, "weights", key)
@@ -36,7 +41,8 @@ def initialise(network: nn.Module, scheme: Literal["paper", "authors"], seed: in
 
 def _paper(module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
     """The paper names no initialisation. Ours: PyTorch's for convolutions and fully connected layers,
-    U(±1/√fan_in); N(0, 0.1²) for W, which keeps the first couplings soft; no bias at first.
+    U(±1/√fan_in), where a transposed convolution's fan_in is that of its gradient; N(0, 0.1²) for W, which
+    keeps the first couplings soft; no bias at first.
     """
     if isinstance(module, ClassCapsules):
         std = CLASS_WEIGHT_STD if key.endswith("weight") else 0.0
@@ -63,3 +69,11 @@ def truncated_normal(shape: tuple[int, ...], generator: np.random.Generator) -> 
     while (beyond := np.abs(values) > 2).any():
         values[beyond] = generator.standard_normal(int(beyond.sum()), np.float32)
     return values
+
+
+def he_normal(shape: tuple[int, ...], fan_in: int, generator: np.random.Generator) -> np.ndarray:
+    """Normal numbers after He et al. 2015, cut off at two standard deviations as Keras does.
+
+    They are drawn wider before, so that their standard deviation is √(2 / fan_in) in the end.
+    """
+    return (2 / fan_in) ** 0.5 / CUT_OFF_STD * truncated_normal(shape, generator)

@@ -30,10 +30,16 @@ PRESENT_MARGIN, ABSENT_MARGIN, ABSENT_WEIGHT = 0.9, 0.1, 0.5  # m⁺, m⁻ and �
 
 @dataclass(frozen=True)
 class Settings:
-    """What the shapes of the parameters do not tell; "authors" and "softmax" are the authors' code."""
+    """What the shapes of the parameters do not tell; "authors" and "softmax" are the authors' code.
+
+    Attention has neither iterations nor their gradient, and `none_of_the_above` only dynamic routing.
+    """
 
     iterations: int = 3
     gradient: Literal["full", "detached"] = "full"
+    routing: Literal["dynamic", "attention"] = "dynamic"
+    none_of_the_above: bool = False
+    padding: Literal["valid", "same"] = "valid"  # of the first convolution
     primary_dim: int = 8
     primary_routing: Literal["squash", "softmax"] = "squash"
     margin: Literal["paper", "authors"] = "paper"
@@ -94,13 +100,18 @@ def losses(parameters: Parameters, images: Array, labels: Array, settings: Setti
 
 def forward(parameters: Parameters, images: Array, settings: Settings) -> Forward:
     """Images [B, C, H, W] through both convolutions and the routing."""
-    filtered = convolution(images, parameters["conv.weight"], stride=1) + channelwise(parameters["conv.bias"])
+    framed = padded(images, parameters, settings)
+    filtered = convolution(framed, parameters["conv.weight"], stride=1) + channelwise(parameters["conv.bias"])
     outputs = convolution(relu(filtered), parameters["primary.weight"], PRIMARY_STRIDE)
     share = primary_share(parameters, settings)
     primary_inputs = share * outputs + channelwise(parameters["primary.bias"])
     primary = squash(cut(primary_inputs, settings.primary_dim))
     predictions = array_module(images).einsum("bik,jikd->bijd", primary, transformations(parameters, primary))
-    iterations = routing(predictions, parameters.get("classes.bias", 0.0), settings.iterations)
+    bias = parameters.get("classes.bias", 0.0)
+    if settings.routing == "attention":
+        iterations = [attention(predictions, bias)]
+    else:
+        iterations = routing(predictions, bias, settings.iterations, settings.none_of_the_above)
     capsules = iterations[-1].outputs
     return Forward(
         filtered, primary_inputs, primary, predictions, iterations, capsules, norm(capsules)[..., 0]
@@ -112,9 +123,12 @@ def backward(
 ) -> dict[str, Array]:
     """From the gradient of the class capsules [B, J, D] to those of all parameters below them."""
     xp = array_module(images)
-    d_predictions, d_classes_bias = routing_backward(
-        passed.predictions, passed.iterations, gradient, settings.gradient
-    )
+    if settings.routing == "attention":
+        d_predictions, d_classes_bias = attention_backward(passed.predictions, passed.iterations[0], gradient)
+    else:
+        d_predictions, d_classes_bias = routing_backward(
+            passed.predictions, passed.iterations, gradient, settings.gradient
+        )
     d_transformations = xp.einsum("bijd,bik->jikd", d_predictions, passed.primary)
     d_primary = xp.einsum("bijd,jikd->bik", d_predictions, transformations(parameters, passed.primary))
     d_cut = squash_backward(cut(passed.primary_inputs, settings.primary_dim), d_primary)
@@ -126,7 +140,8 @@ def backward(
         primary_share(parameters, settings) * d_primary_inputs,
     )
     d_filtered = relu_backward(passed.filtered, d_features)
-    _, d_conv_weight = convolution_backward(images, parameters["conv.weight"], 1, d_filtered)
+    framed = padded(images, parameters, settings)
+    _, d_conv_weight = convolution_backward(framed, parameters["conv.weight"], 1, d_filtered)
     gradients = {
         "conv.weight": d_conv_weight,
         "conv.bias": d_filtered.sum((0, 2, 3)),
@@ -136,6 +151,18 @@ def backward(
         "classes.bias": d_classes_bias,
     }
     return {name: value for name, value in gradients.items() if name in parameters}
+
+
+def padded(images: Array, parameters: Parameters, settings: Settings) -> Array:
+    """Images [B, C, H, W] as they go into the first convolution.
+
+    With "same" its output is as large as they are; the odd zero of an even kernel goes below and right.
+    """
+    if settings.padding == "valid":
+        return images
+    size = parameters["conv.weight"].shape[-1]
+    zeros = ((size - 1) // 2, size // 2)
+    return array_module(images).pad(images, ((0, 0), (0, 0), zeros, zeros))
 
 
 def convolution(images: Array, weight: Array, stride: int) -> Array:
@@ -225,16 +252,19 @@ def transformations(parameters: Parameters, primary: Array) -> Array:
     return weight.reshape(len(weight), *primary.shape[1:], weight.shape[-1])
 
 
-def routing(predictions: Array, bias: Array | float, iterations: int) -> list[Iteration]:
+def routing(
+    predictions: Array, bias: Array | float, iterations: int, none_of_the_above: bool = False
+) -> list[Iteration]:
     """Procedure 1 on predictions û [B, I, J, D]; the last iteration's outputs are the class capsules.
 
-    A bias [J, D], added to every s, is the authors'.
+    A bias [J, D], added to every s, is the authors'. With `none_of_the_above` (section 7) a part of each
+    input capsule goes to none of the output capsules: its logit is 0 and stays 0.
     """
     xp = array_module(predictions)
     logits = xp.zeros_like(predictions[..., 0])
     done = []
     for _ in range(iterations):
-        couplings = softmax(logits)  # over the J *output* capsules (Equation 3)
+        couplings = softmax(logits, none_of_the_above)  # over the J *output* capsules (Equation 3)
         inputs = xp.einsum("bij,bijd->bjd", couplings, predictions) + bias
         outputs = squash(inputs)
         logits = logits + xp.einsum("bijd,bjd->bij", predictions, outputs)
@@ -268,13 +298,44 @@ def routing_backward(
     return d_predictions, d_bias
 
 
-def softmax(logits: Array) -> Array:
-    """Along the last dimension."""
-    powers = array_module(logits).exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+def attention(predictions: Array, bias: Array | float) -> Iteration:
+    """Self-attention on predictions û [B, I, J, D] (Mazzia et al. 2021), with Equation 1 as its squash.
+
+    The logit of an input capsule is the sum of the products of its prediction with those of all others.
+    """
+    xp = array_module(predictions)
+    logits = xp.einsum("bijd,bkjd->bij", predictions, predictions) / predictions.shape[-1] ** 0.5
+    couplings = softmax(logits)
+    inputs = xp.einsum("bij,bijd->bjd", couplings, predictions) + bias
+    return Iteration(couplings, inputs, squash(inputs))
+
+
+def attention_backward(predictions: Array, passed: Iteration, gradient: Array) -> tuple[Array, Array]:
+    """The gradients of the predictions [B, I, J, D] and of the bias [J, D].
+
+    A prediction counts three times: in what is collected, as one side of its products, and as the other.
+    """
+    xp = array_module(predictions)
+    d_inputs = squash_backward(passed.inputs, gradient)
+    d_couplings = xp.einsum("bijd,bjd->bij", predictions, d_inputs)
+    d_logits = softmax_backward(passed.couplings, d_couplings) / predictions.shape[-1] ** 0.5
+    d_predictions = xp.einsum("bij,bjd->bijd", passed.couplings, d_inputs)
+    d_predictions += xp.einsum("bij,bkjd->bijd", d_logits, predictions)
+    d_predictions += xp.einsum("bkj,bkjd->bjd", d_logits, predictions)[:, None]
+    return d_predictions, d_inputs.sum(0)
+
+
+def softmax(logits: Array, none_of_the_above: bool = False) -> Array:
+    """Along the last dimension, where one more logit of 0 may take a share that is left out."""
+    highest = logits.max(-1, keepdims=True)
+    highest = relu(highest) if none_of_the_above else highest
+    exp = array_module(logits).exp
+    powers = exp(logits - highest)
+    return powers / (powers.sum(-1, keepdims=True) + (exp(-highest) if none_of_the_above else 0.0))
 
 
 def softmax_backward(shares: Array, gradient: Array) -> Array:
+    """For a share that is left out too: its own gradient is 0."""
     return shares * (gradient - (shares * gradient).sum(-1, keepdims=True))
 
 

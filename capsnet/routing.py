@@ -1,4 +1,5 @@
-"""Routing by agreement (Sabour et al. 2017, Procedure 1), without ever forming the predictions û = W u.
+"""Routing, by agreement (Sabour et al. 2017, Procedure 1) or by attention (Mazzia et al. 2021), without
+ever forming the predictions û = W u.
 
 Letters of shapes: B batch, I input capsules, K their dimension, J output capsules, D their dimension.
 
@@ -7,6 +8,7 @@ Three identities make it cheap; tests hold them against the literal procedure.
 - The couplings of the first iteration are all 1/J: it is one plain matrix product.
 - Both uses of û are linear: Σᵢ cᵢ ûᵢ = (c ⊙ u) W and û·v = u·(W v). What these need, [J, B, I, K], is half
   the size of û for the paper's K = 8, D = 16.
+Attention lives on the same: Σₖ ûᵢ·ûₖ = ûᵢ·(Σₖ ûₖ), where each of I capsules looks at all the others.
 """
 
 from __future__ import annotations
@@ -37,6 +39,15 @@ def squash(inputs: torch.Tensor) -> torch.Tensor:
     return inputs * (length / (1 + length.square()))
 
 
+def exponential_squash(inputs: torch.Tensor) -> torch.Tensor:
+    """Shrink vectors along the last dimension to (1 - e^-‖s‖) s / ‖s‖ (Mazzia et al. 2021).
+
+    Its slope at 0 is 1, not 0: small vectors are left almost as they are.
+    """
+    length = norm(inputs)
+    return inputs * (-torch.expm1(-length) / length)
+
+
 def dynamic(
     capsules: torch.Tensor,
     weight: torch.Tensor,
@@ -57,6 +68,30 @@ def dynamic(
     parts = capsules.chunk(_parts(capsules, len(weight)))
     outputs = [_route(part, weight, bias, iterations, gradient, none_of_the_above) for part in parts]
     return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def attention(
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    prior: torch.Tensor | None = None,
+    shrink: Callable[[torch.Tensor], torch.Tensor] = squash,
+) -> torch.Tensor:
+    """Route capsules [B, I, K] by weight [J, I·K, D] and bias [J, D] to capsules [B, J, D] in one pass.
+
+    `prior` [J, I] is added to the couplings; `shrink` squashes what they collect.
+    """
+    parts = capsules.chunk(_parts(capsules, len(weight)))
+    outputs = [shrink(_collect(part, weight, bias, attended(part, weight, prior))) for part in parts]
+    return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def attended(capsules: torch.Tensor, weight: torch.Tensor, prior: torch.Tensor | None = None) -> torch.Tensor:
+    """The couplings [J, B, I] of attention: the softmax over the classes of Σₖ ûᵢ·ûₖ / √D, plus `prior`."""
+    logits = _agreement(capsules, weight, _sum(capsules, weight)) / weight.shape[-1] ** 0.5
+    coupling = logits.softmax(0)
+    return coupling if prior is None else coupling + prior[:, None]
 
 
 def couplings(
@@ -101,8 +136,13 @@ def _uniform(
     capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, none_of_the_above: bool
 ) -> torch.Tensor:
     """Σᵢ ûᵢ / J as [J, B, D], or / (J + 1): what the first iteration collects."""
-    collected = torch.matmul(capsules.flatten(1), weight) / (len(weight) + none_of_the_above)
+    collected = _sum(capsules, weight) / (len(weight) + none_of_the_above)
     return collected if bias is None else collected + bias[:, None]
+
+
+def _sum(capsules: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Σᵢ ûᵢ as [J, B, D]."""
+    return torch.matmul(capsules.flatten(1), weight)
 
 
 def _collect(

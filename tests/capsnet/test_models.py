@@ -9,7 +9,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from capsnet import geometry, models, objective, reference
-from capsnet.config import Config
+from capsnet.augmentation import Batch
+from capsnet.config import CapsNetModel, Config, DynamicRouting, MarginLoss
 from capsnet.images import ImageShape
 from capsnet.losses import margin_loss, reconstruction_loss
 
@@ -28,7 +29,35 @@ VARIANTS = [
     {"model": AUTHORS, "loss": {"margin": "authors", "rc_loss_weight": 0.3}},
     {"loss": {"rc_loss_weight": 0.02}},
     {"loss": {"with_reconstruction": False}},
+    {"model": {"none_of_the_above": True}},
+    {"model": {"none_of_the_above": True, "class_bias": True, "routing": {"gradient": "detached"}}},
+    {"model": {"routing": {"name": "attention"}}},
+    {"model": {"routing": {"name": "attention"}, "class_bias": True, "primary_routing": "softmax"}},
+    {"model": {"padding": "same"}},
+    {"model": {"padding": "same", "kernel_size": 4}},
 ]
+
+
+@pytest.fixture
+def settings():
+    """The reference's settings for a configuration."""
+
+    def convert(config: Config) -> reference.Settings:
+        model, loss = config.model, config.loss
+        assert isinstance(model, CapsNetModel) and isinstance(loss, MarginLoss)
+        return reference.Settings(
+            iterations=config.route_iters,
+            gradient=model.routing.gradient if isinstance(model.routing, DynamicRouting) else "full",
+            routing=model.routing.name,
+            none_of_the_above=model.none_of_the_above,
+            padding=model.padding,
+            primary_dim=model.primary_dim,
+            primary_routing=model.primary_routing,
+            margin=loss.margin,
+            reconstruction_weight=loss.rc_loss_weight,
+        )
+
+    return convert
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -39,10 +68,10 @@ def test_loss_and_gradients_are_those_of_the_reference(
     config, network = small_config(**variant), small_network(**variant).to(dtype)
     images, labels = small_batch[0].to(dtype), small_batch[1]
     expected = reference.losses(arrays(network), images.double().numpy(), labels.numpy(), settings(config))
-    measured = objective.measure(network, images, labels, config.loss, masked_by_labels=True)
+    measured = objective.measure(network, Batch(images, images, labels), config, training=True)
     measured.loss.mean().backward()
     assert relative_error(measured.loss.mean(), expected.loss) < tolerance
-    assert relative_error(measured.margin_loss, expected.margin) < tolerance
+    assert relative_error(measured.class_loss, expected.margin) < tolerance
     if expected.reconstruction is None:
         assert not measured.reconstruction_loss.any()
     else:
@@ -82,19 +111,45 @@ def test_the_full_mnist_network_is_that_of_the_reference(preset, arrays, setting
     assert relative_error(half.capsules, expected.capsules) < 0.02
 
 
+MULTI_MNIST = ImageShape(channels=1, height=36, width=36, classes=10, labels=2)
+WITHOUT = {"loss": {"with_reconstruction": False}}
+
+
 @pytest.mark.parametrize(
-    ("config", "count"),
+    ("keys", "shape", "count"),
     [
-        (Config(), 8_215_568),
-        (Config.model_validate({"loss": {"with_reconstruction": False}}), 6_804_224),
-        (Config.model_validate({"model": {"class_bias": True}}), 8_215_728),
-        (Config(preset="authors"), 8_215_728),
+        ({}, MNIST, 8_215_568),
+        (WITHOUT, MNIST, 6_804_224),
+        ({"model": {"decoder": {"name": "none"}}}, MNIST, 6_804_224),
+        ({"model": {"class_bias": True}}, MNIST, 8_215_728),
+        ({"preset": "authors"}, MNIST, 8_215_728),
+        ({"model": {"none_of_the_above": True}}, MNIST, 8_215_568),
+        ({"model": {"routing": {"name": "attention"}}}, MNIST, 8_215_568),
+        ({"model": {"decoder": {"name": "deconv"}}}, MNIST, 6_804_224 + 250_121),
+        ({"model": {"decoder": {"name": "deconv", "batch_norm": True}}}, MNIST, 6_804_224 + 251_033),
+        ({"model": {"name": "efficient_capsnet"}, **WITHOUT}, MNIST, 161_824),
+        ({"model": {"name": "efficient_capsnet"}}, MNIST, 161_824 + 1_411_344),
+        ({"model": {"name": "cnn"}}, MNIST, 35_445_522),
+        (
+            {
+                "dataset": {"name": "multi_mnist"},
+                "model": {
+                    "name": "cnn",
+                    "conv_channels": [512, 256],
+                    "kernel_sizes": [9, 5],
+                    "pool": 2,
+                    "hidden": [1024],
+                },
+            },
+            MULTI_MNIST,
+            24_563_978,
+        ),
     ],
 )
-def test_the_mnist_network_has_exactly_as_many_parameters_as_the_paper_s(config, count):
-    network = models.build(config, MNIST)
+def test_networks_have_exactly_as_many_parameters_as_published(keys, shape, count):
+    network = models.build(Config.model_validate(keys), shape)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
-    assert sum(layer.parameters for layer in models.layers(network, MNIST)) == count
+    assert sum(layer.parameters for layer in models.layers(network, shape)) == count
 
 
 def test_layers_lists_what_an_image_passes():
@@ -116,7 +171,7 @@ def test_layers_leaves_no_hook_behind(small_network, small_shape):
     assert not any(module._forward_hooks for module in network.modules())
 
 
-@hypothesis_settings(deadline=None, max_examples=20)
+@hypothesis_settings(deadline=None, max_examples=40)
 @given(
     height=st.integers(5, 12),
     width=st.integers(5, 12),
@@ -125,11 +180,21 @@ def test_layers_leaves_no_hook_behind(small_network, small_shape):
     batch=st.integers(1, 3),
     iterations=st.integers(1, 10),
     half=st.booleans(),
+    model=st.sampled_from(
+        [
+            {},
+            {"none_of_the_above": True},
+            {"routing": {"name": "attention"}},
+            {"padding": "same", "decoder": {"name": "deconv"}},
+            {"decoder": {"hidden": [4], "batch_norm": True}},
+        ]
+    ),
 )
 def test_any_size_of_image_and_batch_and_any_routing_count(
-    height, width, channels, classes, batch, iterations, half, small_config
+    height, width, channels, classes, batch, iterations, half, model, small_config
 ):
-    network = models.build(small_config(route_iters=iterations), ImageShape(channels, height, width, classes))
+    shape = ImageShape(channels, height, width, classes)
+    network = models.build(small_config(model, route_iters=iterations), shape)
     images = torch.rand(batch, channels, height, width)
     labels = torch.arange(batch) % classes
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -162,18 +227,32 @@ def test_images_that_are_too_small_are_refused_with_the_arithmetic(kernel_size, 
         models.build(config, ImageShape(1, height, width, 10))
 
 
-@hypothesis_settings(deadline=None)
-@given(kernel_size=st.integers(1, 12), height=st.integers(1, 40), width=st.integers(1, 40))
-def test_the_smallest_image_is_the_one_that_the_refusal_names(kernel_size, height, width):
-    try:
-        grid = geometry.grid(kernel_size, height, width)
-    except ValueError as error:
-        assert f"at least {2 * kernel_size - 1} pixels" in str(error)
-        assert min(height, width) < 2 * kernel_size - 1
-    else:
-        assert min(height, width) >= 2 * kernel_size - 1
-        convolved, kernel = torch.zeros(1, 1, *grid.features), torch.zeros(1, 1, kernel_size, kernel_size)
-        assert torch.conv2d(convolved, kernel, stride=2).shape[2:] == grid.capsules
+@hypothesis_settings(deadline=None, max_examples=15)
+@given(
+    down=st.integers(0, 3),
+    right=st.integers(0, 3),
+    kernel=st.integers(1, 4),
+    height=st.integers(13, 16),
+    width=st.integers(13, 16),
+    half=st.booleans(),
+)
+def test_an_image_shifted_by_the_stride_has_its_primary_capsules_shifted_by_one(
+    down, right, kernel, height, width, half, small_config
+):
+    shape = ImageShape(1, height, width, 3)
+    network = models.build(small_config({"kernel_size": kernel}), shape)
+    assert isinstance(network, models.CapsNet)
+    image = torch.rand(1, 1, height + 2 * down, width + 2 * right, generator=torch.Generator().manual_seed(0))
+    upper_left, lower_right = image[..., :height, :width], image[..., 2 * down :, 2 * right :]
+    grid = geometry.chain(small_config({"kernel_size": kernel}).model).grids(height, width)[-1]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        first, second = (
+            network.primary_capsules(cut).unflatten(1, (*grid, 4)) for cut in (upper_left, lower_right)
+        )
+    rows, columns = grid[0] - down, grid[1] - right
+    torch.testing.assert_close(
+        first[:, down:, right:], second[:, :rows, :columns], atol=1e-2 if half else 1e-6, rtol=1e-4
+    )
 
 
 def test_weights_are_a_function_of_the_seed_alone(small_config, small_shape):
@@ -219,6 +298,7 @@ def test_the_authors_weights_are_cut_off_at_two_standard_deviations():
 
 def test_the_first_convolution_gives_channels_last(small_config, small_shape):
     network = models.build(small_config(), small_shape)
+    assert isinstance(network, models.CapsNet)
     images = torch.rand(2, small_shape.channels, small_shape.height, small_shape.width)
     assert network.conv(images).is_contiguous(memory_format=torch.channels_last)
 

@@ -55,6 +55,8 @@ def slope(function, values, direction):
         replace(SETTINGS, iterations=1),
         replace(SETTINGS, iterations=2, margin="authors"),
         replace(SETTINGS, iterations=6, primary_routing="softmax"),
+        replace(SETTINGS, none_of_the_above=True),
+        replace(SETTINGS, routing="attention"),
     ],
 )
 @pytest.mark.parametrize("name", SMALL)
@@ -89,6 +91,25 @@ def test_the_detached_gradient_is_the_slope_with_the_last_couplings_held(rng):
     assert np.sum(full * direction) == pytest.approx(slope(flowing, predictions, direction), rel=1e-6)
 
 
+@pytest.mark.parametrize("routing", ["dynamic", "attention"])
+@pytest.mark.parametrize("size", [3, 4])
+def test_the_gradient_of_a_padded_convolution_is_the_slope_too(routing, size, batch, rng):
+    """The features are as large as the images, 7×7, and 3×3 capsules are left of them."""
+    settings = replace(SETTINGS, padding="same", routing=routing)
+    shapes = SMALL | {"conv.weight": (4, 2, size, size), "classes.weight": (3, 54, 5)}
+    parameters = {name: rng.normal(0, 0.4, shape) for name, shape in shapes.items()}
+    direction = rng.normal(size=shapes["conv.weight"])
+    images, labels = batch
+    assert reference.forward(parameters, images, settings).filtered.shape == (3, 4, 7, 7)
+
+    def loss(values):
+        return reference.losses(parameters | {"conv.weight": values}, images, labels, settings).loss
+
+    gradient = reference.losses(parameters, images, labels, settings).gradients["conv.weight"]
+    expected = slope(loss, parameters["conv.weight"], direction)
+    assert np.sum(gradient * direction) == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_convolution_is_the_sum_over_the_window(rng):
     images, weight = rng.normal(size=(2, 3, 8, 7)), rng.normal(size=(4, 3, 3, 3))
     outputs = reference.convolution(images, weight, stride=2)
@@ -117,6 +138,32 @@ def test_routing_by_hand():
     share = np.exp(1.0) / (np.exp(1.0) + 1)  # the logit is 2 · 0.5
     assert second.couplings[0, 0] == pytest.approx([share, 1 - share])
     assert second.outputs[0, 0, 0] == pytest.approx((2 * share) ** 2 / (1 + (2 * share) ** 2))
+
+
+def test_a_share_for_none_of_the_above_by_hand():
+    """Two outputs and none: the first couplings are a third each, and none's logit stays 0."""
+    first, second = reference.routing(np.array([[[[3.0], [0.0]]]]), 0.0, 2, none_of_the_above=True)
+    assert first.couplings[0, 0] == pytest.approx([1 / 3, 1 / 3])
+    assert first.outputs[0, :, 0] == pytest.approx([0.5, 0.0])  # s = 1
+    powers = np.exp([1.5, 0.0])  # 3 · 0.5 and 0 · 0
+    assert second.couplings[0, 0] == pytest.approx(powers / (powers.sum() + 1))
+
+
+@pytest.mark.parametrize("logits", [[800.0, -800.0], [-800.0, -900.0], [0.0, 0.0]])
+def test_the_softmax_with_none_of_the_above_does_not_overflow(logits):
+    shares = reference.softmax(np.array(logits), none_of_the_above=True)
+    assert np.isfinite(shares).all()
+    assert shares == pytest.approx(reference.softmax(np.array([*logits, 0.0]))[:2])
+
+
+def test_attention_by_hand():
+    """Two inputs and two outputs of one dimension: û = (1, 0) and (2, 0), whose sum is (3, 0)."""
+    passed = reference.attention(np.array([[[[1.0], [0.0]], [[2.0], [0.0]]]]), 0.0)
+    shares = 1 / (1 + np.exp([-3.0, -6.0]))  # the logits are 1 · 3 and 2 · 3, and those of the other 0
+    assert passed.couplings[0, :, 0] == pytest.approx(shares)
+    collected = shares @ [1.0, 2.0]
+    assert passed.inputs[0, :, 0] == pytest.approx([collected, 0.0])
+    assert passed.outputs[0, 0, 0] == pytest.approx(collected**2 / (1 + collected**2))
 
 
 def test_margin_loss_by_hand():
