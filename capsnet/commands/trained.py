@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from capsnet import checkpoint, datasets, execution
-from capsnet.config import Config, StoredDataset
+from capsnet.config import Config, Dataset, StoredDataset
 from capsnet.execution import Execution
 from capsnet.images import DataError, Images, Splits
 from capsnet.models import build
@@ -53,7 +53,7 @@ def load_trained(path: str, *, best: bool = False, data: str | None = None) -> T
     """
     file = checkpoint.locate(path)
     config, state = _read(file, best)
-    config = with_root(config, data)
+    config = config.model_copy(update={"dataset": placed(config.dataset, data)})
     how = execution.resolve(config.model_copy(update={"threads": None}))  # all that this process may use
     execution.apply(how)
     network = build(config, datasets.shape(config.dataset))
@@ -67,14 +67,13 @@ def load_trained(path: str, *, best: bool = False, data: str | None = None) -> T
     return Trained(config, network, how, state["epoch"], file, state["step"])
 
 
-def with_root(config: Config, root: str | None) -> Config:
-    """Look for the data set in another folder than the run did; as it is where `root` is None."""
+def placed(dataset: Dataset, root: str | None) -> Dataset:
+    """The data set in another folder than the run had it in; as it is where `root` is None."""
     if root is None:
-        return config
-    if not isinstance(config.dataset, StoredDataset):
-        raise DataError(f"--data {root}: the data set {config.dataset.name} lies in no folder: leave it out")
-    dataset = config.dataset.model_copy(update={"root": root})
-    return config.model_copy(update={"dataset": dataset})
+        return dataset
+    if not isinstance(dataset, StoredDataset):
+        raise DataError(f"--data {root}: the data set {dataset.name} lies in no folder: leave it out")
+    return dataset.model_copy(update={"root": root})
 
 
 def _read(file: Path, best: bool) -> tuple[Config, State]:
