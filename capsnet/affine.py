@@ -54,15 +54,26 @@ def warp(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
 def _looked_up(images: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     """Each pixel of images [B, C, H, W] taken from where `back` [B, 2, 3] leads."""
     height, width = images.shape[2:]
-    rows, columns = (_from_middle(side, images.device) for side in (height, width))
-    points = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=2)  # [H, W, 2]
-    sources = torch.einsum("bij,hwj->bhwi", back[:, :, :2], points) + back[:, None, None, :, 2]
-    halves = torch.tensor([width / 2, height / 2], dtype=torch.float64, device=images.device)
-    values = images if images.dtype in (torch.float32, torch.float64) else images.float()
+    rows, columns = _from_middle(height, images.device)[:, None], _from_middle(width, images.device)
+    # One product after the other, and no matrix product, whose last bits differ from machine to machine.
+    down, right = (
+        along[:, 0, None, None] * rows + along[:, 1, None, None] * columns + along[:, 2, None, None]
+        for along in back.unbind(1)
+    )
     # grid_sample wants (right, down), 1 being the image's edge.
-    grid = (sources.flip(3) / halves).to(values.dtype)
-    found = F.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    grid = torch.stack([right / (width / 2), down / (height / 2)], dim=3)
+    values = _as_numbers(images)
+    found = F.grid_sample(
+        values, grid.to(values.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     return found.to(images.dtype) if images.is_floating_point() else found.round().to(images.dtype)
+
+
+def _as_numbers(images: torch.Tensor) -> torch.Tensor:
+    """Bytes as float64, so that they are rounded alike everywhere; of floats what grid_sample can take."""
+    if not images.is_floating_point():
+        return images.double()
+    return images if images.dtype in (torch.float32, torch.float64) else images.float()
 
 
 def _from_middle(side: int, device: torch.device) -> torch.Tensor:
