@@ -61,10 +61,20 @@ def parser() -> ArgumentParser:
     train.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint of the same file's earlier run"
     )
-    evaluate = _command(commands, "evaluate", "test a saved network", "out/quickstart --json")
-    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or the folder that has one")
+    evaluate = _command(
+        commands, "evaluate", "test a saved network, or several as an ensemble", "out/quickstart --json"
+    )
+    evaluate.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="+",
+        help="a checkpoint, or the folder that has one; the lengths that several give are added",
+    )
     evaluate.add_argument("--best", action="store_true", help="the weights that did best on validation")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument(
+        "--dataset", metavar="NAME", help="test on another data set, of images of the same size, as affnist"
+    )
     evaluate.add_argument("--data", metavar="FOLDER", help="where the data set lies, if no longer there")
     _file(_command(commands, "summary", "show a network's layers", "experiments/quickstart.yaml"))
     return top

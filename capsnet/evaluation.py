@@ -1,4 +1,7 @@
-"""Judging a network on images that it is not trained on: no shifts, decoder masked by its own answer."""
+"""Judging a network on images that it is not trained on: no shifts, decoder masked by its own answer.
+
+Letters of shapes: N images, L labels of an image, J classes, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,7 @@ def evaluate(
     network: Network, images: Images, config: Config, execution: Execution
 ) -> Iterator[tuple[Images, Measured]]:
     """Measure `images` batch by batch, in their order; yields each batch and what was measured on it."""
-    for start in range(0, len(images), config.batch_size):
-        batch = images[start : start + config.batch_size].to(execution.device)
+    for batch in _batches(images, config, execution):
         yield batch, measure(network, batch, config, execution)
 
 
@@ -29,6 +31,25 @@ def measure(network: Network, batch: Images, config: Config, execution: Executio
     network.eval()
     with execution.autocast():
         return objective.measure(network, for_test(batch, config.dataset), config, training=False)
+
+
+@torch.no_grad()
+def lengths(network: Network, images: Images, config: Config, execution: Execution) -> torch.Tensor:
+    """The lengths that `network` gives each of `images`, float64 [N, J], on the CPU.
+
+    Those of several networks, added, are what an ensemble judges by.
+    """
+    network.eval()
+    found = []
+    with execution.autocast():
+        for batch in _batches(images, config, execution):
+            found.append(network(for_test(batch, config.dataset).inputs).lengths.double().cpu())
+    return torch.cat(found)
+
+
+def _batches(images: Images, config: Config, execution: Execution) -> Iterator[Images]:
+    for start in range(0, len(images), config.batch_size):
+        yield images[start : start + config.batch_size].to(execution.device)
 
 
 @torch.no_grad()
@@ -54,7 +75,9 @@ def examples(
 def confusion(labels: torch.Tensor, predictions: torch.Tensor, classes: int) -> torch.Tensor:
     """How often images of each class were taken for each class: int64 [classes, classes], rows the labels.
 
-    Labels and predictions int64 [N], or [N, L] of several classes an image.
+    Labels and predictions int64 [N], or [N, L] of several classes an image, each of which counts: in the
+    order of objective.predicted what was recognised is on the diagonal, and a mistake is beside it in the
+    row of the class that was there and not recognised.
     """
     pairs = (labels * classes + predictions).flatten()
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)

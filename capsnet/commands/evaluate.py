@@ -1,47 +1,69 @@
-"""`evaluate`: what a saved network makes of the test set."""
+"""`evaluate`: what saved networks, one by itself or several together, make of a test set.
+
+Several are an ensemble: the lengths that they give to the classes are added.
+
+Letters of shapes: N images, L labels of an image, J classes.
+"""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from capsnet import checkpoint, datasets, evaluation, execution, objective
-from capsnet.config import Config, StoredDataset
-from capsnet.images import DataError
-from capsnet.models import build
+from capsnet import datasets, evaluation, objective
+from capsnet.commands.tested_images import require_same_images, tested_on
+from capsnet.commands.trained import Trained, load_trained
+from capsnet.config import Dataset
+from capsnet.images import Images
 from capsnet.objective import CLASS_LOSSES, MEASURES
-from capsnet.state import State, config_of, from_best
 
 
 def run(arguments: Namespace) -> int:
-    """Print the figures of a checkpoint's network; the exit code."""
-    state = checkpoint.load(checkpoint.locate(arguments.checkpoint))
-    if arguments.best:
-        state = from_best(state) | {"epoch": state["best"]["epoch"]}
-    config = _with_root(config_of(state), arguments.data)
-    found = {"checkpoint": arguments.checkpoint, "epoch": state["epoch"], "step": state["step"]}
-    found |= figures(config, state)
-    print(json.dumps(found, indent=2) if arguments.json else _table(found))
+    """Print the figures of the networks in one or more checkpoints; the exit code."""
+    named, data = arguments.dataset, arguments.data
+    # Where another data set is asked for, --data is the folder of that one.
+    networks = [
+        load_trained(path, best=arguments.best, data=None if named else data) for path in arguments.checkpoint
+    ]
+    sets = [tested_on(trained, named, data) for trained in networks]
+    require_same_images(networks, sets)
+    test = _test_images(sets[0])
+    labels = shown_labels(test)
+    if len(networks) == 1:
+        found = _origin(arguments.checkpoint[0], networks[0])
+        found |= {"dataset": sets[0].name} | figures(networks[0], test)
+        print(json.dumps(found, indent=2) if arguments.json else _table(found, labels))
+        return 0
+    origins = map(_origin, arguments.checkpoint, networks)
+    found = {"dataset": sets[0].name} | ensemble(networks, test)
+    found["members"] = [origin | member for origin, member in zip(origins, found["members"], strict=True)]
+    print(json.dumps(found, indent=2) if arguments.json else _ensemble_table(found, labels))
     return 0
 
 
-def figures(config: Config, state: State) -> dict[str, Any]:
-    """The test metrics of the weights in `state`, and the confusion matrix: rows true, columns predicted."""
-    here = config.model_copy(update={"threads": None})  # those of the machine that trained do not matter
-    how = execution.resolve(here)
-    execution.apply(how)
-    test = datasets.load(config.dataset, config.seed).test
-    shape = datasets.shape(config.dataset)
-    network = build(config, shape).to(how.device)
-    network.load_state_dict(state["model"])
+def shown_labels(images: Images) -> int:
+    """How many classes an image shows."""
+    return 1 if images.labels.dim() == 1 else images.labels.shape[1]
+
+
+def _test_images(dataset: Dataset) -> Images:
+    everything = dataset.model_copy(update={"validation": 0})  # of the training images, which are not wanted
+    return datasets.load(everything, seed=0).test
+
+
+def figures(trained: Trained, test: Images) -> dict[str, Any]:
+    """The test metrics of a network, and the confusion matrix: rows true, columns predicted."""
+    config = trained.config
+    classes = datasets.shape(config.dataset).classes
     sums = torch.zeros(len(MEASURES), dtype=torch.float64)
-    confusion = torch.zeros(shape.classes, shape.classes, dtype=torch.int64)
-    for batch, measured in evaluation.evaluate(network, test, config, how):
+    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    for batch, measured in evaluation.evaluate(trained.network, test, config, trained.execution):
         sums += measured.sums().cpu()
-        confusion += evaluation.confusion(batch.labels, measured.predictions, shape.classes).cpu()
+        confusion += evaluation.confusion(batch.labels, measured.predictions, classes).cpu()
     means = objective.means(sums, len(test), config)
     return {
         "images": len(test),
@@ -51,32 +73,77 @@ def figures(config: Config, state: State) -> dict[str, Any]:
     }
 
 
-def _with_root(config: Config, root: str | None) -> Config:
-    """Look for the data set in another folder than the run did."""
-    if root is None:
-        return config
-    if not isinstance(config.dataset, StoredDataset):
-        raise DataError(f"--data {root}: the data set {config.dataset.name} lies in no folder: leave it out")
-    dataset = config.dataset.model_copy(update={"root": root})
-    return config.model_copy(update={"dataset": dataset})
+def ensemble(networks: Sequence[Trained], test: Images) -> dict[str, Any]:
+    """What several networks come to when the lengths that they give are added, and each by itself."""
+    lengths = [
+        evaluation.lengths(trained.network, test, trained.config, trained.execution) for trained in networks
+    ]
+    together = torch.stack(lengths).sum(0)
+    predictions = objective.predicted(together, test.labels)
+    confusion = evaluation.confusion(test.labels, predictions, together.shape[1])
+    return {
+        "images": len(test),
+        **_accuracy(together, test.labels),
+        "members": [_accuracy(each, test.labels) for each in lengths],
+        "confusion": confusion.tolist(),
+    }
 
 
-def _table(found: dict[str, Any]) -> str:
+def _accuracy(lengths: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Of lengths [N, J] with labels [N] or [N, L]: an image is right when all its labels are."""
+    correct = (objective.predicted(lengths, labels) == labels).view(len(labels), -1).all(1)
+    accuracy = correct.double().mean().item()
+    return {"accuracy": accuracy, "error": 1 - accuracy}
+
+
+def _origin(checkpoint: str, trained: Trained) -> dict[str, Any]:
+    return {"checkpoint": checkpoint, "epoch": trained.epoch, "step": trained.step}
+
+
+def _after(found: dict[str, Any]) -> str:
+    """Which weights these are."""
     steps = f" and {found['step']} steps" if found["step"] else ""
+    return f"{found['checkpoint']}, after {found['epoch']} epochs{steps}"
+
+
+def _table(found: dict[str, Any], labels: int) -> str:
     class_loss = next(name for name in CLASS_LOSSES.values() if name in found)
     lines = [
-        f"{found['checkpoint']}, after {found['epoch']} epochs{steps}, on {found['images']} test images",
-        f"  accuracy             {found['accuracy']:.2%}",
-        f"  error                {found['error']:.2%}",
+        f"{_after(found)}, on {found['images']} test images of {found['dataset']}",
+        *_scores(found),
         f"  {class_loss.replace('_', ' '):<20} {found[class_loss]:.5f}",
     ]
     if "reconstruction_loss" in found:
         lines.append(f"  reconstruction loss  {found['reconstruction_loss']:.3f}  (summed squared error)")
-    width = max(len(str(count)) for row in found["confusion"] for count in row) + 2
-    classes = range(len(found["confusion"]))
-    lines += ["confusion (rows: true class, columns: predicted)", " " * 4 + _row(classes, width)]
-    lines += [f"{label:>4}{_row(row, width)}" for label, row in zip(classes, found["confusion"], strict=True)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_matrix(found["confusion"], labels)])
+
+
+def _ensemble_table(found: dict[str, Any], labels: int) -> str:
+    members = found["members"]
+    lines = [
+        f"{len(members)} networks, the lengths they give added, "
+        f"on {found['images']} test images of {found['dataset']}",
+        *_scores(found),
+        "each by itself",
+        *(f"  accuracy             {member['accuracy']:.2%}  {_after(member)}" for member in members),
+    ]
+    return "\n".join([*lines, *_matrix(found["confusion"], labels)])
+
+
+def _scores(found: dict[str, Any]) -> list[str]:
+    return [f"  accuracy             {found['accuracy']:.2%}", f"  error                {found['error']:.2%}"]
+
+
+def _matrix(confusion: list[list[int]], labels: int) -> list[str]:
+    """Where an image shows several classes each of them counts, so that the rows sum to more than the images.
+
+    What was recognised of an image is on the diagonal, a mistake in the row of a class that was not.
+    """
+    width = max(len(str(count)) for row in confusion for count in row) + 2
+    classes = range(len(confusion))
+    several = f"; each of the {labels} classes of an image counts" if labels > 1 else ""
+    lines = [f"confusion (rows: true class, columns: predicted{several})", " " * 4 + _row(classes, width)]
+    return lines + [f"{label:>4}{_row(row, width)}" for label, row in zip(classes, confusion, strict=True)]
 
 
 def _row(counts: range | list[int], width: int) -> str:

@@ -1,0 +1,93 @@
+"""Which images networks are tested on: those of their own data set, or of another of the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from capsnet.commands.trained import Trained, placed
+from capsnet.config import Config, Dataset, Folder, MultiMNIST
+from capsnet.images import DataError, ImageShape, shape, whole
+from capsnet.mistakes import shown
+from capsnet.schema import sections, tag
+from capsnet.wording import choose, wrong_value
+
+KINDS = {tag(kind)[1]: kind for kind in sections(Config.model_fields["dataset"].annotation)}
+# What does not decide which images a test has: their folder, what concerns training, and how a network has
+# them prepared.
+OF_NO_MATTER = {"root", "validation", "shift", "flip", "brightness", "contrast", "standardise"}
+
+
+def tested_on(trained: Trained, name: str | None, root: str | None) -> Dataset:
+    """The data set that a network is tested on: its own where `name` is None, else the one of that name.
+
+    That one is as the network's own in all that both have, such as the size of a crop, and lies in `root` or
+    where the own one does. Raises DataError where the images differ in size, or in the number of classes.
+    """
+    own = trained.config.dataset
+    if name is None:
+        return own
+    other = placed(_of_kind(name, own, root), root)
+    if shape(other) != shape(own):
+        raise DataError(
+            f"--dataset {name}: {trained.path} was trained on {_described(shape(own))} ({own.name}), "
+            f"and not on {_described(shape(other))}"
+        )
+    return other
+
+
+def require_same_images(networks: list[Trained], datasets: list[Dataset]) -> None:
+    """Raise DataError unless what each network is tested on are the same images, naming what differs."""
+    first = _deciding(datasets[0])
+    for trained, dataset in zip(networks[1:], datasets[1:], strict=True):
+        for key, value in _deciding(dataset).items():
+            if value != first.get(key):
+                values = f"{shown(first.get(key))} for the first and {shown(value)} for the second"
+                raise DataError(
+                    f"{networks[0].path} and {trained.path} are not tested on the same images: "
+                    f"dataset.{key} is {values}"
+                )
+
+
+def _deciding(dataset: Dataset) -> dict[str, Any]:
+    """The keys of a data set that decide its test images, the name first."""
+    of_no_matter = set(OF_NO_MATTER)
+    if isinstance(dataset, MultiMNIST):
+        of_no_matter.remove("shift")  # the digits of its test are shifted, too
+    if isinstance(dataset, Folder):
+        of_no_matter.remove("root")  # which is all that tells one such data set from another
+    return {"name": dataset.name} | dataset.model_dump(exclude=of_no_matter)
+
+
+def _of_kind(name: str, own: Dataset, root: str | None) -> Dataset:
+    """The data set called `name`, with the keys of `own` that mean something for it."""
+    kind = KINDS.get(name)
+    if kind is None:
+        raise DataError(f"--dataset {choose(name, list(KINDS))} (got {shown(name)})")
+    if kind is Folder and not isinstance(own, Folder) and root is None:
+        raise DataError("--dataset folder: say with --data in which folder its images lie")
+    values = dict(_shared(own, kind is Folder)) | {"name": name}
+    if kind is Folder and root is not None:
+        values["root"] = root
+    try:
+        return kind.model_validate({key: values[key] for key in kind.model_fields if key in values})
+    except ValidationError as error:
+        (details, *_) = error.errors()
+        why = f"{'.'.join(map(str, details['loc']))} {wrong_value(details)}"
+        raise DataError(f"--dataset {name} does not go with {own.name}: {why}") from error
+
+
+def _shared(own: Dataset, folder: bool) -> Iterator[tuple[str, Any]]:
+    """What another data set may take over from `own`; the folder not to or from one of your own images."""
+    size = shape(own)
+    yield from {"size": whole(own)[0], "channels": size.channels, "classes": size.classes}.items()
+    for key, value in own:
+        if key != "validation" and (key != "root" or isinstance(own, Folder) == folder):
+            yield key, value
+
+
+def _described(size: ImageShape) -> str:
+    labels = f"{size.labels} of " if size.labels > 1 else ""
+    return f"images of {size.channels}×{size.height}×{size.width} with {labels}{size.classes} classes"
