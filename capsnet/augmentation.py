@@ -107,14 +107,14 @@ def _prepared(images: Images, dataset: Dataset, draws: Draws) -> Batch:
 
 
 def standardised(images: torch.Tensor) -> torch.Tensor:
-    """Each image [B, C, H, W] with mean 0 and standard deviation 1 over all its values.
+    """Each image [B, C, H, W] in [0, 1] with mean 0 and standard deviation 1 over all its values.
 
-    As tf.image.per_image_standardization does it, an image of (almost) one value is not blown up: the
-    deviation counts as at least one over the root of the number of values.
+    An image of (almost) one value is not blown up: the deviation counts as at least one over the root of
+    the number of values, in units of 1/255, as where tf.image.per_image_standardization has whole pixels.
     """
     values = images.flatten(1)
     mean, deviation = values.mean(1, keepdim=True), values.std(1, correction=0, keepdim=True)
-    return ((values - mean) / deviation.clamp(min=values.shape[1] ** -0.5)).view_as(images)
+    return ((values - mean) / deviation.clamp(min=values.shape[1] ** -0.5 / 255)).view_as(images)
 
 
 def shift(images: torch.Tensor, shifts: torch.Tensor, pixels: int) -> torch.Tensor:
@@ -132,9 +132,9 @@ def shift(images: torch.Tensor, shifts: torch.Tensor, pixels: int) -> torch.Tens
 
 def crop(images: torch.Tensor, places: torch.Tensor, side: int) -> torch.Tensor:
     """Cut `side`×`side` pixels out of each image [B, C, H, W]; places [B, 2]: 0 top or left, 1 opposite."""
-    room = torch.tensor([images.shape[2] - side + 1, images.shape[3] - side + 1], device=images.device)
-    corners = torch.minimum((places * room).long(), room - 1)
-    return _window(images, corners, side, side)
+    room = images.shape[2] - side, images.shape[3] - side  # numbers: a tensor would have to be copied there
+    corners = [(places[:, axis] * (most + 1)).long().clamp(max=most) for axis, most in enumerate(room)]
+    return _window(images, torch.stack(corners, dim=1), side, side)
 
 
 def _window(images: torch.Tensor, corners: torch.Tensor, height: int, width: int) -> torch.Tensor:

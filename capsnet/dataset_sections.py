@@ -111,7 +111,7 @@ class CIFAR10(Photographs):
 
 
 class SVHN(Photographs):
-    """The 73,257 training images, without the "extra" ones."""
+    """House numbers: digits cut out of photographs; the 73,257 training images, without the "extra" ones."""
 
     name: Literal["svhn"] = "svhn"
 
@@ -120,7 +120,7 @@ class SmallNORB(Photographs):
     """Toys in five classes, other toys in the test; the two cameras are two channels."""
 
     name: Literal["smallnorb"] = "smallnorb"
-    size: Side = 48  # pixels a side that the 96×96 originals are scaled to
+    size: int = Field(default=48, ge=4, le=96)  # pixels a side that the 96×96 originals are scaled to
     crop: Side | None = 32
     brightness: float = Field(default=32, ge=0, le=255)
     contrast: Range = (0.5, 1.5)
@@ -128,14 +128,14 @@ class SmallNORB(Photographs):
 
 
 class Folder(Photographs):
-    """Your own images: ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png, or whatever Pillow reads."""
+    """Your own images: ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png, or .jpg, .bmp, .tif, .webp."""
 
     name: Literal["folder"] = "folder"
     root: PathText  # type: ignore[assignment]  # no other folder could be meant
-    size: Side  # pixels a side
-    classes: int = Field(ge=2, le=10_000)
-    channels: Literal[1, 3] = 3  # grey or colour
-    resize: bool = False  # scale and crop images of other sizes, which are an error otherwise
+    size: Side  # pixels a side that all images have, or with `resize` get
+    classes: int = Field(ge=2, le=10_000)  # how many; their names are those of the folders
+    channels: Literal[1, 3] = 3  # grey or colour, whatever the files hold
+    resize: bool = False  # scale other sizes by the shorter side, crop the middle; without they are errors
 
 
 Dataset = Annotated[

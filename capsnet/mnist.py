@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import shutil
-import sys
-import tempfile
-from contextlib import contextmanager, redirect_stdout
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from capsnet import idx
+from capsnet import downloads, idx
 from capsnet.images import MNIST_SIDE, DataError, Images
 
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -28,8 +22,13 @@ def load(root: Path, name: str = "mnist") -> tuple[Images, Images]:
     """
     folder = FOLDERS[name]
     raw = root / folder / "raw"
-    if missing := _missing(raw):
-        _download(root, folder, missing)
+    downloads.complete(
+        root,
+        f"{folder}/raw",
+        missing=lambda: [name for name in NAMES if idx.find(raw, name) is None],
+        fetch=lambda temporary, names: _fetch(temporary, folder, names),
+        gzipped=True,
+    )
     return _read(raw, "train"), _read(raw, "t10k")
 
 
@@ -51,48 +50,15 @@ def _array(raw: Path, name: str, dimensions: int) -> np.ndarray:
     try:
         return idx.read(path, dimensions)
     except idx.IdxError as error:
-        advice = "put an undamaged copy there, or delete it to have it downloaded again"
-        raise DataError(f"{path} {error}: {advice}") from error
+        raise DataError(f"{path} {error}: {downloads.REPLACE}") from error
 
 
-def _missing(raw: Path) -> list[str]:
-    return [name for name in NAMES if idx.find(raw, name) is None]
-
-
-def _download(root: Path, folder: str, missing: list[str]) -> None:
-    """Let torchvision download the files; they appear in their place whole or not at all."""
-    raw = root / folder / "raw"
-    try:
-        with _locked(root):
-            if still := _missing(raw):  # otherwise another run has downloaded them meanwhile
-                with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
-                    _fetch(Path(temporary), folder, still)
-                    raw.mkdir(parents=True, exist_ok=True)
-                    for name in still:
-                        shutil.move(Path(temporary) / folder / "raw" / name, raw / name)
-    except (OSError, HTTPException, RuntimeError, ImportError) as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise DataError(
-            f"{raw} lacks {', '.join(missing)}, and downloading failed ({cause}): put the files there, "
-            f"gzipped or not, or set dataset.root or CAPSNET_DATA to the folder that holds {folder}/raw"
-        ) from error
-
-
-def _fetch(folder: Path, name: str, missing: list[str]) -> None:
+def _fetch(folder: Path, name: str, missing: list[str]) -> Path:
     import torchvision  # takes a second, and nothing else here needs it
 
     kind = getattr(torchvision.datasets, name)
     data = kind.__new__(kind)  # without __init__, which would go on to read all four files
     data.root = folder
     data.resources = [(file, md5) for file, md5 in kind.resources if Path(file).stem in missing]
-    with redirect_stdout(sys.stderr):  # its progress is no output of ours
-        data.download()
-
-
-@contextmanager
-def _locked(root: Path):
-    """Hold a lock on `root`, so that runs which start together download once."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".download.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    data.download()
+    return folder / name / "raw"

@@ -1,11 +1,100 @@
-"""SEAM"""
+"""SmallNORB (LeCun, Huang, Bottou 2004): toys in front of two cameras, read from its matrix files.
+
+Letters of shapes: N images, S pixels a side.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from capsnet.images import Images
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from capsnet import binary_matrix, downloads
+from capsnet.idx import find
+from capsnet.images import DataError, Images
+
+FOLDER = "smallnorb"
+SOURCE = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/"
+REPLACE = f"put an undamaged copy there, from {SOURCE}"
+Part = Literal["train", "test"]
+NAMES = {  # the numbers are the toys: five classes with instances 4, 6, 7, 8, 9 or 0, 1, 2, 3, 5
+    "train": "smallnorb-5x46789x9x18x6x2x96x96-training",
+    "test": "smallnorb-5x01235x9x18x6x2x96x96-testing",
+}
+CAMERAS, SIDE = 2, 96  # as published
+CLASSES = 5  # four-legged animals, human figures, airplanes, trucks, cars
+INFO = ("instance", "elevation", "azimuth", "lighting")  # 0 to 9; 0 to 8; 0, 2, ... 34; 0 to 5
 
 
 def load(root: Path, size: int) -> tuple[Images, Images]:
-    raise NotImplementedError
+    """The training and the test images under `root`/smallnorb, scaled from 96 to `size` pixels a side.
+
+    A pixel is the mean of those that it covers, for 48 of 2×2. The two cameras are two channels. Raises
+    DataError when a file is missing or damaged.
+    """
+    _require(root, [_name(part, kind) for part in ("train", "test") for kind in ("dat", "cat")])
+    return _read(root, "train", size), _read(root, "test", size)
+
+
+def read_info(root: Path, part: Part) -> torch.Tensor:
+    """How each image of a part was taken, in the order of the images: int64 [N, 4], columns as in INFO."""
+    name = _name(part, "info")
+    _require(root, [name])
+    return _integers(_path(root, name), (len(INFO),))
+
+
+def _read(root: Path, part: Part, size: int) -> Images:
+    dat, cat = _path(root, _name(part, "dat")), _path(root, _name(part, "cat"))
+    labels = _integers(cat, ())
+    if wrong := [label for label in labels.unique().tolist() if not 0 <= label < CLASSES]:
+        raise DataError(f"{cat} has the label {wrong[0]}, the last class is {CLASSES - 1}: {REPLACE}")
+    with _named(dat):
+        parts = binary_matrix.parts(dat, binary_matrix.BYTES, (CAMERAS, SIDE, SIDE))
+        images = torch.cat([_scaled(pixels, size) for pixels in parts])  # in parts: the whole has 450 MB
+    if len(images) != len(labels):
+        raise DataError(f"{dat} has {len(images)} images, but {cat.name} {len(labels)} labels: {REPLACE}")
+    return Images(images, labels)
+
+
+def _integers(path: Path, row: tuple[int, ...]) -> torch.Tensor:
+    """int64 [N, *row]."""
+    with _named(path):
+        return torch.from_numpy(binary_matrix.read(path, binary_matrix.INTEGERS, row)).long()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a matrix into what is wrong with a file."""
+    try:
+        yield
+    except binary_matrix.MatrixError as error:
+        raise DataError(f"{path} {error}: {REPLACE}") from error
+
+
+def _scaled(pixels: np.ndarray, size: int) -> torch.Tensor:
+    """uint8 [N, 2, 96, 96] -> uint8 [N, 2, S, S]."""
+    images = torch.from_numpy(pixels)
+    if size == SIDE:
+        return images
+    return F.interpolate(images.float(), size=(size, size), mode="area").round().to(torch.uint8)
+
+
+def _require(root: Path, names: list[str]) -> None:
+    if missing := [name for name in names if find(root / FOLDER, name) is None]:
+        raise DataError(
+            f"{root / FOLDER} lacks {', '.join(missing)}: get them from {SOURCE} and "
+            f"{downloads.ways_out(FOLDER, gzipped=True)}"
+        )
+
+
+def _path(root: Path, name: str) -> Path:
+    return find(root / FOLDER, name) or root / FOLDER / name
+
+
+def _name(part: str, kind: str) -> str:
+    return f"{NAMES[part]}-{kind}.mat"

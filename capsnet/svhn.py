@@ -1,11 +1,93 @@
-"""SEAM"""
+"""SVHN's cropped digits (Netzer et al. 2011): two MATLAB files, downloaded where absent, read and checked.
+
+Letters of shapes: N images.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from capsnet.images import Images
+import numpy as np
+import torch
+
+from capsnet import downloads
+from capsnet.images import DataError, Images
+
+FOLDER = "SVHN"
+NAMES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
+IMAGE = (32, 32, 3)  # height, width, channels
+DIGITS = 10  # labels run from 1 to 10, which means 0
 
 
 def load(root: Path) -> tuple[Images, Images]:
-    raise NotImplementedError
+    """The training images, without the "extra" ones, and the test images.
+
+    The files lie in `root`/SVHN, or in `root` itself, where torchvision puts them. Raises DataError when
+    one is missing and cannot be downloaded, or is damaged.
+    """
+    downloads.complete(
+        root,
+        FOLDER,
+        missing=lambda: [name for name in NAMES.values() if _find(root, name) is None],
+        fetch=_fetch,
+    )
+    return _read(root, "train"), _read(root, "test")
+
+
+def _find(root: Path, name: str) -> Path | None:
+    return next((path for path in (root / FOLDER / name, root / name) if path.is_file()), None)
+
+
+def _read(root: Path, part: str) -> Images:
+    path = _find(root, NAMES[part]) or root / FOLDER / NAMES[part]
+    pixels, labels = _matrices(path)
+    if fault := _fault(pixels, labels):
+        raise DataError(f"{path} {fault}: {downloads.REPLACE}")
+    images = np.ascontiguousarray(pixels.transpose(3, 2, 0, 1))
+    digits = labels.reshape(-1).astype(np.int64) % DIGITS
+    return Images(torch.from_numpy(images), torch.from_numpy(digits))
+
+
+def _matrices(path: Path) -> tuple[Any, Any]:
+    """X and y of a file, None where it lacks one."""
+    try:
+        from scipy.io import loadmat  # takes a while, and nothing else here needs it
+    except ImportError as error:
+        raise DataError("SVHN comes in MATLAB's format, which SciPy reads: pip install scipy") from error
+    try:
+        found = loadmat(path, variable_names=["X", "y"])
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({downloads.cause(error)}): {downloads.REPLACE}") from error
+    except Exception as error:  # SciPy meets damage with whatever error it leads to
+        raise DataError(
+            f"{path} is damaged or no MATLAB 5 file ({downloads.cause(error)}): {downloads.REPLACE}"
+        ) from error
+    return found.get("X"), found.get("y")
+
+
+def _fault(pixels: Any, labels: Any) -> str | None:
+    """What is wrong with pixels that should be uint8 [32, 32, 3, N], and labels [N, 1]."""
+    if pixels is None or labels is None:
+        return f"holds no matrix {'X' if pixels is None else 'y'}"
+    if pixels.ndim != 4 or pixels.shape[:3] != IMAGE or pixels.dtype != np.uint8:
+        return f"holds {pixels.dtype} images of {'×'.join(map(str, pixels.shape))}, not uint8 of 32×32×3×N"
+    count = pixels.shape[3]
+    if count == 0 or labels.size != count:
+        return f"has {count} images and {labels.size} labels"
+    if wrong := [label for label in np.unique(labels) if label not in range(1, DIGITS + 1)]:
+        return f"has the label {wrong[0]}; they go from 1 to {DIGITS}"
+    return None
+
+
+def _fetch(folder: Path, names: list[str]) -> Path:
+    import torchvision  # takes a second, and nothing else here needs it
+
+    kind = torchvision.datasets.SVHN
+    for part, name in NAMES.items():
+        if name in names:
+            data = kind.__new__(kind)  # without __init__, which would go on to read the file
+            data.root, data.split, data.filename = str(folder), part, name
+            data.url = kind.split_list[part][0]
+            data.download()
+    return folder

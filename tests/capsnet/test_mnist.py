@@ -3,18 +3,16 @@
 import gzip
 import http.server
 import struct
-import threading
-from functools import partial
+from contextlib import ExitStack
 from hashlib import md5
 
 import numpy as np
 import pytest
 import torchvision
+from small_sets import files_of, served
 
 from capsnet import mnist
-from capsnet.images import DataError, ImageShape
-
-SHAPE = ImageShape(channels=1, height=2, width=3, classes=10)
+from capsnet.images import DataError
 
 
 def idx_bytes(values):
@@ -28,7 +26,7 @@ def published(tmp_path):
     folder = tmp_path / "published"
     folder.mkdir()
     for part, count in (("train", 5), ("t10k", 4)):
-        images, labels = np.arange(count * 6).reshape(count, 2, 3), np.arange(count)
+        images, labels = np.arange(count * 784).reshape(count, 28, 28) % 256, np.arange(count)
         for name, values in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
             (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(values)))
     return folder
@@ -37,39 +35,26 @@ def published(tmp_path):
 @pytest.fixture
 def serve(published, monkeypatch):
     """Has torchvision download from a server with a given handler; stops it at the end."""
-    servers = []
+    with ExitStack() as servers:
 
-    def start(handler):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        sums = [(file.name, md5(file.read_bytes()).hexdigest()) for file in sorted(published.iterdir())]
-        monkeypatch.setattr(
-            torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"]
-        )
-        monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
+        def start(handler):
+            address = servers.enter_context(served(handler))
+            sums = [(file.name, md5(file.read_bytes()).hexdigest()) for file in sorted(published.iterdir())]
+            monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"{address}/"])
+            monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def test_only_what_is_missing_is_downloaded(published, serve, tmp_path):
     asked = []
-
-    class Noting(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            super().do_GET()
-
-    serve(partial(Noting, directory=str(published)))
+    serve(files_of(published, asked))
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for file in published.iterdir():
         if file.name != "t10k-labels-idx1-ubyte.gz":
             (raw / file.name).write_bytes(file.read_bytes())
-    train, test = mnist.load(tmp_path, "MNIST", SHAPE)
+    train, test = mnist.load(tmp_path)
     assert (len(train), len(test)) == (5, 4)
     assert set(asked) == {"/t10k-labels-idx1-ubyte.gz"}
 
@@ -84,7 +69,16 @@ def test_a_connection_that_breaks_off_is_one_clear_line(serve, tmp_path):
 
     serve(BreakingOff)
     with pytest.raises(DataError, match=r"downloading failed \(IncompleteRead.*\): put the files there"):
-        mnist.load(tmp_path, "MNIST", SHAPE)
+        mnist.load(tmp_path)
+
+
+def test_a_download_with_another_checksum_is_refused_and_not_kept(published, serve, tmp_path):
+    serve(files_of(published))
+    for file in published.iterdir():
+        file.write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(DataError, match=r"raw lacks .* downloading failed \(File not found or corrupted"):
+        mnist.load(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".download.lock", "published"]
 
 
 def test_an_error_without_a_word_is_named_by_its_kind(tmp_path, monkeypatch):
@@ -93,4 +87,4 @@ def test_an_error_without_a_word_is_named_by_its_kind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mnist, "_fetch", fail)
     with pytest.raises(DataError, match=r"downloading failed \(TimeoutError\)"):
-        mnist.load(tmp_path, "MNIST", SHAPE)
+        mnist.load(tmp_path)

@@ -1,0 +1,68 @@
+"""Downloading what a data set lacks: once, whole or not at all, else one line that says what to do."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from http.client import HTTPException
+from pathlib import Path
+
+from capsnet.images import DataError
+
+REPLACE = "put an undamaged copy there, or delete it to have it downloaded again"  # of a damaged file
+Missing = Callable[[], list[str]]  # the names of the files that are not there
+Fetch = Callable[[Path, list[str]], Path]  # downloads such names into an empty folder, says where they lie
+
+
+def complete(root: Path, place: str, missing: Missing, fetch: Fetch, gzipped: bool = False) -> None:
+    """Download the files that are missing into `root`/`place`; what is there stays as it is.
+
+    `gzipped` says that they may also be put there packed. Raises DataError when they cannot be had.
+    """
+    lacking = missing()
+    if not lacking:
+        return
+    try:
+        with _locked(root):
+            if still := missing():  # otherwise another run has downloaded them meanwhile
+                _bring(root, place, still, fetch)
+    except (OSError, HTTPException, RuntimeError, ImportError) as error:
+        raise DataError(
+            f"{root / place} lacks {', '.join(lacking)}, and downloading failed ({cause(error)}): "
+            f"{ways_out(place, gzipped)}"
+        ) from error
+
+
+def cause(error: BaseException) -> str:
+    """An error in one line, by its kind where it has no words."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+def ways_out(place: str, gzipped: bool = False) -> str:
+    """What a user can do who has the files of the folder `place`, or can get them."""
+    packed = ", gzipped or not" if gzipped else ""
+    return (
+        f"put the files there{packed}, or set dataset.root or CAPSNET_DATA to the folder that holds {place}"
+    )
+
+
+def _bring(root: Path, place: str, names: list[str], fetch: Fetch) -> None:
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
+        with redirect_stdout(sys.stderr):  # a download's progress is no output of ours
+            fetched = fetch(Path(temporary), names)
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.move(fetched / name, root / place / name)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Hold a lock on `root`, so that runs which start together download once."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".download.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
