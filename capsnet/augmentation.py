@@ -99,11 +99,19 @@ def _prepared(images: Images, dataset: Dataset, draws: Draws) -> Batch:
         inputs = mean + (inputs - mean) * draws["contrast"][:, None, None, None]
     changed = not draws.keys().isdisjoint(("brightness", "contrast"))
     targets = inputs.clamp(0, 1) if changed else inputs
-    if isinstance(dataset, Photographs):
-        inputs = standardised(inputs) if dataset.standardise else targets
+    inputs = standardised(inputs) if standardises(dataset) else targets
     if images.parts is not None:
         targets = images.parts.float() / 255
     return Batch(inputs, targets, images.labels)
+
+
+def standardises(dataset: Dataset) -> bool:
+    return isinstance(dataset, Photographs) and dataset.standardise
+
+
+def as_inputs(pixels: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """Pixels [B, C, H, W] in [0, 1] -> what a network that is trained on `dataset` takes."""
+    return standardised(pixels) if standardises(dataset) else pixels
 
 
 def standardised(images: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from capsnet import augmentation, models
 from capsnet import config as schema
-from capsnet import datasets, models
+from capsnet.images import shape
 
 BATCH = 256  # images at a time: what the memory of a small machine holds
 
@@ -22,7 +23,8 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         config = schema.load(folder / "config.yaml")
-        self._network = models.build(config, datasets.shape(config.dataset)).eval()
+        self._dataset = config.dataset
+        self._network = models.build(config, shape(config.dataset)).eval()
         with np.load(folder / "weights.npz", allow_pickle=False) as weights:
             self._network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
 
@@ -30,7 +32,10 @@ class Classifier:
         """Lengths [B, J] of the class capsules, the scores, of images [B, C, H, W] with pixels in [0, 1]."""
         with torch.inference_mode():
             batches = torch.from_numpy(np.ascontiguousarray(images)).split(BATCH)
-            return torch.cat([self._network(batch).lengths for batch in batches]).numpy()
+            return torch.cat([self._lengths(batch) for batch in batches]).numpy()
+
+    def _lengths(self, batch: torch.Tensor) -> torch.Tensor:
+        return self._network(augmentation.as_inputs(batch, self._dataset)).lengths
 
 
 def _load_pyfunc(path: str) -> Classifier:

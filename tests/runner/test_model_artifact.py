@@ -16,6 +16,7 @@ from capsnet import checkpoint as checkpoints
 from capsnet import config as schema
 from capsnet import datasets, models
 from runner import model_artifact
+from runner.capsnet_pyfunc import Classifier
 from runner.tracking import quiet
 
 # In a process of its own, in an empty folder, as somebody would who was handed the model.
@@ -94,3 +95,15 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"cut off")
     with pytest.raises(model_artifact.ModelError, match=r"^\S*checkpoint.pt is not a checkpoint[^\n]*$"):
         model_artifact.save(tmp_path / "checkpoint.pt", tmp_path / "model", mlflow_model())
+
+
+def test_a_model_standardises_images_as_its_network_was_trained(tmp_path: Path) -> None:
+    config = schema.parse("dataset: {name: cifar10}\nmodel: {conv_channels: 4, primary_types: 2}")
+    network = models.build(config, datasets.shape(config.dataset)).eval()
+    (tmp_path / "config.yaml").write_text(schema.to_yaml(config))
+    np.savez(tmp_path / "weights.npz", **{name: w.numpy() for name, w in network.state_dict().items()})
+    images = np.random.default_rng(2).random((3, 3, 24, 24), dtype=np.float32)
+    mean, deviation = (f(images.reshape(3, -1), axis=1).reshape(3, 1, 1, 1) for f in (np.mean, np.std))
+    with torch.inference_mode():
+        lengths = network(torch.from_numpy((images - mean) / deviation)).lengths
+    np.testing.assert_allclose(Classifier(tmp_path).predict(images), lengths.numpy(), rtol=1e-4)
