@@ -98,6 +98,7 @@ def test_training_images_are_single_digits_in_a_frame(read):
 def test_the_first_digits_of_the_pairs_are_the_test_images_in_their_order_again_and_again(read):
     originals = digits(20, seed=1)
     assert torch.equal(read.test.labels[:, 0], originals.labels.repeat(500))
+    assert read.test.parts is not None
     for number in (0, 1, 19, 20, 9_999):
         expected = trimmed(originals.images[number % 20, 0])
         assert torch.equal(trimmed(read.test.parts[number, 0, 0]), expected)
@@ -107,6 +108,7 @@ def test_the_second_digits_are_other_test_images_of_the_labelled_class(read):
     originals = digits(20, seed=1)
     assert (read.test.labels[:, 0] != read.test.labels[:, 1]).all()
     seen = set()
+    assert read.test.parts is not None
     for number in range(200):
         found = trimmed(read.test.parts[number, 1, 0])
         alike = [
@@ -119,6 +121,7 @@ def test_the_second_digits_are_other_test_images_of_the_labelled_class(read):
 
 
 def test_an_image_is_the_sum_of_its_digits_cut_off_at_white(read):
+    assert read.test.parts is not None
     sums = read.test.parts.long().sum(1)
     assert torch.equal(read.test.images.long(), sums.clamp(max=255))
     assert sums.amax() > 255  # or this would show nothing
@@ -232,6 +235,7 @@ def test_white_on_white_is_white():
     white = Images(torch.full((1, 2, 1, 2, 2), 255, dtype=torch.uint8), torch.tensor([[0, 1]]))
     found = overlaid(white, None, 0)
     assert (found.images == 255).all()
+    assert found.parts is not None
     assert torch.equal(found.parts, white.images)
 
 
