@@ -33,7 +33,7 @@ def run(arguments: Namespace) -> int:
     require_same_images(networks, sets)
     test = _test_images(sets[0])
     found: dict[str, Any] = {"dataset": sets[0].name}
-    origins = [_origin(*named) for named in zip(arguments.checkpoint, networks, strict=True)]
+    origins = list(map(_origin, arguments.checkpoint, networks))
     if len(networks) == 1:
         found = origins[0] | found | figures(networks[0], test)
     else:
