@@ -34,7 +34,7 @@ def load_affine(root: Path, dataset: config.AffineMNIST) -> tuple[Images, Images
     """Training images as `shifted_mnist` has them, and MNIST's test images, each under a map of its own.
 
     This is not affNIST, only of its kind: each test image is there once, and the maps are drawn here, by
-    `dataset.test_seed` alone. Figures on the two are not to be compared. Reading takes seconds.
+    `dataset.test_seed` alone. Figures on the two are not to be compared.
     """
     train, test = mnist.load(root)
     test = framed(test, dataset.pad)

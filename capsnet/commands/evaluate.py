@@ -32,22 +32,15 @@ def run(arguments: Namespace) -> int:
     sets = [tested_on(trained, named, data) for trained in networks]
     require_same_images(networks, sets)
     test = _test_images(sets[0])
-    labels = shown_labels(test)
+    found: dict[str, Any] = {"dataset": sets[0].name}
+    origins = list(map(_origin, arguments.checkpoint, networks))
     if len(networks) == 1:
-        found = _origin(arguments.checkpoint[0], networks[0])
-        found |= {"dataset": sets[0].name} | figures(networks[0], test)
-        print(json.dumps(found, indent=2) if arguments.json else _table(found, labels))
-        return 0
-    origins = map(_origin, arguments.checkpoint, networks)
-    found = {"dataset": sets[0].name} | ensemble(networks, test)
-    found["members"] = [origin | member for origin, member in zip(origins, found["members"], strict=True)]
-    print(json.dumps(found, indent=2) if arguments.json else _ensemble_table(found, labels))
+        found = origins[0] | found | figures(networks[0], test)
+    else:
+        found |= ensemble(networks, test)
+        found["members"] = [origin | member for origin, member in zip(origins, found["members"], strict=True)]
+    print(json.dumps(found, indent=2) if arguments.json else _table(found, datasets.shape(sets[0]).labels))
     return 0
-
-
-def shown_labels(images: Images) -> int:
-    """How many classes an image shows."""
-    return 1 if images.labels.dim() == 1 else images.labels.shape[1]
 
 
 def _test_images(dataset: Dataset) -> Images:
@@ -107,31 +100,29 @@ def _after(found: dict[str, Any]) -> str:
 
 
 def _table(found: dict[str, Any], labels: int) -> str:
-    class_loss = next(name for name in CLASS_LOSSES.values() if name in found)
+    members = found.get("members")
+    whose = f"{len(members)} networks, the lengths they give added" if members else _after(found)
     lines = [
-        f"{_after(found)}, on {found['images']} test images of {found['dataset']}",
-        *_scores(found),
-        f"  {class_loss.replace('_', ' '):<20} {found[class_loss]:.5f}",
+        f"{whose}, on {found['images']} test images of {found['dataset']}",
+        f"  accuracy             {found['accuracy']:.2%}",
+        f"  error                {found['error']:.2%}",
+        *(_each(members) if members else _losses(found)),
+        *_matrix(found["confusion"], labels),
     ]
+    return "\n".join(lines)
+
+
+def _each(members: list[dict[str, Any]]) -> list[str]:
+    lines = [f"  accuracy             {member['accuracy']:.2%}  {_after(member)}" for member in members]
+    return ["each by itself", *lines]
+
+
+def _losses(found: dict[str, Any]) -> list[str]:
+    class_loss = next(name for name in CLASS_LOSSES.values() if name in found)
+    lines = [f"  {class_loss.replace('_', ' '):<20} {found[class_loss]:.5f}"]
     if "reconstruction_loss" in found:
         lines.append(f"  reconstruction loss  {found['reconstruction_loss']:.3f}  (summed squared error)")
-    return "\n".join([*lines, *_matrix(found["confusion"], labels)])
-
-
-def _ensemble_table(found: dict[str, Any], labels: int) -> str:
-    members = found["members"]
-    lines = [
-        f"{len(members)} networks, the lengths they give added, "
-        f"on {found['images']} test images of {found['dataset']}",
-        *_scores(found),
-        "each by itself",
-        *(f"  accuracy             {member['accuracy']:.2%}  {_after(member)}" for member in members),
-    ]
-    return "\n".join([*lines, *_matrix(found["confusion"], labels)])
-
-
-def _scores(found: dict[str, Any]) -> list[str]:
-    return [f"  accuracy             {found['accuracy']:.2%}", f"  error                {found['error']:.2%}"]
+    return lines
 
 
 def _matrix(confusion: list[list[int]], labels: int) -> list[str]:

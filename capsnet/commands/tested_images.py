@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from capsnet.commands.trained import Trained, placed
 from capsnet.config import Config, Dataset, Folder, MultiMNIST
@@ -72,10 +72,12 @@ def _of_kind(name: str, own: Dataset, root: str | None) -> Dataset:
     if kind is Folder and root is not None:
         values["root"] = root
     try:
-        return kind.model_validate({key: values[key] for key in kind.model_fields if key in values})
+        return TypeAdapter(Dataset).validate_python(
+            {key: values[key] for key in kind.model_fields if key in values}
+        )
     except ValidationError as error:
         (details, *_) = error.errors()
-        why = f"{'.'.join(map(str, details['loc']))} {wrong_value(details)}"
+        why = f"{'.'.join(map(str, details['loc'][1:]))} {wrong_value(details)}"
         raise DataError(f"--dataset {name} does not go with {own.name}: {why}") from error
 
 

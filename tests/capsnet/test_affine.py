@@ -25,12 +25,12 @@ def reference(images, maps):
     """float64 [B, C, H, W] under [B, 2, 3], pixel by pixel."""
     warped = np.zeros(images.shape)
     middle = (np.array(images.shape[2:]) - 1) / 2
-    for image, one, matrix in zip(images, warped, maps, strict=True):
+    for number, matrix in enumerate(maps):
         for row, column in np.ndindex(*images.shape[2:]):
             point = np.array([row, column]) - middle
             source = np.linalg.solve(matrix[:, :2], point - matrix[:, 2]) + middle
             for channel in range(images.shape[1]):
-                one[channel, row, column] = looked_up(image[channel], *source)
+                warped[number, channel, row, column] = looked_up(images[number, channel], *source)
     return warped
 
 

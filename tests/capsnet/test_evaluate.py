@@ -108,6 +108,11 @@ def lengths(path, images):
         return trained.network(images.images.float() / 255).lengths.double()
 
 
+def added(lengths):
+    """Of several networks, each float64 [N, J]."""
+    return torch.stack(lengths).sum(0)
+
+
 # ---- ensembles
 
 
@@ -116,7 +121,7 @@ def test_the_lengths_of_an_ensemble_are_added(here, evaluated):
     found = evaluated(*paths)
     test = load_trained("out/a").test()
     each = [lengths(path, test) for path in paths]
-    right = sum(each).argmax(1) == test.labels
+    right = added(each).argmax(1) == test.labels
     assert found["accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-9)
     assert found["error"] == pytest.approx(1 - found["accuracy"])
     assert found["images"] == 360
@@ -125,7 +130,7 @@ def test_the_lengths_of_an_ensemble_are_added(here, evaluated):
     assert confusion.sum(1).tolist() == test.labels.bincount().tolist()
     assert confusion.diagonal().sum() == right.sum()
     votes = torch.stack([one.argmax(1) for one in each]).mode(0).values
-    assert (votes != sum(each).argmax(1)).any()  # or a vote would have done as well
+    assert (votes != added(each).argmax(1)).any()  # or a vote would have done as well
 
 
 def test_each_member_is_shown_as_it_is_by_itself(here, evaluated, capsys):
@@ -182,8 +187,8 @@ def test_each_member_sees_the_images_as_it_was_trained_to():
         with torch.no_grad():
             expected.append(network(inputs).lengths.double())
     found = ensemble(networks, images)
-    assert found["accuracy"] == (sum(expected).argmax(1) == images.labels).double().mean().item()
-    answers = sum(expected).argmax(1)
+    assert found["accuracy"] == (added(expected).argmax(1) == images.labels).double().mean().item()
+    answers = added(expected).argmax(1)
     assert torch.tensor(found["confusion"]).sum(0).tolist() == answers.bincount(minlength=10).tolist()
 
 
@@ -282,7 +287,7 @@ def test_the_confusion_of_pairs_counts_both_digits(here, monkeypatch, evaluated,
         confusion = torch.tensor(found["confusion"])
         assert confusion.sum(1).tolist() == test.labels.flatten().bincount(minlength=10).tolist()
         each = [lengths(path, test) for path in paths]
-        longest = sum(each).topk(2).indices.sort(1).values
+        longest = added(each).topk(2).indices.sort(1).values
         right = (longest == test.labels.sort(1).values).all(1)
         assert found["accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-9)
         assert main(["evaluate", *paths]) == 0

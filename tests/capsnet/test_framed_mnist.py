@@ -23,7 +23,7 @@ def written(tmp_path):
     return small_mnist.write(tmp_path)
 
 
-def load(root, kind=ShiftedMNIST, seed=0, **keys):
+def load(root, kind: type[ShiftedMNIST] | type[AffineMNIST] = ShiftedMNIST, seed=0, **keys):
     return datasets.load(kind(root=str(root), **keys), seed)
 
 

@@ -71,6 +71,10 @@ def trimmed(image):
     return image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
+def same_digit(image, trimmed_one):
+    return torch.equal(trimmed(image), trimmed_one)
+
+
 def place(image):
     """Where the first pixel of [H, W] is that is not black: down, right."""
     rows, columns = image.nonzero().unbind(1)
@@ -98,6 +102,7 @@ def test_training_images_are_single_digits_in_a_frame(read):
 def test_the_first_digits_of_the_pairs_are_the_test_images_in_their_order_again_and_again(read):
     originals = digits(20, seed=1)
     assert torch.equal(read.test.labels[:, 0], originals.labels.repeat(500))
+    assert read.test.parts is not None
     for number in (0, 1, 19, 20, 9_999):
         expected = trimmed(originals.images[number % 20, 0])
         assert torch.equal(trimmed(read.test.parts[number, 0, 0]), expected)
@@ -107,18 +112,17 @@ def test_the_second_digits_are_other_test_images_of_the_labelled_class(read):
     originals = digits(20, seed=1)
     assert (read.test.labels[:, 0] != read.test.labels[:, 1]).all()
     seen = set()
+    assert read.test.parts is not None
     for number in range(200):
         found = trimmed(read.test.parts[number, 1, 0])
-        alike = [
-            index for index in range(20)
-            if torch.equal(trimmed(originals.images[index, 0]), found)
-        ]  # fmt: skip
+        alike = [index for index, image in enumerate(originals.images) if same_digit(image[0], found)]
         assert originals.labels[alike].tolist() == [read.test.labels[number, 1]]
         seen.update(alike)
     assert seen == set(range(20))
 
 
 def test_an_image_is_the_sum_of_its_digits_cut_off_at_white(read):
+    assert read.test.parts is not None
     sums = read.test.parts.long().sum(1)
     assert torch.equal(read.test.images.long(), sums.clamp(max=255))
     assert sums.amax() > 255  # or this would show nothing
@@ -128,7 +132,10 @@ def test_an_image_is_the_sum_of_its_digits_cut_off_at_white(read):
 def test_each_digit_of_a_pair_is_shifted_by_itself_as_far_as_is_said(pixels):
     originals = digits(20)
     found = pairs(originals, 1000, pixels, seed=0)
-    homes = {int(label): place(image[0]) for image, label in zip(*vars_of(originals), strict=True)}
+    assert found.parts is not None
+    homes = {
+        int(label): place(image[0]) for image, label in zip(originals.images, originals.labels, strict=True)
+    }
     moves = []
     for image, label in zip(found.parts[:, :, 0].flatten(0, 1), found.labels.flatten(), strict=True):
         moves.append(np.subtract(place(image), homes[int(label)]))
@@ -137,10 +144,6 @@ def test_each_digit_of_a_pair_is_shifted_by_itself_as_far_as_is_said(pixels):
         assert set(column.tolist()) == set(range(-pixels, pixels + 1))
     if pixels:
         assert np.abs(np.corrcoef(moves.T) - np.eye(4)).max() < 0.15
-
-
-def vars_of(images):
-    return images.images, images.labels
 
 
 def test_the_pairs_follow_the_test_seed_and_not_the_runs(tmp_path, monkeypatch):
@@ -232,6 +235,7 @@ def test_white_on_white_is_white():
     white = Images(torch.full((1, 2, 1, 2, 2), 255, dtype=torch.uint8), torch.tensor([[0, 1]]))
     found = overlaid(white, None, 0)
     assert (found.images == 255).all()
+    assert found.parts is not None
     assert torch.equal(found.parts, white.images)
 
 
