@@ -2,8 +2,9 @@
 
 Everything is written as the paper has it (Sabour, Frosst, Hinton 2017, "Dynamic Routing Between
 Capsules"), slow and obvious: the predictions û are formed, the logits are kept, every iteration of
-routing is the same few lines. Each function stands above its gradient, `..._backward`, which takes the
-gradient of the loss for what the function gave and returns the gradient for what the function took.
+routing is the same few lines. Routing by attention (Mazzia et al. 2021) stands beside it. Each function
+stands above its gradient, `..._backward`, which takes the gradient of the loss for what the function gave
+and returns the gradient for what the function took.
 
 Arrays keep the precision that they come with (float64 in tests). The functions on arrays are taken from
 the module of the input, so that CuPy's arrays do as well as NumPy's.

@@ -17,11 +17,12 @@ from capsnet.augmentation import Batch
 from capsnet.capsules import lengths
 from capsnet.config import Config, MarginLoss
 from capsnet.decoders import DeconvDecoder, FCDecoder
+from capsnet.efficient_network import EfficientCapsNet
 from capsnet.images import Images, ImageShape, Splits
 from capsnet.layers import Dropout
 from capsnet.losses import margin_loss, reconstruction_loss
 from capsnet.models import CapsNet, Network
-from capsnet.routing import attended, attention, couplings, dynamic, squash
+from capsnet.routing import attended, attention, couplings, dynamic, exponential_squash, squash
 from capsnet.training import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,13 +44,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "efficient_capsnet_deconv": SMALL_EFFICIENT | {"decoder": {"name": "deconv", "batch_norm": True}},
     "cnn": {"name": "cnn", "conv_channels": [4, 5], "kernel_sizes": [3, 4], "pool": 2, "hidden": [8]},
 }
-WITH_DECODER = [name for name in NETWORKS if name != "cnn"]
 each_network = pytest.mark.parametrize("kind", NETWORKS)
 
 
 def tiny(kind: str, **keys: Any) -> Config:
     defaults = {"batch_size": 16, "threads": 1, "num_epochs": 1, "dataset": {"name": "digits", "size": 12}}
     return Config.model_validate(defaults | {"model": NETWORKS[kind]} | keys)
+
+
+WITH_DECODER = [kind for kind in NETWORKS if tiny(kind).decoder is not None]
 
 
 def built(kind: str) -> Network:
@@ -101,6 +104,28 @@ def test_1_a_corner_pixel_reaches_only_the_32_capsules_of_its_position():
         assert primary(before).shape == (1, 1152, 8)
         assert changed(primary, before, after) == 32
         assert changed(by_view, before, after) == 256  # parts of a capsule from eight positions
+
+
+def test_1_a_channel_reaches_only_the_capsule_that_it_is_a_number_of():
+    """The last features of Efficient-CapsNet: a capsule is four neighbouring channels, at all positions."""
+    network = built("efficient_capsnet")
+    assert isinstance(network, EfficientCapsNet)
+    primary = network.primary
+    size = (1, 8, *primary.weight.shape[2:])
+    features = torch.rand(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def by_transposed_view(features):
+        sums = torch.conv2d(features, primary.weight, primary.bias, groups=8)
+        return exponential_squash(sums.view(1, 4, 2).transpose(1, 2))
+
+    for channel in range(8):
+        touched = features.clone()
+        touched[0, channel] += 1
+        with torch.no_grad():
+            reached = (primary(features) != primary(touched)).any(-1)[0]
+            mixed = (by_transposed_view(features) != by_transposed_view(touched)).any(-1)[0]
+        assert reached.nonzero().flatten().tolist() == [channel // 4]
+        assert mixed.nonzero().flatten().tolist() == [channel % 2]
 
 
 def test_2_an_input_capsule_shares_itself_out_over_the_output_capsules(routed):
