@@ -254,8 +254,8 @@ def _of_kinds(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
     if isinstance(loss, MarginLoss) and loss.with_reconstruction and isinstance(decoder, NoDecoder):
         why = "true contradicts model.decoder.name: none"
         yield _contradiction("loss.with_reconstruction", why, "model.decoder")
-    attention = isinstance(model, CapsNetModel) and isinstance(model.routing, AttentionRouting)
-    if attention and model.none_of_the_above:
+    capsnet = model if isinstance(model, CapsNetModel) else None
+    if capsnet and capsnet.none_of_the_above and isinstance(capsnet.routing, AttentionRouting):
         why = "true is for dynamic routing; attention has no couplings to no class"
         yield _contradiction("model.none_of_the_above", why, "model.routing")
     off = isinstance(loss, MarginLoss) and not loss.with_reconstruction

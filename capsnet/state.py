@@ -39,6 +39,7 @@ FIXED = (
     "dataset.crop",
     "dataset.channels",
     "dataset.classes",
+    "dataset.test_seed",
     "dataset.validation",
     "model",
     "loss.name",

@@ -239,7 +239,7 @@ def test_evaluate_computes_as_fits_this_machine_whatever_the_one_was_that_traine
 
 
 def test_evaluate_finds_a_data_set_that_has_moved(tiny, capsys):
-    main(["train", "tiny.yaml"])
+    main(["train", "tiny.yaml", "--set", "dataset.size=28", "--set", "num_epochs=1"])
     state = load(tiny / "out/tiny/checkpoint.pt")
     state["config"]["dataset"] = {"name": "mnist", "root": "gone"}
     torch.save(state, tiny / "moved.pt")

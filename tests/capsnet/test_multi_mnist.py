@@ -7,7 +7,7 @@ import pytest
 import small_mnist
 import torch
 
-from capsnet import augmentation, batches, cnn, datasets, evaluation, multi_mnist, objective
+from capsnet import augmentation, batches, datasets, evaluation, multi_mnist, objective
 from capsnet.augmentation import Batch, overlaid
 from capsnet.batches import Course
 from capsnet.config import Config, MultiMNIST
@@ -396,8 +396,6 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_loss_falls(splits, name):
-    if name == "cnn" and cnn.__doc__ == "SEAM":
-        pytest.skip("there is no CNN yet")
     config = small_config(num_epochs=6, optim={"lr": 0.003}, **MODELS[name])
     rows = [p.metrics for p in train(config, splits=splits) if p.metrics is not None]
     assert rows[-1]["train/loss"] < 0.8 * rows[0]["train/loss"]
