@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from capsnet import models, reference
-from capsnet.config import Config
+from capsnet.config import CapsNetModel, Config, DynamicRouting, MarginLoss
 from capsnet.images import Images, ImageShape, Splits
 from capsnet.presets import underlay
 
@@ -66,6 +66,7 @@ def small_network() -> Callable[..., models.CapsNet]:
 
     def network(model: dict[str, Any] | None = None, **keys: Any) -> models.CapsNet:
         built = models.build(small_config(model, **keys), SMALL_SHAPE).double()
+        assert isinstance(built, models.CapsNet)
         with torch.no_grad():
             for parameter in built.parameters():
                 parameter.mul_(3)
@@ -99,13 +100,18 @@ def settings() -> Callable[[Config], reference.Settings]:
     """The reference's settings for a configuration."""
 
     def convert(config: Config) -> reference.Settings:
+        model, loss = config.model, config.loss
+        assert isinstance(model, CapsNetModel) and isinstance(loss, MarginLoss)
         return reference.Settings(
             iterations=config.route_iters,
-            gradient=config.model.routing.gradient,
-            primary_dim=config.model.primary_dim,
-            primary_routing=config.model.primary_routing,
-            margin=config.loss.margin,
-            reconstruction_weight=config.loss.rc_loss_weight,
+            gradient=model.routing.gradient if isinstance(model.routing, DynamicRouting) else "full",
+            routing=model.routing.name,
+            none_of_the_above=model.none_of_the_above,
+            padding=model.padding,
+            primary_dim=model.primary_dim,
+            primary_routing=model.primary_routing,
+            margin=loss.margin,
+            reconstruction_weight=loss.rc_loss_weight,
         )
 
     return convert

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capsnet import geometry, models, objective, reference
 from capsnet.augmentation import Batch
-from capsnet.config import CapsNetModel, Config, DynamicRouting, MarginLoss
+from capsnet.config import Config
 from capsnet.images import ImageShape
 from capsnet.losses import margin_loss, reconstruction_loss
 
@@ -36,28 +36,6 @@ VARIANTS = [
     {"model": {"padding": "same"}},
     {"model": {"padding": "same", "kernel_size": 4}},
 ]
-
-
-@pytest.fixture
-def settings():
-    """The reference's settings for a configuration."""
-
-    def convert(config: Config) -> reference.Settings:
-        model, loss = config.model, config.loss
-        assert isinstance(model, CapsNetModel) and isinstance(loss, MarginLoss)
-        return reference.Settings(
-            iterations=config.route_iters,
-            gradient=model.routing.gradient if isinstance(model.routing, DynamicRouting) else "full",
-            routing=model.routing.name,
-            none_of_the_above=model.none_of_the_above,
-            padding=model.padding,
-            primary_dim=model.primary_dim,
-            primary_routing=model.primary_routing,
-            margin=loss.margin,
-            reconstruction_weight=loss.rc_loss_weight,
-        )
-
-    return convert
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

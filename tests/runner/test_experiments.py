@@ -105,7 +105,8 @@ def test_the_kinds_in_the_samples_comments_show_their_defaults():
 def innermost(block: str) -> Section:
     """The section that a block is there to show: `decoder` in "model: {decoder: {name: deconv, ...}}"."""
     ((key, data),) = yamlfile.parse(block, "cfg_sample.yaml").data.items()
-    section = TypeAdapter[Any](Config.model_fields[key].annotation).validate_python(data)
+    kinds: Any = Config.model_fields[key].annotation
+    section = TypeAdapter(kinds).validate_python(data)
     while len(data) == 1 and isinstance(next(iter(data.values())), dict):
         ((key, data),) = data.items()
         section = getattr(section, key)
