@@ -94,7 +94,7 @@ class Photographs(StoredDataset):
     shift: int = Field(default=0, ge=0, le=64)
     crop: Side | None = None  # pixels a side; at test from the centre; None: the whole image
     flip: bool = False  # left and right, at random; training only
-    brightness: float = Field(default=0, ge=0, le=255)  # added, at most, either way, of 255; training only
+    brightness: float = Field(default=0.0, ge=0, le=255)  # added, at most, either way, of 255; training only
     contrast: Range = (1.0, 1.0)  # times the distance from the image's mean; training only
     standardise: bool = False  # each image to mean 0 and standard deviation 1, as the network sees it
 
@@ -105,7 +105,7 @@ class CIFAR10(Photographs):
     name: Literal["cifar10"] = "cifar10"
     crop: Side | None = 24
     flip: bool = True
-    brightness: float = Field(default=63, ge=0, le=255)
+    brightness: float = Field(default=63.0, ge=0, le=255)
     contrast: Range = (0.2, 1.8)
     standardise: bool = True
 
@@ -122,7 +122,7 @@ class SmallNORB(Photographs):
     name: Literal["smallnorb"] = "smallnorb"
     size: int = Field(default=48, ge=4, le=96)  # pixels a side that the 96×96 originals are scaled to
     crop: Side | None = 32
-    brightness: float = Field(default=32, ge=0, le=255)
+    brightness: float = Field(default=32.0, ge=0, le=255)
     contrast: Range = (0.5, 1.5)
     standardise: bool = True
 
