@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -21,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             return INTERRUPTED
+        except BrokenPipeError:  # whoever read the output, `head` say, has enough; Python shall not complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
 
 
 def _run(parsed: Namespace) -> int:
@@ -42,6 +46,8 @@ def _run(parsed: Namespace) -> int:
         print(error, file=sys.stderr)
     except (CheckpointError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        raise
     except (TrainingError, OSError) as error:  # OSError: the disk is full, say
         print(f"failed: {error}", file=sys.stderr)
         return FAILED

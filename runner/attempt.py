@@ -117,7 +117,9 @@ def _explained(error: BaseException) -> str:
 
     if isinstance(error, CheckpointError | DataError | TrainingError | ConfigError):
         print(f"failed: {error}", flush=True)
-        return "; ".join(str(error).splitlines())
+        line = "; ".join(str(error).splitlines())
+        # The run has its own root since its submission: CAPSNET_DATA as it is now changes nothing for it.
+        return f"{line}; resume this run with --set dataset.root=FOLDER" if "dataset.root" in line else line
     traceback.print_exception(error)
     return traceback.format_exception_only(error)[-1].splitlines()[0]
 

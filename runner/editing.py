@@ -19,6 +19,7 @@ CHANGEABLE = (
     "loss.rc_loss_weight",
     "checkpoint.interval_seconds",
     "checkpoint.keep_every",
+    "dataset.root",
 )
 
 

@@ -78,11 +78,15 @@ def place(run: Run) -> str:
 
 
 def progress(run: Run) -> str:
-    """Epoch, loss, accuracy, speed and time left, as far as they are known."""
+    """Epoch, loss, accuracy, speed and time left, as far as they are known.
+
+    Of a running run the loss is that of the epoch in hand, the accuracy that of the one before.
+    """
+    so_far, last = (" so far", "last ") if run.state is State.RUNNING else ("", "")
     parts = [
         f"epoch {notes.epochs(run)}",
-        None if run.loss is None else f"loss {run.loss:.4f}",
-        None if run.accuracy is None else f"test accuracy {percent(run.accuracy)}",
+        None if run.loss is None else f"loss {run.loss:.4f}{so_far}",
+        None if run.accuracy is None else f"{last}test accuracy {percent(run.accuracy)}",
         None if not run.images_per_second else f"{run.images_per_second:,.0f} images/s",
         None if run.seconds_left is None else f"{duration(run.seconds_left)} left",
     ]

@@ -66,8 +66,9 @@ def silent_seconds(run: Run, now: float) -> float:
 
 
 def epochs(run: Run) -> str:
-    """The epoch in hand of all of them: "3/50"."""
-    return f"{run.epoch or 0}/{run.num_epochs}"
+    """The epoch in hand, or of a run that does not run how many are behind it, of all of them: "3/50"."""
+    reached = {State.RUNNING: run.epoch, State.FINISHED: run.num_epochs}.get(run.state, run.durable_epoch)
+    return f"{reached or 0}/{run.num_epochs}"
 
 
 def gpus(run: Run) -> str:

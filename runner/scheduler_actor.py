@@ -63,7 +63,7 @@ class SchedulerActor:
     def _serve(self) -> None:
         with open_store(self._home, create=False) as store:
             epoch = self._take_over(store)
-            log.info("epoch %d: serving %s on %s", epoch, self._home.root, self._cluster_name)
+            log.info("scheduler epoch %d: serving %s on %s", epoch, self._home.root, self._cluster_name)
             self._message = "serving"
             scheduler = Scheduler(store, self._home, epoch, self._tracking)
             queue = _identity(self._home)

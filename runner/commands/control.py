@@ -81,8 +81,9 @@ def resume(
 ) -> None:
     """Queue an ended RUN again: it goes on from its checkpoint, as the same run and the same MLflow run.
 
-    A FINISHED run goes on with more epochs. What can be set: num_epochs, optim, the weight of the
-    reconstruction loss, how often checkpoints are saved. Anything else would be another run: submit it.
+    A FINISHED run goes on with more epochs. What can be set: num_epochs, optim, loss.rc_loss_weight,
+    checkpoint.interval_seconds, checkpoint.keep_every, dataset.root. Anything else would be another run:
+    submit it.
 
     \b
     Examples:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runner.rows import Run
 
 RECENT = 20  # ended runs that are listed without --all
+NOTE_LENGTH = 100  # characters of a note; `show` has all of it
 
 COLUMNS = (
     Column("RUN", right=True),
@@ -90,8 +91,12 @@ def row(run: Run, situation: Situation) -> list[str]:
         notes.gpus(run),
         duration(run.seconds_left) if run.state is State.RUNNING else "",
         age(run.submitted_at, situation.now),
-        notes.note(run, situation),
+        cut(notes.note(run, situation)),
     ]
+
+
+def cut(note: str) -> str:
+    return note if len(note) <= NOTE_LENGTH else f"{note[: NOTE_LENGTH - 3]}..."
 
 
 def document(run: Run, home: Home, situation: Situation) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         "ray": ray_line(found["ray"]),
         "gpus": _number(found["gpus"]),
         "cpus": _number(found["cpus"]),
-        "tracking": found["tracking"],
+        "tracking": found["tracking"] or NOTHING,
         "runs": ", ".join(f"{count} {state}" for state, count in found["runs"].items() if count) or "none",
     }
     return [f"{name:<10} {text}" for name, text in parts.items()]

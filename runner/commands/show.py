@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from runner import narration, notes
 from runner.commands.options import Json, RunArgument
 from runner.output import PROGRAM, emit, emit_json
-from runner.states import State
-from runner.wording import NOTHING, age, duration
+from runner.states import ENDED, State
+from runner.wording import NOTHING, age, duration, plural
 
 if TYPE_CHECKING:
     from runner.notes import Situation
@@ -50,7 +50,7 @@ def show(run: RunArgument, json: Json = False) -> None:
         parts = details(chosen, home, now, checkpoint)
         emit("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in parts.items() if text))
         if attempts:
-            emit("\n".join(["attempts", *(f"  {attempt_line(one, now.now)}" for one in attempts)]))
+            emit("\n".join(["attempts", *(f"  {attempt_line(one, now.now, chosen)}" for one in attempts)]))
 
 
 def newest_checkpoint(run: Run, home: Home) -> Path | None:
@@ -101,7 +101,7 @@ def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
     reach = ""
     if run.durable_epoch is not None:
         step = f", step {run.durable_step}" if run.durable_step else ""
-        reach = f", {run.durable_epoch} epochs{step}"
+        reach = f", {plural(run.durable_epoch, 'epoch')}{step}"
     try:
         written = checkpoint.stat().st_mtime
     except FileNotFoundError:  # replaced this moment, or only the previous one is left
@@ -118,17 +118,17 @@ def mlflow_line(run: Run, home: Home) -> str:
     else:
         tracking = target(home)
         place = f"{shown(tracking.uri)}/#/runs/{run.mlflow_run_id}" if tracking.served else run.mlflow_run_id
-        whole = " (complete)" if run.published_state == run.state else ""
+        whole = " (complete)" if run.state in ENDED and run.published_state == run.state else ""
         published = f"{place}, published up to epoch {run.published_epoch or 0}{whole}; `{PROGRAM} ui`"
     return published + (f"; {run.publish_error}" if run.publish_error else "")
 
 
-def attempt_line(attempt: Attempt, now: float) -> str:
-    """When, where, how it ended and why."""
+def attempt_line(attempt: Attempt, now: float, run: Run) -> str:
+    """When, where, how it ended, and why, unless the run's own line says so."""
     devices = f"GPU {','.join(attempt.devices)}" if attempt.devices else f"{attempt.cpus:g} cores"
     outcome = attempt.outcome or "goes on"
     took = duration((attempt.ended_at or now) - attempt.started_at)
-    reason = f": {attempt.reason}" if attempt.reason else ""
+    reason = f": {attempt.reason}" if attempt.reason and attempt.reason != run.reason else ""
     host = attempt.host or NOTHING
     began = f"started {age(attempt.started_at, now)} ago"
     return f"{attempt.number}  {outcome}{reason}; {began}, took {took}, on {host}, {devices}"

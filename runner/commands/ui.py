@@ -28,6 +28,7 @@ def ui(
 
     with open_queue() as (home, _):
         pass  # so that a home which does not exist is one line, and no server is started for it
+    hint("starting MLflow and TensorBoard: this takes some seconds")
     try:
         with serve(home, port) as services:
             for page in services.pages:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from runner.commands.options import Json, Runs
-from runner.output import emit_json
+from runner.output import emit_json, hint
+from runner.states import ENDED
 
 
 def wait(
@@ -15,7 +16,7 @@ def wait(
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds; exit code 124 after it.")] = None,
     json: Json = False,
 ) -> None:
-    """Wait until every RUN has ended; the exit code says how.
+    """Wait until every RUN has ended; the exit code says how, and a line on stderr for each.
 
     \b
     Example:
@@ -24,10 +25,14 @@ def wait(
     from runner.commands.access import all_named, open_queue
     from runner.commands.listing import documents
     from runner.following import wait_for
+    from runner.narration import ending
 
     with open_queue() as access:
         ids = [run.id for run in all_named(access.store, runs)]
         code = wait_for(access.store, ids, timeout)
+        for run in map(access.store.run, ids):
+            if run is not None and run.state in ENDED:
+                hint(ending(run))
         if json:
             emit_json(documents(access, ids))
         raise typer.Exit(code)

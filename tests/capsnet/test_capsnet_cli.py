@@ -336,3 +336,13 @@ def test_durations_are_written_as_on_a_clock():
         "3:05:00",
         "?",
     ]
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(tiny):
+    """As in `summary tiny.yaml | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "capsnet", "summary", "tiny.yaml"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -92,6 +92,12 @@ def test_resume_extends_a_finished_run_and_changes_only_what_was_set(lab: Lab) -
     assert after == {**before, "num_epochs": 200, "optim": {**before["optim"], "lr": 0.25}}
 
 
+def test_a_run_that_failed_for_want_of_its_data_can_be_told_where_they_are(lab: Lab) -> None:
+    number = lab.ended(State.FAILED, text=TINY.replace("digits", "mnist"))
+    assert lab.call("resume", number, "--set", "dataset.root=elsewhere").code == 0
+    assert yamlfile.parse(lab.run(number).config, "row").data["dataset"]["root"] == f"{lab.folder}/elsewhere"
+
+
 @pytest.mark.parametrize("settings", [[], ["--set", "num_epochs=10"], ["--set", "optim.lr=0.25"]])
 def test_a_finished_run_without_more_epochs_is_not_resumed(lab: Lab, settings: list[str]) -> None:
     number = lab.ended()

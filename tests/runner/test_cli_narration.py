@@ -79,7 +79,7 @@ def test_numbers_alone_are_no_news_but_a_new_epoch_has_its_line(queued: Run) -> 
     before = running(queued, epoch=1, step=1)
     same, later = running(queued, epoch=1, step=9), running(queued, epoch=2, step=0, loss=0.5)
     assert narration.changes(before, same) == [] == narration.epoch_line(before, same)
-    assert narration.epoch_line(same, later) == ["run 1 (tiny): epoch 2/10, loss 0.5000"]
+    assert narration.epoch_line(same, later) == ["run 1 (tiny): epoch 2/10, loss 0.5000 so far"]
 
 
 def test_an_end_says_how_long_and_why(queued: Run) -> None:
