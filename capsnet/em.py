@@ -50,7 +50,7 @@ class Overlap:
     child int64 [P·S]: the number of the child position at each place of each window, among those seen.
     places int64 [Q, M]: the other way round, all up to M places where a child position is seen, as indices
     into P·S; P·S itself where there are fewer.
-    seen float [P·S]: at how many places this child position is seen.
+    seen int64 [P·S]: at how many places this child position is seen.
     """
 
     child: torch.Tensor
@@ -67,12 +67,7 @@ class Overlap:
         for place, number in enumerate(child.tolist()):
             places[number, filled[number]] = place
             filled[number] += 1
-        return cls(child, places, counts[child].float(), len(windows))
-
-    def to(self, like: torch.Tensor) -> Overlap:
-        """On the device of `like`, with its precision."""
-        device = like.device
-        return Overlap(self.child.to(device), self.places.to(device), self.seen.to(like), self.windows)
+        return cls(child, places, counts[child], len(windows))
 
 
 def sliding(rows: int, columns: int, kernel: int, stride: int) -> torch.Tensor:
@@ -127,7 +122,7 @@ def log_assignments(ballot: Ballot, iterations: int) -> torch.Tensor:
 def even(ballot: Ballot) -> torch.Tensor:
     """The first log R [1, P, J, N]: each child's parents get the same."""
     _, windows, types, children, _ = ballot.votes.shape
-    log_parents = (ballot.overlap.seen * types).log().view(1, windows, 1, -1, 1)
+    log_parents = (ballot.overlap.seen * types).to(ballot.votes.dtype).log().view(1, windows, 1, -1, 1)
     places = log_parents.shape[3]
     return -log_parents.expand(-1, -1, types, -1, children // places).flatten(3)
 

@@ -65,7 +65,11 @@ class MatrixCapsules(nn.Module):
     to a type only, and the votes from each place are told apart by its offset.
     """
 
+    windows: torch.Tensor
     offsets: torch.Tensor | None
+    child: torch.Tensor
+    places: torch.Tensor
+    seen: torch.Tensor
 
     def __init__(
         self,
@@ -77,17 +81,19 @@ class MatrixCapsules(nn.Module):
         offsets: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.windows = windows
         self.grid = grid
         self.iterations = iterations
-        self.overlap = em.Overlap.of(windows)
         self.vote_numbers = windows.numel() * children * types * POSE  # for one image
         matrices = children * (windows.shape[1] if offsets is None else 1)
         # Three dimensions, not five: Module.to(memory_format=channels_last) permutes what has four or five.
         self.weight = nn.Parameter(torch.empty(matrices, SIDE, types * SIDE))
         self.beta_u = nn.Parameter(torch.empty(types))
         self.beta_a = nn.Parameter(torch.empty(types))
+        self.register_buffer("windows", windows, persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
+        overlap = em.Overlap.of(windows)
+        for name in ("child", "places", "seen"):  # as buffers, they go where the weights go
+            self.register_buffer(name, getattr(overlap, name), persistent=False)
 
     def forward(self, capsules: torch.Tensor) -> torch.Tensor:
         """Capsules [B, Y, X, I, 17] of the children -> [B, Y, X, J, 17] of the parents.
@@ -98,11 +104,10 @@ class MatrixCapsules(nn.Module):
             return em.in_parts(self._routed, capsules, self.vote_numbers * capsules.element_size())
 
     def _routed(self, capsules: torch.Tensor) -> torch.Tensor:
-        seen = capsules.flatten(1, 2).index_select(1, self.windows.flatten().to(capsules.device))
-        poses, log_active = seen.unflatten(1, self.windows.shape).split((POSE, 1), dim=4)
-        ballot = em.Ballot(
-            self.votes(poses), log_active.flatten(2), self.beta_u, self.beta_a, self.overlap.to(capsules)
-        )
+        children = capsules.flatten(1, 2).index_select(1, self.windows.flatten())
+        poses, log_active = children.unflatten(1, self.windows.shape).split((POSE, 1), dim=4)
+        overlap = em.Overlap(self.child, self.places, self.seen, len(self.windows))
+        ballot = em.Ballot(self.votes(poses), log_active.flatten(2), self.beta_u, self.beta_a, overlap)
         poses, log_active = em.route(ballot, self.iterations)
         return torch.cat([poses, log_active[..., None]], dim=3).unflatten(1, self.grid)
 

@@ -41,8 +41,7 @@ def ballot(
     votes = scale * random(batch, len(windows), parents, windows.shape[1] * TYPES, numbers)
     active = torch.nn.functional.logsigmoid(random(batch, rows * columns, TYPES))
     beta_u, beta_a = 0.5 * random(parents), 0.5 * random(parents)
-    overlap = Overlap.of(windows)
-    return Ballot(votes, active[:, windows].flatten(2), beta_u, beta_a, overlap.to(votes))
+    return Ballot(votes, active[:, windows].flatten(2), beta_u, beta_a, Overlap.of(windows))
 
 
 def from_leaves(tensors: Sequence[torch.Tensor], like: Ballot) -> Ballot:
@@ -134,7 +133,7 @@ def test_windows_with_a_stride_leave_out_children_that_nobody_sees():
     assert windows.max() == 12 * 14 + 12  # neither the last row nor the last column
     overlap = Overlap.of(windows)
     assert overlap.places.shape == (169, 4)
-    assert sorted(set(overlap.seen.tolist())) == [1.0, 2.0, 4.0]
+    assert sorted(set(overlap.seen.tolist())) == [1, 2, 4]
 
 
 @settings(deadline=None, max_examples=30)
