@@ -12,7 +12,8 @@ What the text leaves open, and what is done here:
 - Assignments begin even, 1 / (number of the child's parents). The text has 1 / (number of all parents), but
   with windows no child has so many, and at the edge it has fewer than in the middle.
 - Costs are sums over children, of which a parent gets the equal of 4 in the first layer of the paper's
-  network and of 102 at its classes; one inverse temperature cannot suit both. So what a parent is assigned
+  network and of 102 at its classes; one inverse temperature cannot suit both. With the authors' the first
+  layer's activations stay at a half whatever it sees, and training is slower. So what a parent is assigned
   counts in shares: 1 is what it would get of fully active children if all parents got the same. At the
   classes such a share is 16·32 / 5 = 102 children: the authors' inverse temperature 0.01·(1 - 0.95^t), for
   sums over children, becomes 1 - 0.95^t for shares.
@@ -38,8 +39,7 @@ LAST_INVERSE_TEMPERATURE = 1.0  # λ after many iterations
 COOLING = 0.95  # what remains of the distance to it after an iteration
 LEAST_VARIANCE = 0.01  # added to σ²: votes that agree to the last bit would be infinitely likely
 
-# How large the votes of those images may be that are routed at once. Routing keeps about ten times as much
-# for its gradient, and computes it anew for each part when the gradient asks for it.
+# How large the votes of the images may be that are routed at once; the gradient takes several times as much.
 VOTE_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}
 
 

@@ -81,7 +81,7 @@ def test_class_capsules_are_those_of_the_plain_loops(variant, dtype, tolerance, 
     assert isinstance(config.model, MatrixCapsNetModel)
     parameters = {name: value.detach().double().numpy() for name, value in network.named_parameters()}
     *_, (rows, columns) = chain(config.model).grids(SMALL.height, SMALL.width)
-    centres = np.zeros((rows, columns, 2))
+    centres = np.zeros((rows, columns, 2), np.float32)  # as the network keeps them
     if config.model.coordinates:
         jump, first = 4, 4.5 if len(config.model.capsule_types) == 1 else 8.5  # in pixels
         centres[..., 0] = (first + jump * np.arange(rows)[:, None]) / SMALL.height
