@@ -61,6 +61,14 @@ class Chain:
             )
         return list(zip(rows, columns, strict=True))
 
+    def centres(self, side: int) -> list[float]:
+        """The middle of what each step of the last window sees of an image, from 0 to 1 along its side."""
+        middle, step = 0.5, 1  # in pixels: of the first step, and from one to the next
+        for window in self.windows:
+            middle += 0 if window.same else step * (window.kernel - 1) / 2
+            step *= window.stride
+        return [(middle + step * number) / side for number in range(self._along(side)[-1])]
+
     def _along(self, side: int) -> list[int]:
         sides = []
         for window in self.windows:
