@@ -170,7 +170,7 @@ def _thumbnails(drawn: Figure, axes: Axes, seen: Moved) -> None:
     """The image at some of the amounts, each above its place on the axis."""
     count = len(seen.motion.amounts)
     places = [round(number * (count - 1) / (THUMBNAILS - 1)) for number in range(THUMBNAILS)]
-    pictures = sheet.zoomed(seen.images[places], side=28)
+    pictures = sheet.zoomed(seen.images[places], side=32)
     width, height = drawn.get_figwidth() * sheet.DPI, drawn.get_figheight() * sheet.DPI
     left, right_end = axes.get_position().x0 * width, axes.get_position().x1 * width
     bottom = round(axes.get_position().y1 * height) + 2 * sheet.LINE
