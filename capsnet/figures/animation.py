@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SIDE = 140  # pixels of the image
 HEAD = 26  # pixels above it
 FRAME_MILLISECONDS = 80
-COLOURS = 64  # of a frame
+COLOURS = 256  # of a frame: with fewer, small bars lose theirs beside a photograph
 INK = "#606060"
 NAMED = 12  # classes at most that get their number below the bar
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COUNT = 200  # test images whose accuracy is measured
 MEASURED = 24  # amounts, about, at which it is
-THUMBNAILS = 13
+THUMBNAILS = 13  # at most
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def draw(seen: Moved, measured: list[tuple[float, float]], count: int) -> Figure
         f"Test image {seen.sample}, which shows {shows}, {motion.text(motion.amounts[0], motion.amounts[-1])}"
     )
     sheet.write(drawn, sheet.MARGIN, sheet.MARGIN + sheet.LINE / 2, title, size=sheet.TEXT + 2)
-    curves = drawn.add_axes((0.07, 0.42, 0.9, 0.34))
-    shares = drawn.add_axes((0.07, 0.1, 0.9, 0.22), sharex=curves)
+    curves = drawn.add_axes((0.07, 0.42, 0.89, 0.34))
+    shares = drawn.add_axes((0.07, 0.1, 0.89, 0.22), sharex=curves)
     _thumbnails(drawn, curves, seen)
     _lengths(curves, seen)
     curves.set_ylabel(f"{seen.scores} of the class", size=sheet.TEXT)
@@ -139,9 +139,15 @@ def draw(seen: Moved, measured: list[tuple[float, float]], count: int) -> Figure
         axes.tick_params(labelsize=sheet.TEXT)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
-    if motion.round_trip:
-        shares.set_xticks(range(0, 361, 45))
+    shares.set_xticks([motion.amounts[place] for place in _marked(motion)])
     return drawn
+
+
+def _marked(motion: Motion) -> list[int]:
+    """The places of the amounts that are marked, all as far apart."""
+    last = len(motion.amounts) - 1
+    parts = max(number for number in range(1, THUMBNAILS) if last % number == 0)
+    return list(range(0, last + 1, last // parts))
 
 
 def _lengths(axes: Axes, seen: Moved) -> None:
@@ -167,9 +173,8 @@ def _lengths(axes: Axes, seen: Moved) -> None:
 
 
 def _thumbnails(drawn: Figure, axes: Axes, seen: Moved) -> None:
-    """The image at some of the amounts, each above its place on the axis."""
-    count = len(seen.motion.amounts)
-    places = [round(number * (count - 1) / (THUMBNAILS - 1)) for number in range(THUMBNAILS)]
+    """The image at the marked amounts, each above its place on the axis."""
+    count, places = len(seen.motion.amounts), _marked(seen.motion)
     pictures = sheet.zoomed(seen.images[places], side=32)
     width, height = drawn.get_figwidth() * sheet.DPI, drawn.get_figheight() * sheet.DPI
     left, right_end = axes.get_position().x0 * width, axes.get_position().x1 * width

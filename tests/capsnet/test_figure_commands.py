@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from capsnet import checkpoint
 from capsnet.cli import main, parser
@@ -71,14 +72,14 @@ def test_a_picture_is_written_beside_the_checkpoint_and_its_path_printed(run, ca
 def test_an_image_in_motion_gives_an_animation_and_a_chart(run, capsys):
     assert main(["rotate", "run/checkpoint.pt", "--map", "shear", *FEW["rotate"]]) == 0
     assert capsys.readouterr().out.splitlines() == ["run/figures/shear.gif", "run/figures/shear.png"]
-    with Image.open(run / "figures/shear.gif") as gif:
+    with GifImageFile(run / "figures/shear.gif") as gif:
         assert (gif.format, gif.n_frames) == ("GIF", 64)
 
 
 def test_the_name_of_the_output_says_which_of_the_two_is_wanted(run, capsys):
     assert main(["rotate", "run", "--output", "new/folder/turned.GIF", *FEW["rotate"]]) == 0
     assert capsys.readouterr().out == "new/folder/turned.GIF\n"
-    with Image.open("new/folder/turned.GIF") as gif:
+    with GifImageFile("new/folder/turned.GIF") as gif:
         assert (gif.format, gif.n_frames) == ("GIF", 72)
     assert not (run / "figures").exists()
 

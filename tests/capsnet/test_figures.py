@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from capsnet import execution, models, randomness
 from capsnet.augmentation import for_test
@@ -35,14 +37,14 @@ from capsnet.network import Network, Output
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def subject_of(config: Config, network: Network | None = None) -> Subject:
+def subject_of(config: Config, network: Network | None = None) -> Any:
     """An untrained network: its numbers are as good as any for comparing."""
     network = network or models.build(config, shape(config.dataset))
     return Subject(config, network, execution.resolve(config))
 
 
 @pytest.fixture
-def subject(tiny_config) -> Subject:
+def subject(tiny_config) -> Any:
     subject = subject_of(tiny_config(use_cuda=False))
     with torch.no_grad():
         subject.network.primary.weight.mul_(10)  # so that routing makes a difference
@@ -56,7 +58,7 @@ def tested(tiny_splits) -> Images:
 
 
 @pytest.fixture
-def pairs() -> tuple[Subject, Images]:
+def pairs() -> tuple[Any, Images]:
     """A network for overlaid digits, and six of them."""
     model = {"conv_channels": 6, "primary_types": 2, "decoder": {"hidden": [12]}}
     dataset = {"name": "multi_mnist", "pad": 0, "shift": 0}
@@ -120,7 +122,7 @@ def contains(picture: np.ndarray, part: np.ndarray) -> bool:
 # couplings
 
 
-def literal_couplings(subject: Subject, images: Images) -> list[torch.Tensor]:
+def literal_couplings(subject: Any, images: Images) -> list[torch.Tensor]:
     """Procedure 1 of the paper with all predictions formed: the couplings [B, I, J] of each iteration."""
     capsules = couplings.primary(subject, images).double()
     weight = subject.network.classes.weight.detach().double()  # [J, I·K, D]
@@ -170,9 +172,9 @@ def test_an_image_that_is_turned_by_nothing_or_all_around_is_the_untouched_one(s
         assert torch.equal(seen.images[place], image.images[0])
         torch.testing.assert_close(seen.lengths[place], output.lengths[0])
         answer = output.lengths.argmax(1)
-        torch.testing.assert_close(
-            seen.reconstructions[place], subject.reconstruct(output.capsules, answer)[0]
-        )
+        assert seen.reconstructions is not None
+        expected = subject.reconstruct(output.capsules, answer)[0]
+        torch.testing.assert_close(seen.reconstructions[place], expected)
     assert seen.motion.amounts[18] == 90
     assert torch.equal(seen.images[18], image.images[0].rot90(1, (1, 2)))
 
@@ -198,7 +200,7 @@ def test_the_accuracy_of_images_that_are_not_moved_is_that_of_the_test(subject, 
 @pytest.mark.parametrize(("name", "frames"), [("rotate", 72), ("shift", 48)])
 def test_the_animation_has_a_frame_for_each_amount_and_goes_on_for_ever(subject, tested, name, frames):
     seen = rotate.moved(subject, tested[:1], 0, rotate.MOTIONS[name])
-    with Image.open(io.BytesIO(animation.gif(seen))) as gif:
+    with GifImageFile(io.BytesIO(animation.gif(seen))) as gif:
         assert (gif.format, gif.n_frames, gif.info["loop"]) == ("GIF", frames, 0)
         places = animation.order(seen)
         for number in (0, frames // 2, frames - 1):
@@ -221,6 +223,7 @@ def test_cases_are_right_or_wrong_as_answered_and_decoded_by_answer_and_by_label
     assert all(answers[i] != tested.labels[i] for i in misses)
     assert len(misses) == 5
     cases = reconstruct.cases(subject, tested, answers, misses)
+    assert cases is not None
     for number, index in enumerate(misses):
         for shown, label in ((cases.as_answered, answers), (cases.as_labelled, tested.labels)):
             with torch.no_grad():
@@ -242,6 +245,7 @@ def test_each_digit_of_a_pair_is_reconstructed_in_its_colour(pairs):
     answers = subject.answers(images)
     assert answers.shape == (6, 2)
     some = overlap.pairs(subject, images, answers, torch.arange(6))
+    assert some is not None
     capsules = subject.output(images).capsules
     for label in (0, 1):
         expected = subject.reconstruct(capsules, answers[:, label])
@@ -356,6 +360,7 @@ def test_the_confusion_picture_says_the_counts_that_are_not_zero():
     said = {tuple(map(int, text.get_position())): text.get_text() for text in figure.axes[0].texts}
     assert said == {(0, 0): "5", (2, 0): "1", (1, 1): "7", (0, 2): "2", (2, 2): "9"}
     shown = figure.axes[0].images[0].get_array()
+    assert shown is not None
     np.testing.assert_allclose(shown[0], np.sqrt([5 / 6, 0, 1 / 6]))
 
 
@@ -371,9 +376,9 @@ def test_the_curves_are_those_of_the_history():
         {"epoch": 2, "train/loss": 0.3, "test/loss": 0.2, "test/accuracy": 0.9, "validation/accuracy": 0.6},
     ]
     loss, accuracy = curves.draw(history, "title").axes
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
+    drawn = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in loss.lines}
     assert drawn == {"train": [[1, 0.5], [2, 0.3]], "test": [[1, 0.4], [2, 0.2]]}
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in accuracy.lines}
+    drawn = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in accuracy.lines}
     assert drawn["test"] == [[1, 80], [2, 90]]
     assert [text.get_text() for text in accuracy.texts] == ["best on validation: 1"]
 
