@@ -96,9 +96,9 @@ def _drawn(arguments: Namespace, trained: Trained) -> Figure:
         case "perturb":
             return perturb.picture(subject, test, sample, label)
         case "couplings":
-            return couplings.picture(subject, test, seed, sample, label, arguments.images)
+            return couplings.picture(subject, test, seed, sample, arguments.images)
     decoder = primary.train(subject, trained.train(), seed, arguments.steps, _say)
-    return primary.picture(subject, decoder, test, sample, label)
+    return primary.picture(subject, decoder, test, sample)
 
 
 def _rotate(arguments: Namespace, trained: Trained) -> Iterator[Picture]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NUMBERED = 30  # classes at most: more would leave no room for the counts
 SIDE = 42  # pixels of a cell with its count
+UNNUMBERED = 720  # pixels of all cells without
 
 
 def picture(config: Config, test: Images, answers: torch.Tensor) -> Figure:
@@ -32,14 +33,13 @@ def picture(config: Config, test: Images, answers: torch.Tensor) -> Figure:
 def draw(counts: torch.Tensor, title: str) -> Figure:
     """Counts int64 [J, J], rows the labels, columns the answers, as shares of their row in colour."""
     classes = len(counts)
-    side = SIDE if classes <= NUMBERED else max(4, SIDE * NUMBERED // classes)
-    left, top, extent = 70, 60, side * classes
+    left, top, extent = 70, 60, SIDE * classes if classes <= NUMBERED else UNNUMBERED
     width, height = left + extent + 2 * sheet.MARGIN, top + extent + 60
     drawn = sheet.figure(width, height)
     axes = drawn.add_axes((left / width, 60 / height, extent / width, extent / height))
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     # The root: most mistakes are few in a hundred, and would all look like none.
-    axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1.15, interpolation="nearest")
+    axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1.15)
     if classes <= NUMBERED:
         _number(axes, counts, shares)
         axes.set_xticks(range(classes))

@@ -17,7 +17,7 @@ from capsnet.augmentation import for_test
 from capsnet.capsule_network import CapsNet
 from capsnet.config import CapsNetModel
 from capsnet.figures import sheet
-from capsnet.figures.subject import Subject, spread_out
+from capsnet.figures.subject import Subject, classes, spread_out
 from capsnet.images import Images
 from capsnet.routing import couplings, norm
 
@@ -72,26 +72,26 @@ def counted(subject: Subject, images: Images) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Example:
-    """One test image, its number and label, and the mean coupling [R, J] of its primary capsules."""
+    """One test image, its number, what it shows, and the mean coupling [R, J] of its primary capsules."""
 
     sample: int
-    label: int
+    shows: str
     means: torch.Tensor
 
 
-def example(subject: Subject, image: Images, sample: int, label: int) -> Example:
+def example(subject: Subject, image: Images, sample: int) -> Example:
     """A batch of one image. Each capsule counts by its length: one of no length says nothing."""
     capsules = primary(subject, image)
     weights = norm(capsules)[..., 0]  # [1, I]
     coupling = by_iteration(subject, capsules)
     means = (coupling * weights).sum((-2, -1)) / weights.sum()
-    return Example(sample, label, means.cpu())
+    return Example(sample, classes(image), means.cpu())
 
 
-def picture(subject: Subject, test: Images, seed: int, sample: int, label: int, count: int = COUNT) -> Figure:
+def picture(subject: Subject, test: Images, seed: int, sample: int, count: int = COUNT) -> Figure:
     """Of at most `count` test images chosen by `seed`, and of the one of the number `sample`."""
     chosen = spread_out(torch.arange(len(test)), count, seed, "couplings").to(test.labels.device)
-    shown = example(subject, test[sample : sample + 1], sample, label)
+    shown = example(subject, test[sample : sample + 1], sample)
     model = subject.config.model
     assert isinstance(model, CapsNetModel)
     places = len(shown.means[0]) + model.none_of_the_above
@@ -136,18 +136,19 @@ def _histogram(axes: Axes, found: torch.Tensor, places: int) -> None:
 def _heat(axes: Axes, shown: Example) -> None:
     """The mean couplings of the example, an iteration a row."""
     means = shown.means
-    iterations, classes = means.shape
+    iterations, count = means.shape
     low, high = float(means.min()), float(means.max())
+    digits = 3 if high - low > 0.005 else 4
     axes.imshow(means.numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    if classes <= NUMBERED:
+    if count <= NUMBERED:
         for (row, column), value in np.ndenumerate(means.numpy()):
             colour = "white" if value < (low + high) / 2 else sheet.BLACK
-            text = f"{value:.3f}".removeprefix("0")
+            text = f"{value:.{digits}f}".removeprefix("0")
             axes.text(column, row, text, ha="center", va="center", color=colour, size=sheet.TEXT)
-        axes.set_xticks(range(classes))
+        axes.set_xticks(range(count))
     axes.set_yticks(range(iterations), [str(number + 1) for number in range(iterations)])
     axes.tick_params(length=0, labelsize=sheet.TEXT)
     axes.set_xlabel("class", size=sheet.TEXT)
     axes.set_ylabel("iteration", size=sheet.TEXT)
-    title = f"mean coupling of test image {shown.sample}, which shows {shown.label}"
+    title = f"mean coupling of test image {shown.sample}, which shows {shown.shows}"
     axes.set_title(title, loc="left", size=sheet.TEXT)

@@ -42,4 +42,4 @@ def gallery(
             case "overlap":
                 yield kind, overlap.picture(subject, test, answers, seed)
             case "couplings":
-                yield kind, couplings.picture(subject, test, seed, sample, label)
+                yield kind, couplings.picture(subject, test, seed, sample)

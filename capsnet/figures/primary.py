@@ -34,7 +34,7 @@ from capsnet.capsules import lengths
 from capsnet.config import CapsNetModel
 from capsnet.decoders import decoder_of
 from capsnet.figures import couplings, sheet
-from capsnet.figures.subject import Subject
+from capsnet.figures.subject import Subject, classes
 from capsnet.geometry import PRIMARY_STRIDE, chain
 from capsnet.images import Images, ImageShape
 from capsnet.initialization import initialise
@@ -174,13 +174,13 @@ def scaled(decoder: nn.Module, told: torch.Tensor, chosen: list[Capsule]) -> tor
     return decoder(inputs).float().cpu().unflatten(0, (len(masks), len(SCALES)))
 
 
-def picture(subject: Subject, decoder: nn.Module, test: Images, sample: int, label: int) -> Figure:
-    """Of the test image of this number, which shows `label`."""
+def picture(subject: Subject, decoder: nn.Module, test: Images, sample: int) -> Figure:
+    """Of the test image of this number."""
     image = test[sample : sample + 1]
     told = passed_on(subject, image)
     chosen = strongest(subject, told)
     answer = int(subject.answers(image))
-    title = f"Test image {sample} ({label}): primary capsules as coupled to class {answer}"
+    title = f"Test image {sample} ({classes(image)}): primary capsules as coupled to class {answer}"
     first = [sheet.pixels(image.images.cpu())[0]]
     first += [_framed(first[0], *seen_by(subject, capsule)) for capsule in chosen]
     return draw(first, scaled(decoder, told, chosen), chosen, title)

@@ -91,9 +91,15 @@ def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved
     parts = [_seen(subject, batch[start : start + size]) for start in range(0, count, size)]
     lengths = torch.cat([lengths for lengths, _ in parts])
     shown = [images for _, images in parts if images is not None]
-    classes = tuple(image.labels.flatten().tolist())
-    scores = "probability" if isinstance(subject.config.model, CNNModel) else "length"
-    return Moved(motion, sample, classes, turned.cpu(), lengths, torch.cat(shown) if shown else None, scores)
+    return Moved(
+        motion=motion,
+        sample=sample,
+        labels=tuple(image.labels.flatten().tolist()),
+        images=turned.cpu(),
+        lengths=lengths,
+        reconstructions=torch.cat(shown) if shown else None,
+        scores="probability" if isinstance(subject.config.model, CNNModel) else "length",
+    )
 
 
 def _seen(subject: Subject, batch: Images) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -76,6 +76,11 @@ def spread_out(indices: torch.Tensor, count: int, seed: int, purpose: str) -> to
     return indices[chosen.sort().values]
 
 
+def classes(image: Images) -> str:
+    """What a batch of one image shows, in words: "4", "4 and 9"."""
+    return " and ".join(map(str, image.labels.flatten().tolist()))
+
+
 def choose(
     images: Images, seed: int, *, sample: int | None = None, digit: int | None = None
 ) -> tuple[int, int]:
@@ -93,7 +98,9 @@ def choose(
         raise FigureError(f"--sample {sample}: there are {len(images)} test images, from 0 on")
     shown = labels[sample].tolist()
     if digit is not None and digit not in shown:
-        raise FigureError(f"--sample {sample} shows {' and '.join(map(str, shown))}, not --digit {digit}")
+        raise FigureError(
+            f"--sample {sample} shows {classes(images[sample : sample + 1])}, not --digit {digit}"
+        )
     return sample, shown[0] if digit is None else digit
 
 

@@ -154,7 +154,7 @@ def test_what_a_capsule_keeps_to_itself_is_one_more_place():
 
 def test_the_example_weighs_each_capsule_by_its_length(subject, tested):
     image = tested[2:3]
-    shown = couplings.example(subject, image, sample=2, label=2)
+    shown = couplings.example(subject, image, sample=2)
     weights = couplings.primary(subject, image)[0].norm(dim=-1).double()
     for number, literal in enumerate(literal_couplings(subject, image)):
         expected = torch.einsum("i,ij->j", weights, literal[0]) / weights.sum()
@@ -367,7 +367,7 @@ def test_the_confusion_picture_says_the_counts_that_are_not_zero():
 def test_many_classes_get_colours_without_numbers():
     figure = confusion.draw(torch.eye(200, dtype=torch.int64), "title")
     assert len(figure.axes[0].texts) == 0
-    assert max(pixels_of(figure).shape) < 1600
+    assert max(pixels_of(figure).shape) < 1000
 
 
 def test_the_curves_are_those_of_the_history():
@@ -381,6 +381,35 @@ def test_the_curves_are_those_of_the_history():
     drawn = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in accuracy.lines}
     assert drawn["test"] == [[1, 80], [2, 90]]
     assert [text.get_text() for text in accuracy.texts] == ["best on validation: 1"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (10.0, 97.0, [20, 40, 60, 80, 90, 95]),
+        (87.0, 99.75, [90, 95, 98, 99, 99.5]),
+        (98.7, 99.3, [98.8, 99, 99.2]),
+        (0.0, 100.0, [0, 50, 90, 99, 99.9, 100]),
+    ],
+)
+def test_accuracy_is_marked_at_round_numbers(low, high, expected):
+    assert curves.marks(low, high) == expected
+
+
+def test_the_scale_of_accuracy_goes_up_to_all_and_comes_back():
+    values = np.array([0.0, 50, 99, 99.9, 100])
+    stretched = curves.stretched(values)
+    assert np.isfinite(stretched).all() and (np.diff(stretched) > 0).all()
+    np.testing.assert_allclose(curves.shrunk(stretched), values, atol=1e-9)
+
+
+@pytest.mark.parametrize("accuracy", [1.0, 0.0, 0.5])
+def test_a_single_epoch_gives_curves_too(accuracy):
+    row = {"epoch": 1, "train/loss": 0.2, "train/accuracy": accuracy, "test/accuracy": accuracy}
+    figure = curves.draw([row], "title")
+    assert sheet.png(figure)
+    left, right_end = figure.axes[0].get_xlim()
+    assert [tick for tick in figure.axes[0].get_xticks() if left < tick < right_end] == [1]
 
 
 def test_without_an_epoch_there_are_no_curves():
