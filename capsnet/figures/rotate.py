@@ -171,6 +171,7 @@ def _lengths(axes: Axes, seen: Moved) -> None:
             lengths.tolist(),
             color=colour,
             linewidth=2.4 if bold else 1.4 if named else 0.8,
+            linestyle="--" if number in labels[1:] else "-",
             label=f"class {number}" if named else None,
             zorder=3 if bold else 2 if named else 1,
         )
