@@ -95,17 +95,21 @@ class Keeper:
         Whatever goes wrong is said and changes nothing else: training has ended well.
         """
         try:
-            drawn = gallery(self._config, progress.network, progress.test, progress.execution, self.history)
-            for name, figure in drawn:
-                content = sheet.png(figure)
-                output.save(content, self._figures / f"{name}.png")
-                if self._board is not None:
-                    self._board.picture(progress.epoch, name, content)
+            with sheet.defaults():
+                self._write_pictures(progress)
         except ImportError:
             self._shown.line("no figures: pip install matplotlib")
         except Exception as error:
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             self._shown.line(f"warning: not all figures were drawn: {type(error).__name__}: {cause}")
+
+    def _write_pictures(self, progress: Progress) -> None:
+        drawn = gallery(self._config, progress.network, progress.test, progress.execution, self.history)
+        for name, figure in drawn:
+            content = sheet.png(figure)
+            output.save(content, self._figures / f"{name}.png")
+            if self._board is not None:
+                self._board.picture(progress.epoch, name, content)
 
     def _log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         if self._board is None:

@@ -45,9 +45,10 @@ def run(arguments: Namespace) -> int:
         import matplotlib  # noqa: F401 - now, not after minutes of computing
     except ImportError as error:
         raise FigureError("pictures are drawn with matplotlib: pip install matplotlib") from error
-    for file, content in _pictures(arguments, path):
-        output.save(content, file)
-        print(file, flush=True)
+    with sheet.defaults():
+        for file, content in _pictures(arguments, path):
+            output.save(content, file)
+            print(file, flush=True)
     return 0
 
 

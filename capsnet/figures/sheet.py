@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,16 @@ class Block:
     rows: Sequence[tuple[str, torch.Tensor]]
     captions: Sequence[tuple[str, Sequence[Label]]] = ()  # a name, and one label for each column
     title: str = ""
+
+
+@contextmanager
+def defaults() -> Iterator[None]:
+    """Within it pictures look the same everywhere, whatever style the user's matplotlibrc asks for."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def figure(width: float, height: float) -> Figure:

@@ -99,6 +99,18 @@ def test_the_seed_decides_what_is_left_to_chance(run):
     assert a == b != c
 
 
+def test_a_style_of_the_users_changes_nothing(run):
+    import matplotlib
+
+    before = matplotlib.rcParams["axes.facecolor"]
+    main(["confusion", "run", "--output", "plain.png"])
+    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30, "image.cmap": "jet"}):
+        main(["confusion", "run", "--output", "styled.png"])
+        assert matplotlib.rcParams["font.size"] == 30
+    assert Path("plain.png").read_bytes() == Path("styled.png").read_bytes()
+    assert matplotlib.rcParams["axes.facecolor"] == before
+
+
 def test_figures_draws_all_that_take_seconds(run, capsys):
     assert main(["figures", "run", "--output", "drawn"]) == 0
     names = [Path(line).name for line in capsys.readouterr().out.splitlines()]
