@@ -1,4 +1,4 @@
-"""The command line: `python -m capsnet train|evaluate|summary`."""
+"""The command line: `python -m capsnet train|evaluate|summary`, and a command for each kind of picture."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import sys
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 
+from capsnet.commands import figure_options
 from capsnet.exits import FAILED, INTERRUPTED, MISTAKE
+from capsnet.figures.kinds import ALL, KINDS, FigureError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,12 +42,14 @@ def _run(parsed: Namespace) -> int:
             from capsnet.commands import train as command
         elif parsed.command == "evaluate":
             from capsnet.commands import evaluate as command
+        elif parsed.command in (*KINDS, ALL):
+            from capsnet.commands import figures as command
         else:
             from capsnet.commands import summary as command
         return command.run(parsed)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except (CheckpointError, DataError) as error:
+    except (CheckpointError, DataError, FigureError) as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
         raise
@@ -83,6 +88,7 @@ def parser() -> ArgumentParser:
     )
     evaluate.add_argument("--data", metavar="FOLDER", help="where the data set lies, if no longer there")
     _file(_command(commands, "summary", "show a network's layers", "experiments/quickstart.yaml"))
+    figure_options.add(partial(_command, commands))
     return top
 
 

@@ -1,4 +1,4 @@
-"""What whoever trains does between two steps: show, log, save."""
+"""What whoever trains does between two steps: show, log, save; and at the end, draw."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Self
 
 from capsnet.checkpoint import Writer, due
 from capsnet.config import Config
+from capsnet.figures import output, sheet
+from capsnet.figures.gallery import gallery
 from capsnet.history import results
 from capsnet.progressbar import Numbers, View
 from capsnet.state import CheckpointError, State
@@ -34,6 +36,7 @@ class Keeper:
         self._tensorboard = tensorboard
         self._next_epoch = 1 if state is None else state["epoch"] + 1
         self._writer = Writer(checkpoint)
+        self._figures = output.folder_of(checkpoint)
         self._closing = ExitStack()
         self._closing.callback(self._writer.close)
         self._saved_at = time.monotonic()
@@ -71,6 +74,9 @@ class Keeper:
         if last or due(self._config.checkpoint, ended, self._config.num_epochs, seconds):
             self._writer.submit(progress.snapshot())
             self._saved_at = time.monotonic()
+        if ended is not None and self.complete:
+            self._writer.wait()  # what was trained is safe before anything is drawn
+            self._draw(progress)
 
     @cached_property
     def _board(self) -> Board | None:
@@ -82,6 +88,28 @@ class Keeper:
             return None
         self._closing.callback(board.close)
         return board
+
+    def _draw(self, progress: Progress) -> None:
+        """Write the pictures of the finished run beside its checkpoint, and show them on the board.
+
+        Whatever goes wrong is said and changes nothing else: training has ended well.
+        """
+        try:
+            with sheet.defaults():
+                self._write_pictures(progress)
+        except ImportError:
+            self._shown.line("no figures: pip install matplotlib")
+        except Exception as error:
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._shown.line(f"warning: not all figures were drawn: {type(error).__name__}: {cause}")
+
+    def _write_pictures(self, progress: Progress) -> None:
+        drawn = gallery(self._config, progress.network, progress.test, progress.execution, self.history)
+        for name, figure in drawn:
+            content = sheet.png(figure)
+            output.save(content, self._figures / f"{name}.png")
+            if self._board is not None:
+                self._board.picture(progress.epoch, name, content)
 
     def _log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         if self._board is None:

@@ -1,11 +1,13 @@
-"""A run in TensorBoard: its metrics by epoch, reconstructions beside their targets, its hyperparameters."""
+"""A run in TensorBoard: metrics by epoch, reconstructions beside their targets, pictures, hyperparameters."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from capsnet.state import flat
@@ -37,9 +39,20 @@ class Board:
         self._writer.flush()
 
     def images(self, epoch: int, targets: torch.Tensor, reconstructions: torch.Tensor) -> None:
-        """Log images [N, C, H, W] with values in [0, 1], each above its reconstruction."""
-        rows = [torch.cat(list(images), dim=2) for images in (targets, reconstructions)]
+        """Log images [N, C, H, W] with values in [0, 1], each above its reconstruction.
+
+        One channel is grey, three are colours; of any other number, such as two cameras, the first is shown.
+        """
+        rows = [torch.cat(list(_shown(images)), dim=2) for images in (targets, reconstructions)]
         self._writer.add_image("reconstructions", torch.cat(rows, dim=1), epoch)
+
+    def picture(self, epoch: int, name: str, png: bytes) -> None:
+        """Log a picture that is a PNG file."""
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._writer.add_image(f"figures/{name}", pixels, epoch, dataformats="HWC")
 
     def hparams(self, config: Config, figures: Mapping[str, float], epoch: int) -> None:
         """Log the hyperparameters beside the figures that were reached (capsnet.history.results)."""
@@ -57,6 +70,10 @@ class Board:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _shown(images: torch.Tensor) -> torch.Tensor:
+    return images if images.shape[1] in (1, 3) else images[:, :1]
 
 
 def _plain(value: object) -> bool | str | float | int:

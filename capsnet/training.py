@@ -21,8 +21,10 @@ import torch
 from capsnet import batches, datasets, evaluation, execution, objective, schedules
 from capsnet.augmentation import Batch
 from capsnet.config import Config
+from capsnet.execution import Execution
 from capsnet.images import Images, Splits
 from capsnet.learner import Learner, TrainingError, versions
+from capsnet.network import Network
 from capsnet.objective import MEASURES
 from capsnet.pace import Pace
 from capsnet.state import State, config_of, require_same_run
@@ -53,6 +55,10 @@ class Progress:
     # Both look at the network as it is, so they are to be called before more is asked for.
     snapshot: Callable[[], State]  # the complete state (capsnet.state)
     examples: Callable[[], Examples | None]  # test images and reconstructions; None without a decoder
+    # For pictures, and as it is, too.
+    network: Network
+    test: Images
+    execution: Execution
 
 
 def train(
@@ -202,4 +208,7 @@ class _Run:
                 self.config,
                 learner.execution,
             ),
+            network=learner.network,
+            test=self.splits.test,
+            execution=learner.execution,
         )

@@ -10,6 +10,7 @@ from runner import exits
 from runner.commands import (
     cleanup,
     control,
+    figures,
     listing,
     logs,
     services,
@@ -38,6 +39,7 @@ COMMANDS = (
     (listing.queue, "List the runs (also: ls).", exits.OF_COMMANDS),
     (show.show, "Print the details of a run.", exits.OF_COMMANDS),
     (logs.logs, "Print what a run's workers printed.", exits.OF_COMMANDS),
+    (figures.figures, "Draw pictures of a run's network.", exits.OF_COMMANDS),
     (watch.watch, "Look on while runs go on.", exits.OF_WAITING),
     (waiting.wait, "Wait until runs have ended.", exits.OF_WAITING),
     (control.interrupt, "Let runs save and stop.", exits.OF_COMMANDS),

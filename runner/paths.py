@@ -26,6 +26,10 @@ class AttemptPaths:
         return self.folder / "history.csv"
 
     @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    @property
     def log(self) -> Path:
         return self.folder / "log.txt"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import capsnet
 from capsnet.history import Row, read_history
-from runner import model_artifact, record, system_metrics
+from runner import model_artifact, record, storage, system_metrics
 from runner.paths import Home, RunPaths
 from runner.rows import Run
 from runner.states import ENDED, State
@@ -140,6 +140,8 @@ class Publisher:
         for number in range(1, run.attempt + 1):
             if (log := paths.attempt(number).log).exists():
                 self._tracker.add_file(known, log, f"attempts/{number}")
+        for picture in storage.figures(paths, run.attempt):
+            self._tracker.add_file(known, picture, "figures")
 
     def _add_result(self, run: Run, known: Record, paths: RunPaths, rows: list[Row]) -> None:
         """What a finished run has come to: the epoch that validation chose, and the model."""

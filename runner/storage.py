@@ -80,7 +80,7 @@ def prepare(paths: RunPaths, attempt: int, config: str) -> None:
     _forget_before(paths, attempt - 1)
     write_atomically(paths.config, lambda file: file.write(config.encode()))
     newest = paths.attempt(attempt)
-    for file in (newest.checkpoint, newest.history, newest.log):
+    for file in (newest.checkpoint, newest.history, newest.log, newest.figures):
         link(paths.folder / file.name, file.relative_to(paths.folder))
 
 
@@ -101,6 +101,13 @@ def link(name: Path, target: Path) -> None:
     part.unlink(missing_ok=True)
     part.symlink_to(target)
     part.replace(name)
+
+
+def figures(paths: RunPaths, attempts: int) -> list[Path]:
+    """Return the pictures of the newest of so many attempts that has any; a half-written one is none."""
+    folders = (paths.attempt(number).figures for number in range(attempts, 0, -1))
+    found = (sorted(file for file in folder.glob("[!.]*") if file.is_file()) for folder in folders)
+    return next(filter(None, found), [])
 
 
 def size(paths: RunPaths) -> int:

@@ -1,10 +1,14 @@
 """What is saved and logged while training, from real training."""
 
 import io
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from capsnet.checkpoint import load
 from capsnet.keeper import Keeper
@@ -16,10 +20,9 @@ from capsnet.training import train
 def keeper(tmp_path):
     """Makes the keeper of each attempt of one run."""
 
-    def make(config, state=None):
-        return Keeper(
-            config, tmp_path / "checkpoint.pt", tmp_path / "tensorboard", state, Lines(io.StringIO())
-        )
+    def make(config, state=None, shown=None):
+        lines = Lines(shown or io.StringIO())
+        return Keeper(config, tmp_path / "checkpoint.pt", tmp_path / "tensorboard", state, lines)
 
     return make
 
@@ -93,3 +96,87 @@ def test_what_is_seen_last_is_saved_before_the_interval_has_passed(
         kept.see(next(progresses), last=True)
     assert kept.durable == (0, 2)
     assert load(tmp_path / "checkpoint.pt")["step"] == 2
+
+
+FIGURES = ["confusion.png", "couplings.png", "curves.png", "perturb.png", "reconstruct.png"]
+
+
+def kept(keeper, config, splits):
+    """Train to the end; what was printed."""
+    shown = io.StringIO()
+    with keeper(config, shown=shown) as kept:
+        for progress in train(config, splits=splits):
+            kept.see(progress, last=False)
+    assert kept.complete
+    return shown.getvalue()
+
+
+def test_the_pictures_of_a_finished_run_lie_beside_its_checkpoint_and_on_the_board(
+    keeper, tiny_config, tiny_splits, tmp_path
+):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    printed = kept(keeper, tiny_config(num_epochs=2), tiny_splits)
+    assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == FIGURES
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    tags = [f"figures/{name.removesuffix('.png')}" for name in FIGURES]
+    assert sorted(board.Tags()["images"]) == [*tags, "reconstructions"]
+    (event,) = board.Images("figures/confusion")
+    drawn, logged = (
+        Image.open(file).convert("RGB")
+        for file in (tmp_path / "figures/confusion.png", io.BytesIO(event.encoded_image_string))
+    )
+    assert event.step == 2 and drawn.tobytes() == logged.tobytes()
+    assert "warning" not in printed
+
+
+def test_a_run_that_goes_on_later_has_no_pictures_yet(keeper, tiny_config, tiny_splits, tmp_path):
+    progresses = train(tiny_config(), splits=tiny_splits)
+    with keeper(tiny_config()) as stopped:
+        for progress in progresses:
+            stopped.see(progress, last=progress.metrics is not None)
+            if progress.metrics is not None:
+                break
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 1
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_picture_that_fails_is_a_warning_and_the_checkpoint_is_there_before_it(
+    keeper, tiny_config, tiny_splits, tmp_path, monkeypatch
+):
+    saved = []
+
+    def failing(*_):
+        yield "confusion", Figure(figsize=(1, 1))
+        saved.append(load(tmp_path / "checkpoint.pt")["epoch"])
+        raise RuntimeError("out of memory\nand so on")
+
+    monkeypatch.setattr("capsnet.keeper.gallery", failing)
+    printed = kept(keeper, tiny_config(), tiny_splits)
+    assert "warning: not all figures were drawn: RuntimeError: out of memory\n" in printed
+    assert saved == [3]
+    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["confusion.png"]
+
+
+def test_a_file_in_the_way_of_the_pictures_is_a_warning(keeper, tiny_config, tiny_splits, tmp_path):
+    (tmp_path / "figures").write_text("")
+    printed = kept(keeper, tiny_config(num_epochs=1), tiny_splits)
+    assert "warning: not all figures were drawn: FileExistsError: " in printed
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 1
+
+
+def test_without_matplotlib_a_run_ends_as_well(keeper, tiny_config, tiny_splits, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    printed = kept(keeper, tiny_config(num_epochs=1), tiny_splits)
+    assert "no figures: pip install matplotlib\n" in printed
+    assert not (tmp_path / "figures").exists()
+
+
+def test_drawing_changes_nothing_about_what_was_trained(keeper, tiny_config, tiny_splits, tmp_path):
+    kept(keeper, tiny_config(num_epochs=2), tiny_splits)
+    *_, last = train(tiny_config(num_epochs=2), splits=tiny_splits)
+    weights = load(tmp_path / "checkpoint.pt")["model"]
+    assert all(torch.equal(value, weights[name]) for name, value in last.snapshot()["model"].items())

@@ -99,6 +99,37 @@ def test_reconstructions_stand_below_their_targets(tmp_path):
     assert pixels[:5, :4].sum() + pixels[:5, 8:].sum() == 0
 
 
+@pytest.mark.parametrize(("channels", "colour"), [(1, (0, 0, 0)), (2, (0, 0, 0)), (3, (0, 127, 255))])
+def test_images_of_two_cameras_show_the_first_one(tmp_path, channels, colour):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    images = torch.arange(channels).view(1, channels, 1, 1).expand(2, channels, 4, 4) / 2
+    board = Board(tmp_path)
+    board.images(1, images, images)
+    board.close()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    (event,) = accumulator.Images("reconstructions")
+    shown = Image.open(io.BytesIO(event.encoded_image_string))
+    assert shown.size == (8, 8)
+    assert shown.convert("RGB").getpixel((0, 0)) == colour
+
+
+def test_a_picture_is_on_the_board_as_it_was_drawn(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    drawn, file = Image.new("RGB", (7, 5), (10, 200, 30)), io.BytesIO()
+    drawn.save(file, "PNG")
+    board = Board(tmp_path)
+    board.picture(4, "confusion", file.getvalue())
+    board.close()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    (event,) = accumulator.Images("figures/confusion")
+    assert event.step == 4
+    assert Image.open(io.BytesIO(event.encoded_image_string)).tobytes() == drawn.tobytes()
+
+
 def test_hyperparameters_stand_beside_the_figures_reached(tmp_path, tiny_config, tiny_splits, points):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import plugin_data_pb2

@@ -290,6 +290,47 @@ def test_a_failed_run_says_why_and_brings_its_files(
     assert (scheduler.home.artifacts / run.info.run_id / "artifacts" / "history.csv").exists()
 
 
+def draw(scheduler: Scheduler, run_id: int, attempt: int, *names: str) -> None:
+    folder = scheduler.paths(run_id).attempt(attempt).figures
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text(f"attempt {attempt}")
+
+
+def test_the_pictures_of_an_ended_run_are_published_once_however_often_that_was_tried(
+    running_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw(scheduler, running_run, 1, "confusion.png", "rotate.gif", ".perturb.png.tmp")
+    publish()
+    assert files(tracker, "figures") == set(), "the run goes on, and may draw others"
+    scheduler.end(running_run, Event.INTERRUPT)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "published", crash)
+        publish()
+    publish()
+    assert files(tracker, "figures") == {"figures/confusion.png", "figures/rotate.gif"}
+
+
+def test_the_pictures_published_are_those_of_the_newest_attempt(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    draw(scheduler, running_run, 1, "confusion.png")
+    scheduler.end(running_run, Event.INTERRUPT)
+    publish()
+    store.resume(running_run, now=200.0)
+    scheduler.start(running_run)
+    draw(scheduler, running_run, 2, "confusion.png")
+    scheduler.end(running_run, Event.INTERRUPT)
+    publish()
+    published = scheduler.home.artifacts / mlflow_run(tracker).info.run_id / "artifacts/figures/confusion.png"
+    assert published.read_text() == "attempt 2"
+
+
 def test_a_resumed_run_no_longer_says_why_it_had_failed(
     running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
 ) -> None:

@@ -46,6 +46,19 @@ def test_the_run_folder_shows_the_newest_attempt(run: RunPaths) -> None:
     assert run.config.read_text() == "seed: 1\n"
 
 
+def test_the_pictures_of_a_run_are_those_of_the_newest_attempt_that_has_any(run: RunPaths) -> None:
+    storage.prepare(run, 1, "")
+    assert storage.figures(run, 1) == []
+    for attempt, names in ((1, ["old.png"]), (2, ["b.png", "a.gif", ".c.png.tmp"]), (3, [".c.png.tmp"])):
+        storage.prepare(run, attempt, "")
+        run.attempt(attempt).figures.mkdir()
+        for name in names:
+            (run.attempt(attempt).figures / name).write_text("")
+    folder = run.attempt(2).figures
+    assert storage.figures(run, 3) == [folder / "a.gif", folder / "b.png"]
+    assert (run.folder / "figures").resolve() == run.attempt(3).figures
+
+
 def test_checkpoints_are_kept_until_a_later_attempt_has_two_of_its_own(run: RunPaths) -> None:
     first, second = run.attempt(1).checkpoint, run.attempt(2).checkpoint
     storage.prepare(run, 1, "")

@@ -1,0 +1,154 @@
+"""How routing sharpens: the couplings of each iteration (Sabour et al. 2017, Appendix A).
+
+Letters of shapes: B batch, I primary capsules, J classes, R routing iterations, T types of primary
+capsules, P positions of each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from capsnet.augmentation import for_test
+from capsnet.capsule_network import CapsNet
+from capsnet.config import CapsNetModel
+from capsnet.figures import sheet
+from capsnet.figures.subject import Subject, classes, spread_out
+from capsnet.images import Images
+from capsnet.routing import couplings, norm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COUNT = 100  # test images whose couplings are counted
+BINS = 50
+NUMBERED = 12  # classes at most: more would leave no room for the numbers
+PART = 16  # images at once: couplings take 10 numbers a primary capsule
+
+
+@torch.no_grad()
+def primary(subject: Subject, images: Images) -> torch.Tensor:
+    """The primary capsules [B, I, K] of test images, float32, on the network's device."""
+    network = subject.network
+    assert isinstance(network, CapsNet)
+    network.eval()
+    with subject.execution.autocast():
+        batch = for_test(images.to(subject.execution.device), subject.config.dataset)
+        return network.primary_capsules(batch.inputs).float()
+
+
+@torch.no_grad()
+def by_iteration(subject: Subject, capsules: torch.Tensor) -> torch.Tensor:
+    """Primary capsules [B, I, K] -> the couplings [R, J, B, I] of each routing iteration."""
+    network, model = subject.network, subject.config.model
+    assert isinstance(network, CapsNet) and isinstance(model, CapsNetModel)
+    weight, bias, none = network.classes.weight, network.classes.bias, model.none_of_the_above
+    batch, inputs = capsules.shape[:2]
+    even = torch.full((len(weight), batch, inputs), 1 / (len(weight) + none), device=capsules.device)
+    later = range(2, subject.config.route_iters + 1)
+    return torch.stack([even, *(couplings(capsules, weight, bias, number, none) for number in later)])
+
+
+def entropies(coupling: torch.Tensor) -> torch.Tensor:
+    """Couplings [..., J, B, I] -> the entropy in bits [..., B, I] of where each primary capsule goes.
+
+    What it keeps to itself (`model.none_of_the_above`) counts as one more place.
+    """
+    kept = (1 - coupling.sum(-3, keepdim=True)).clamp(min=0)
+    shares = torch.cat([coupling, kept], dim=-3)
+    return torch.special.entr(shares).sum(-3) / math.log(2)
+
+
+def counted(subject: Subject, images: Images) -> torch.Tensor:
+    """The entropies [R, N, I] of all primary capsules of N test images, on the CPU."""
+    parts = [images[start : start + PART] for start in range(0, len(images), PART)]
+    return torch.cat([entropies(by_iteration(subject, primary(subject, p))).cpu() for p in parts], dim=1)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test image, its number, what it shows, and the mean coupling [R, J] of its primary capsules."""
+
+    sample: int
+    shows: str
+    means: torch.Tensor
+
+
+def example(subject: Subject, image: Images, sample: int) -> Example:
+    """A batch of one image. Each capsule counts by its length: one of no length says nothing."""
+    capsules = primary(subject, image)
+    weights = norm(capsules)[..., 0]  # [1, I]
+    coupling = by_iteration(subject, capsules)
+    means = (coupling * weights).sum((-2, -1)) / weights.sum()
+    return Example(sample, classes(image), means.cpu())
+
+
+def picture(subject: Subject, test: Images, seed: int, sample: int, count: int = COUNT) -> Figure:
+    """Of at most `count` test images chosen by `seed`, and of the one of the number `sample`."""
+    chosen = spread_out(torch.arange(len(test)), count, seed, "couplings").to(test.labels.device)
+    shown = example(subject, test[sample : sample + 1], sample)
+    model = subject.config.model
+    assert isinstance(model, CapsNetModel)
+    places = len(shown.means[0]) + model.none_of_the_above
+    return draw(counted(subject, test[chosen]), shown, places)
+
+
+def draw(found: torch.Tensor, shown: Example, places: int) -> Figure:
+    """Entropies [R, N, I] of couplings to so many `places`, and the example."""
+    drawn = sheet.figure(980, 400)
+    histogram, heat = drawn.subplots(1, 2, width_ratios=(1, 1.25))
+    drawn.subplots_adjust(left=0.06, right=0.98, bottom=0.14, top=0.78, wspace=0.16)
+    _histogram(histogram, found, places)
+    _heat(heat, shown)
+    title = f"Routing couplings, {found.shape[1]} test images of {found.shape[2]:,} primary capsules"
+    sheet.write(drawn, sheet.MARGIN, sheet.MARGIN + sheet.LINE / 2, title, size=sheet.TEXT + 2)
+    return drawn
+
+
+def _histogram(axes: Axes, found: torch.Tensor, places: int) -> None:
+    """The entropies of each iteration after the first, in which all are the same."""
+    from matplotlib import colormaps
+
+    most, later = math.log2(places), len(found) - 1
+    axes.axvline(most, color=sheet.GREY, linewidth=1.5, linestyle="--", label="iteration 1: even")
+    low = min(float(found.min()), most - 0.01)
+    for number, values in enumerate(found[1:].flatten(1)):
+        counts, edges = torch.histogram(values, BINS, range=(low, most + 1e-4))
+        colour = colormaps["cividis"](0.85 * (1 - number / max(1, later - 1)))
+        shares = (100 * counts / len(values)).numpy()
+        axes.stairs(shares, edges.numpy(), color=colour, label=f"iteration {number + 2}", linewidth=1.8)
+    axes.set_title("entropy of a primary capsule's couplings", loc="left", size=sheet.TEXT)
+    axes.set_xlabel("bits", size=sheet.TEXT)
+    axes.set_yscale("log")  # most capsules have hardly a preference, and would hide those that have
+    axes.set_ylim(0.01, 150)
+    axes.set_yticks((0.01, 0.1, 1, 10, 100), ("0.01", "0.1", "1", "10", "100"))
+    axes.set_ylabel("primary capsules, in %", size=sheet.TEXT)
+    axes.tick_params(labelsize=sheet.TEXT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=sheet.TEXT, loc="upper left")
+
+
+def _heat(axes: Axes, shown: Example) -> None:
+    """The mean couplings of the example, an iteration a row."""
+    means = shown.means
+    iterations, count = means.shape
+    low, high = float(means.min()), float(means.max())
+    digits = 3 if high - low > 0.005 else 4
+    axes.imshow(means.numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    if count <= NUMBERED:
+        for (row, column), value in np.ndenumerate(means.numpy()):
+            colour = "white" if value < (low + high) / 2 else sheet.BLACK
+            text = f"{value:.{digits}f}".removeprefix("0")
+            axes.text(column, row, text, ha="center", va="center", color=colour, size=sheet.TEXT)
+        axes.set_xticks(range(count))
+    axes.set_yticks(range(iterations), [str(number + 1) for number in range(iterations)])
+    axes.tick_params(length=0, labelsize=sheet.TEXT)
+    axes.set_xlabel("class", size=sheet.TEXT)
+    axes.set_ylabel("iteration", size=sheet.TEXT)
+    title = f"mean coupling of test image {shown.sample}, which shows {shown.shows}"
+    axes.set_title(title, loc="left", size=sheet.TEXT)

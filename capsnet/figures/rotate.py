@@ -1,0 +1,191 @@
+"""What a network sees in an image that is turned, shifted, scaled or sheared.
+
+Letters of shapes: A amounts of it, N images, J classes, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from capsnet.affine import affine_maps, warp
+from capsnet.config import CNNModel
+from capsnet.figures import sheet
+from capsnet.figures.subject import Subject, right
+from capsnet.images import Images
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COUNT = 200  # test images whose accuracy is measured
+MEASURED = 24  # amounts, about, at which it is
+THUMBNAILS = 13  # at most
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One way to move an image: by which amounts, and how they are called."""
+
+    amounts: tuple[float, ...]
+    maps: Callable[[torch.Tensor], torch.Tensor]  # amounts float64 [A] -> [A, 2, 3] (capsnet.affine)
+    words: str  # what is done, before the amount
+    axis: str
+    unit: str = ""  # after the amount
+    round_trip: bool = False  # the last amount is the first one again
+
+    def measured(self) -> list[int]:
+        """The places of the amounts at which accuracy is measured, the first and the last among them."""
+        step = max(1, (len(self.amounts) - 1) // MEASURED)
+        return list(range(0, len(self.amounts), step))
+
+    def text(self, *amounts: float) -> str:
+        return f"{self.words} {' to '.join(f'{amount:g}{self.unit}' for amount in amounts)}".replace("-", "−")
+
+
+def _range(low: int, high: int, step: int, divisor: int = 1) -> tuple[float, ...]:
+    return tuple(number / divisor for number in range(low, high + 1, step))
+
+
+def _shifts(pixels: torch.Tensor) -> torch.Tensor:
+    return affine_maps(shift=torch.stack([torch.zeros_like(pixels), pixels], dim=1))
+
+
+def _sizes(factors: torch.Tensor) -> torch.Tensor:
+    return affine_maps(scale=torch.stack([factors, factors], dim=1))
+
+
+MOTIONS = {
+    "rotate": Motion(
+        _range(0, 360, 5), lambda a: affine_maps(degrees=a), "turned by", "angle, in °", "°", round_trip=True
+    ),
+    "shift": Motion(_range(-12, 12, 1), _shifts, "moved right by", "shift to the right, in pixels", " px"),
+    "scale": Motion(_range(50, 150, 5, 100), _sizes, "scaled by", "factor"),
+    "shear": Motion(_range(-80, 80, 5, 100), lambda a: affine_maps(shear=a), "sheared by", "shear"),
+}
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One image at all amounts of a motion."""
+
+    motion: Motion
+    sample: int  # its number among the test images
+    labels: tuple[int, ...]
+    images: torch.Tensor  # uint8 [A, C, H, W]
+    lengths: torch.Tensor  # float [A, J]
+    reconstructions: torch.Tensor | None  # float [A, C, H, W]; None without a decoder
+    scores: str  # what the lengths are: those of a network without capsules are probabilities
+
+
+def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved:
+    """A batch of one image, moved by each amount, seen by the network and reconstructed as at test."""
+    count = len(motion.amounts)
+    maps = motion.maps(torch.tensor(motion.amounts, dtype=torch.float64))
+    turned = warp(image.images.repeat(count, 1, 1, 1), maps)
+    labels = image.labels.repeat(count, *[1] * (image.labels.dim() - 1))
+    batch, size = Images(turned, labels), subject.config.batch_size
+    parts = [_seen(subject, batch[start : start + size]) for start in range(0, count, size)]
+    lengths = torch.cat([lengths for lengths, _ in parts])
+    shown = [images for _, images in parts if images is not None]
+    return Moved(
+        motion=motion,
+        sample=sample,
+        labels=tuple(image.labels.flatten().tolist()),
+        images=turned.cpu(),
+        lengths=lengths,
+        reconstructions=torch.cat(shown) if shown else None,
+        scores="probability" if isinstance(subject.config.model, CNNModel) else "length",
+    )
+
+
+def _seen(subject: Subject, batch: Images) -> tuple[torch.Tensor, torch.Tensor | None]:
+    output = subject.output(batch)
+    lengths = output.lengths.float().cpu()
+    if subject.config.decoder is None:
+        return lengths, None
+    return lengths, subject.reconstruct(output.capsules, subject.answer(output, batch))
+
+
+def accuracies(subject: Subject, images: Images, motion: Motion) -> list[tuple[float, float]]:
+    """Amounts, and the share of `images` that is still recognised when moved by so much."""
+    found = []
+    for place in motion.measured():
+        amount = motion.amounts[place]
+        maps = motion.maps(torch.tensor([amount], dtype=torch.float64))
+        answers = subject.answers(Images(warp(images.images, maps), images.labels))
+        found.append((amount, right(images.labels.cpu(), answers).float().mean().item()))
+    return found
+
+
+def draw(seen: Moved, measured: list[tuple[float, float]], count: int) -> Figure:
+    """The length of each class over the amount, and the accuracy on `count` test images."""
+    motion = seen.motion
+    drawn = sheet.figure(900, 620)
+    shows = " and ".join(map(str, seen.labels))
+    title = (
+        f"Test image {seen.sample}, which shows {shows}, {motion.text(motion.amounts[0], motion.amounts[-1])}"
+    )
+    sheet.write(drawn, sheet.MARGIN, sheet.MARGIN + sheet.LINE / 2, title, size=sheet.TEXT + 2)
+    curves = drawn.add_axes((0.07, 0.42, 0.89, 0.34))
+    shares = drawn.add_axes((0.07, 0.1, 0.89, 0.22), sharex=curves)
+    _thumbnails(drawn, curves, seen)
+    _lengths(curves, seen)
+    curves.set_ylabel(f"{seen.scores} of the class", size=sheet.TEXT)
+    shares.plot(*zip(*((a, 100 * share) for a, share in measured), strict=True), color=sheet.BLUE, marker=".")
+    shares.set_ylim(0, 104)
+    shares.set_ylabel("accuracy, in %", size=sheet.TEXT)
+    shares.set_title(f"{count} test images, likewise", loc="left", size=sheet.TEXT)
+    shares.set_xlabel(motion.axis, size=sheet.TEXT)
+    for axes in (curves, shares):
+        axes.set_xlim(motion.amounts[0], motion.amounts[-1])
+        axes.tick_params(labelsize=sheet.TEXT)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
+    shares.set_xticks([motion.amounts[place] for place in _marked(motion)])
+    return drawn
+
+
+def _marked(motion: Motion) -> list[int]:
+    """The places of the amounts that are marked, all as far apart."""
+    last = len(motion.amounts) - 1
+    parts = max(number for number in range(1, THUMBNAILS) if last % number == 0)
+    return list(range(0, last + 1, last // parts))
+
+
+def _lengths(axes: Axes, seen: Moved) -> None:
+    """The label's class bold, those that are longest somewhere in colours, the others pale."""
+    labels = seen.labels
+    winners = [c for c in seen.lengths.argmax(1).unique().tolist() if c not in labels]
+    often = sorted(winners, key=lambda c: -int((seen.lengths.argmax(1) == c).sum()))
+    colours = dict(zip(often, (sheet.ORANGE, sheet.GREEN, sheet.PURPLE, sheet.SKY), strict=False))
+    for number, lengths in enumerate(seen.lengths.T):
+        bold = number in labels
+        colour = sheet.BLUE if bold else colours.get(number, "#cfcfcf")
+        named = bold or number in colours
+        axes.plot(
+            seen.motion.amounts,
+            lengths.tolist(),
+            color=colour,
+            linewidth=2.4 if bold else 1.4 if named else 0.8,
+            linestyle="--" if number in labels[1:] else "-",
+            label=f"class {number}" if named else None,
+            zorder=3 if bold else 2 if named else 1,
+        )
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False, fontsize=sheet.TEXT, loc="lower left", ncols=5, bbox_to_anchor=(0, 1.0))
+
+
+def _thumbnails(drawn: Figure, axes: Axes, seen: Moved) -> None:
+    """The image at the marked amounts, each above its place on the axis."""
+    count, places = len(seen.motion.amounts), _marked(seen.motion)
+    pictures = sheet.zoomed(seen.images[places], side=32)
+    width, height = drawn.get_figwidth() * sheet.DPI, drawn.get_figheight() * sheet.DPI
+    left, right_end = axes.get_position().x0 * width, axes.get_position().x1 * width
+    bottom = round(axes.get_position().y1 * height) + 2 * sheet.LINE
+    for place, picture in zip(places, pictures.numpy(), strict=True):
+        middle = left + (right_end - left) * place / (count - 1)
+        drawn.figimage(picture, xo=round(middle - picture.shape[1] / 2), yo=bottom, origin="upper")

@@ -1,0 +1,241 @@
+"""`python -m capsnet perturb` and the other pictures, as a user meets them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
+
+from capsnet import checkpoint
+from capsnet.cli import main, parser
+from capsnet.config import Config
+from capsnet.figures.kinds import KINDS
+from capsnet.training import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = {
+    "name": "tiny",
+    "num_epochs": 1,
+    "batch_size": 16,
+    "threads": 1,
+    "use_cuda": False,
+    "dataset": {"name": "digits", "size": 12, "validation": 20},
+    "model": {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, "decoder": {"hidden": [16]}},
+}
+# What makes a command quick.
+FEW = {"reconstruct": ["--images", "3"], "rotate": ["--images", "4"], "couplings": ["--images", "4"]}
+FEW["primary"] = ["--steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("run")
+    *_, last = train(Config.model_validate(TINY))
+    checkpoint.save(last.snapshot(), folder / "checkpoint.pt")
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of it, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for file in trained.iterdir():
+        (tmp_path / "run" / file.name).hardlink_to(file)
+    return Path("run")
+
+
+def error_of(capsys, *words: object) -> str:
+    """The one line that a command ends with."""
+    assert main([str(word) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    return printed.err.removeprefix("error: ").rstrip()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("overlap", "rotate")])
+def test_a_picture_is_written_beside_the_checkpoint_and_its_path_printed(run, capsys, kind):
+    assert main([kind, "run", *FEW.get(kind, [])]) == 0
+    assert capsys.readouterr().out == f"run/figures/{kind}.png\n"
+    with Image.open(run / "figures" / f"{kind}.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 200
+    assert [file.name for file in (run / "figures").iterdir()] == [f"{kind}.png"]
+
+
+def test_an_image_in_motion_gives_an_animation_and_a_chart(run, capsys):
+    assert main(["rotate", "run/checkpoint.pt", "--map", "shear", *FEW["rotate"]]) == 0
+    assert capsys.readouterr().out.splitlines() == ["run/figures/shear.gif", "run/figures/shear.png"]
+    with GifImageFile(run / "figures/shear.gif") as gif:
+        assert (gif.format, gif.n_frames) == ("GIF", 64)
+
+
+def test_the_name_of_the_output_says_which_of_the_two_is_wanted(run, capsys):
+    assert main(["rotate", "run", "--output", "new/folder/turned.GIF", *FEW["rotate"]]) == 0
+    assert capsys.readouterr().out == "new/folder/turned.GIF\n"
+    with GifImageFile("new/folder/turned.GIF") as gif:
+        assert (gif.format, gif.n_frames) == ("GIF", 72)
+    assert not (run / "figures").exists()
+
+
+def test_the_checkpoint_can_be_named_in_two_ways_and_the_output_as_one_likes(run, capsys):
+    main(["perturb", "--model-path", "run/checkpoint.pt", "--output", "a.png", "--sample", "3"])
+    main(["perturb", "run/checkpoint.pt", "--model-path", "run/checkpoint.pt", "--output", "b.png"])
+    main(["perturb", "run/checkpoint.pt", "--output", "c.png", "--sample", "3", "--best"])
+    assert capsys.readouterr().out.split() == ["a.png", "b.png", "c.png"]
+    assert Path("a.png").read_bytes() == Path("c.png").read_bytes()
+
+
+def test_the_seed_decides_what_is_left_to_chance(run):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert main(["perturb", "run", "--seed", str(seed), "--output", f"{name}.png"]) == 0
+    a, b, c = (Path(f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_a_style_of_the_users_changes_nothing(run):
+    import matplotlib
+
+    before = matplotlib.rcParams["axes.facecolor"]
+    main(["confusion", "run", "--output", "plain.png"])
+    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30, "image.cmap": "jet"}):
+        main(["confusion", "run", "--output", "styled.png"])
+        assert matplotlib.rcParams["font.size"] == 30
+    assert Path("plain.png").read_bytes() == Path("styled.png").read_bytes()
+    assert matplotlib.rcParams["axes.facecolor"] == before
+
+
+def test_figures_draws_all_that_take_seconds(run, capsys):
+    assert main(["figures", "run", "--output", "drawn"]) == 0
+    names = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert names == ["curves.png", "confusion.png", "reconstruct.png", "perturb.png", "couplings.png"]
+    assert sorted(names) == sorted(file.name for file in Path("drawn").iterdir())
+
+
+def test_a_checkpoint_of_its_own_name_has_a_folder_of_its_own(run, capsys):
+    (run / "checkpoint.pt").rename(run / "mine.pt")
+    main(["confusion", "run/mine.pt"])
+    assert capsys.readouterr().out == "run/mine.figures/confusion.png\n"
+
+
+def test_curves_need_the_table_of_metrics_only(run, capsys):
+    (run / "checkpoint.pt").unlink()
+    assert main(["curves", "run"]) == main(["curves", "run/history.csv"]) == 0
+    assert capsys.readouterr().out == "run/figures/curves.png\n" * 2
+
+
+def test_a_folder_that_is_a_link_to_one_that_is_not_there_yet_is_made(run, capsys):
+    (run / "figures").symlink_to("attempts/1/figures")
+    assert main(["confusion", "run"]) == 0
+    assert (run / "attempts/1/figures/confusion.png").exists()
+
+
+def test_an_output_that_cannot_be_one_is_an_error(run, capsys):
+    Path("file").write_text("")
+    for output, message in (
+        ("run", "run is a folder: name a file in it, as in run/figure.png"),
+        ("a.jpg", "a.jpg: the name of this picture ends in .png, as in a.png"),
+        ("a", "a: the name of this picture ends in .png, as in a.png"),
+        ("a.gif", "a.gif: the name of this picture ends in .png, as in a.png"),
+        ("file/a.png", f"file/a.png cannot be written: {Path('file').absolute()} is a file"),
+        ("file/new/a.png", f"file/new/a.png cannot be written: {Path('file').absolute()} is a file"),
+    ):
+        assert error_of(capsys, "confusion", "run", "--output", output) == message
+    assert error_of(capsys, "rotate", "run", "--output", "a.pdf").endswith(
+        "ends in .png or .gif, as in a.png"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["perturb"], "name a checkpoint, as in: python -m capsnet perturb out/quickstart"),
+        (["perturb", "nowhere"], "there is no checkpoint nowhere/checkpoint.pt"),
+        (["curves", "nowhere"], "there is no checkpoint nowhere/checkpoint.pt"),
+        (["curves", "nowhere.csv"], "nowhere.csv: No such file or directory"),
+        (["perturb", "run", "--model-path", "x"], "CHECKPOINT is run and --model-path is x: name one"),
+        (["perturb", "run", "--sample", "360"], "--sample 360: there are 360 test images, from 0 on"),
+        (["perturb", "run", "--digit", "11"], "--digit 11: no test image shows that class (they are 0 to 9)"),
+        (
+            ["overlap", "run"],
+            "no overlap picture: needs images of two digits, as of dataset.name: multi_mnist; this is digits",
+        ),
+        (
+            ["perturb", "run", "--data", "x"],
+            "--data x: the data set digits lies in no folder: leave it out",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(run, capsys, words, message):
+    assert error_of(capsys, *words) == message
+    assert not Path("nowhere").exists() and not (run / "figures").exists()
+
+
+def test_a_table_that_holds_no_metrics_is_an_error(run, capsys):
+    Path("notes.csv").write_text("a,b\n1,x\n")
+    assert error_of(capsys, "curves", "notes.csv").startswith("notes.csv holds no metrics by epoch")
+    Path("notes.csv").write_text("a,b\n1,2\n")
+    assert error_of(capsys, "curves", "notes.csv") == "notes.csv holds no metrics by epoch"
+
+
+def test_without_a_decoder_nothing_is_reconstructed(tmp_path, capsys):
+    keys = TINY | {"loss": {"with_reconstruction": False}}
+    keys["model"] = {key: value for key, value in TINY["model"].items() if key != "decoder"}
+    *_, last = train(Config.model_validate(keys))
+    checkpoint.save(last.snapshot(), tmp_path / "checkpoint.pt")
+    for kind in ("reconstruct", "perturb"):
+        assert "was trained without a decoder" in error_of(capsys, kind, tmp_path)
+    assert main(["couplings", str(tmp_path), *FEW["couplings"]]) == 0
+
+
+def test_without_matplotlib_one_line_says_what_to_install(run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = "pictures are drawn with matplotlib: pip install matplotlib"
+    assert error_of(capsys, "perturb", "run") == message
+
+
+def test_every_kind_has_a_command_with_help_and_numbers_are_checked(capsys):
+    for kind in (*KINDS, "figures"):
+        with pytest.raises(SystemExit) as ended:
+            main([kind, "--help"])
+        assert ended.value.code == 0
+        assert f"example: python -m capsnet {kind} out/quickstart" in capsys.readouterr().out
+    for words in (["--seed", "-1"], ["--sample", "x"], ["--images", "0"], ["--map", "fold"]):
+        with pytest.raises(SystemExit) as ended:
+            parser().parse_args(["rotate", "run", *words])
+        assert ended.value.code == 2
+
+
+def test_a_misspelt_command_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['capsnet', 'perturbe']\n"
+        "from capsnet.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'matplotlib', 'numpy', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_picture_is_there_whole_or_not_at_all(run, monkeypatch, capsys):
+    import capsnet.files
+
+    assert main(["confusion", "run"]) == 0
+    before = (run / "figures/confusion.png").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(capsnet.files.os, "fsync", full)
+    assert main(["confusion", "run"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert (run / "figures/confusion.png").read_bytes() == before
+    assert Image.open(io.BytesIO(before)).format == "PNG"
+    assert [file.name for file in (run / "figures").iterdir()] == ["confusion.png"]

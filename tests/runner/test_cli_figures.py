@@ -1,0 +1,85 @@
+"""`figures`: pictures of a run's network by its number, drawn by a child process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_harness import Lab
+from PIL import Image
+
+from capsnet.figures.kinds import KINDS
+from runner import exits
+from runner.paths import AttemptPaths
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, import_path())))
+    lab = Lab(tmp_path, monkeypatch, capsys)
+    lab.serve()
+    yield lab
+    lab.close()
+
+
+def import_path() -> list[str]:
+    """Where children find what this process imports, whatever folder they are in."""
+    return [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+
+
+@pytest.fixture
+def trained(lab: Lab, tiny_checkpoint: Path, tiny_config: str) -> AttemptPaths:
+    """The files of run 1, which was trained."""
+    lab.ended(text=tiny_config)
+    paths = lab.home.run(1, "tiny").attempt(1)
+    paths.folder.mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, paths.checkpoint)
+    return paths
+
+
+def test_pictures_are_drawn_into_the_runs_folder_and_their_paths_printed(
+    lab: Lab, trained: AttemptPaths
+) -> None:
+    done = lab.call("figures", 1, "curves", "confusion")
+    assert done.code == 0
+    assert done.out.split() == [str(trained.figures / "curves.png"), str(trained.figures / "confusion.png")]
+    for path in done.out.split():
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+
+
+def test_without_a_kind_all_that_take_seconds_are_drawn(lab: Lab, trained: AttemptPaths) -> None:
+    done = lab.call("figures", "tiny")
+    assert done.code == 0
+    assert [Path(path).stem for path in done.out.split()] == [
+        "curves",
+        "confusion",
+        "reconstruct",
+        "perturb",
+        "couplings",
+    ]
+
+
+def test_what_cannot_be_drawn_is_said_in_one_line_and_the_others_are_drawn(
+    lab: Lab, trained: AttemptPaths
+) -> None:
+    done = lab.process("figures", 1, "overlap", "confusion")
+    assert done.code == exits.USAGE
+    assert done.out == f"{trained.figures / 'confusion.png'}\n"
+    assert done.err.startswith("error: no overlap picture: needs images of two digits")
+    assert done.err.count("\n") == 1
+
+
+def test_a_run_that_has_saved_nothing_says_so(lab: Lab) -> None:
+    number = lab.submit()
+    done = lab.call("figures", number)
+    assert (done.code, done.err) == (exits.USAGE, "run 1 is QUEUED and has saved nothing yet to draw\n")
+
+
+def test_an_unknown_picture_names_those_there_are(lab: Lab) -> None:
+    done = lab.call("figures", 1, "perturbe")
+    assert done.code == exits.USAGE
+    assert done.err == f"there is no picture 'perturbe': choose from {', '.join(KINDS)}\n"
