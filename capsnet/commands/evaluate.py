@@ -96,7 +96,8 @@ def _origin(checkpoint: str, trained: Trained) -> dict[str, Any]:
 def _after(found: dict[str, Any]) -> str:
     """Which weights these are."""
     steps = f" and {found['step']} steps" if found["step"] else ""
-    return f"{found['checkpoint']}, after {found['epoch']} epochs{steps}"
+    epochs = "1 epoch" if found["epoch"] == 1 else f"{found['epoch']} epochs"
+    return f"{found['checkpoint']}, after {epochs}{steps}"
 
 
 def _table(found: dict[str, Any], labels: int) -> str:

@@ -223,7 +223,7 @@ def test_a_network_is_tested_on_another_data_set_of_the_same_size(here, evaluate
 
 def test_the_table_names_the_data_set(here, capsys):
     assert main(["evaluate", "out/framed", "--dataset", "affine_mnist"]) == 0
-    assert "after 1 epochs, on 20 test images of affine_mnist" in capsys.readouterr().out
+    assert "after 1 epoch, on 20 test images of affine_mnist" in capsys.readouterr().out
 
 
 def test_a_network_is_tested_on_affnist(here, evaluated):

@@ -116,7 +116,7 @@ def configured(model: str, decoder: str | None, dataset: str) -> Config:
             "model": settings,
             "route_iters": 2,
             "batch_size": 16,
-            "num_epochs": 4,
+            "num_epochs": 8 if model == "matrix_capsnet" else 4,
             "threads": 1,
             "optim": {"lr": 0.005},
             "loss": {"first_margin": 0.9} if model == "matrix_capsnet" else {},
