@@ -123,15 +123,22 @@ def contains(picture: np.ndarray, part: np.ndarray) -> bool:
 
 
 def literal_couplings(subject: Any, images: Images) -> list[torch.Tensor]:
-    """Procedure 1 of the paper with all predictions formed: the couplings [B, I, J] of each iteration."""
+    """Procedure 1 of the paper with all predictions formed: the couplings [B, I, J] of each iteration.
+
+    With `none_of_the_above` one more logit, always 0, has its share too: [B, I, J + 1].
+    """
+    none = subject.config.model.none_of_the_above
     capsules = couplings.primary(subject, images).double()
     weight = subject.network.classes.weight.detach().double()  # [J, I·K, D]
     weight = weight.unflatten(1, capsules.shape[1:])
     predictions = torch.einsum("bik,jikd->bijd", capsules, weight)
     logits, found = torch.zeros(predictions.shape[:3], dtype=torch.float64), []
     for _ in range(subject.config.route_iters):
-        found.append(logits.softmax(2))
-        sums = torch.einsum("bij,bijd->bjd", found[-1], predictions)
+        places = torch.cat([logits, torch.zeros_like(logits[..., :1])], dim=2) if none else logits
+        found.append(places.softmax(2))
+        sums = torch.einsum("bij,bijd->bjd", found[-1][..., : logits.shape[2]], predictions)
+        if subject.network.classes.bias is not None:
+            sums = sums + subject.network.classes.bias.detach().double()
         length = sums.norm(dim=-1, keepdim=True)
         outputs = sums * length / (1 + length**2)
         logits = logits + torch.einsum("bijd,bjd->bij", predictions, outputs)
@@ -145,6 +152,23 @@ def test_the_entropies_are_those_of_the_literal_procedure(subject, tested):
         torch.testing.assert_close(found[number].double(), expected, atol=1e-4, rtol=1e-4)
     assert found.shape == (3, 21, 12)
     assert found[2].mean() < found[1].mean() < found[0].mean() == pytest.approx(math.log2(10), abs=1e-6)
+
+
+def test_the_entropies_count_what_goes_to_no_class(tiny_config, tested):
+    model = {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, "decoder": {"hidden": [16]}}
+    model |= {"none_of_the_above": True, "class_bias": True}
+    subject = subject_of(tiny_config(model=model, route_iters=4, use_cuda=False))
+    with torch.no_grad():
+        subject.network.primary.weight.mul_(10)
+        subject.network.classes.bias.add_(0.1)
+    found = couplings.counted(subject, tested)
+    assert len(found) == 4
+    for number, literal in enumerate(literal_couplings(subject, tested)):
+        expected = -(literal * literal.log2()).sum(2)
+        torch.testing.assert_close(found[number].double(), expected, atol=1e-4, rtol=1e-4)
+    assert found[0].mean() == pytest.approx(math.log2(11), abs=1e-6)
+    figure = couplings.picture(subject, tested, seed=0, sample=0)
+    assert np.asarray(figure.axes[0].lines[0].get_xdata())[0] == pytest.approx(math.log2(11))
 
 
 def test_what_a_capsule_keeps_to_itself_is_one_more_place():
