@@ -7,6 +7,7 @@ from pathlib import Path
 
 from capsnet import checkpoint
 from capsnet.config import Config
+from capsnet.figures import output
 from capsnet.files import CHECKPOINT
 
 FOLDER = Path("out")  # in the working directory, for what the YAML does not place
@@ -31,7 +32,8 @@ def places(config: Config) -> Places:
 
 def move_aside(places: Places) -> Path | None:
     """Put what an earlier run left there into a folder of its own, "earlier-1" and so on; where to."""
-    target = _move(checkpoint.files_of(places.checkpoint), places.checkpoint.parent)
+    files, pictures = checkpoint.files_of(places.checkpoint), output.folder_of(places.checkpoint)
+    target = _move([*files, pictures] if pictures.exists() else files, places.checkpoint.parent)
     if target is not None:
         _move(sorted(places.tensorboard.glob("events.out.tfevents.*")), places.tensorboard)
     return target

@@ -12,6 +12,7 @@ from capsnet.checkpoint import CheckpointError
 from capsnet.commands.places import Places, move_aside, places
 from capsnet.config import Config, load
 from capsnet.exits import INTERRUPTED
+from capsnet.figures import output
 from capsnet.history import results
 from capsnet.interrupts import Interrupts
 from capsnet.keeper import Keeper
@@ -70,6 +71,8 @@ def _finished(keeper: Keeper, where: Places) -> int:
     print(f"history      {checkpoint.history_path(where.checkpoint)}")
     print(f"evaluate     python -m capsnet evaluate {where.checkpoint}")
     print(f"curves       tensorboard --logdir {where.tensorboard}")
+    if (pictures := output.folder_of(where.checkpoint)).exists():
+        print(f"pictures     {pictures}")
     return 0
 
 

@@ -67,6 +67,7 @@ def test_a_second_run_moves_the_first_aside_and_says_so(tiny, capsys):
     assert "the files of an earlier run were moved to out/tiny/earlier-1;" in capsys.readouterr().out
     assert load(tiny / "out/tiny/checkpoint.pt")["config"]["seed"] == 0
     assert load(tiny / "out/tiny/earlier-1/checkpoint.pt")["config"]["seed"] == 1
+    assert (tiny / "out/tiny/earlier-1/figures/curves.png").exists()
     assert curve(tiny / "out/tiny/tensorboard") == [1, 2]
     main(["train", "tiny.yaml"])
     assert (tiny / "out/tiny/earlier-2/history.csv").exists()

@@ -50,7 +50,15 @@ def test_every_experiment_opens_by_saying_what_it_shows(file):
 def test_the_experiments_of_the_readme_are_there():
     names = {"quickstart", "mnist_3iter", "mnist_1iter", "fashion_mnist"}
     names |= {"mnist_3iter_no_reconstruction", "mnist_1iter_no_reconstruction"}
-    names |= {"mnist_routing", "mnist_decoders", "mnist_cnn", "mnist_small", "efficient_mnist", "multi_mnist", "affnist"}
+    names |= {
+        "mnist_routing",
+        "mnist_decoders",
+        "mnist_cnn",
+        "mnist_small",
+        "efficient_mnist",
+        "multi_mnist",
+        "affnist",
+    }
     names |= {"cifar10", "svhn", "smallnorb", "smallnorb_em", "digits_em"}
     assert names == {file.stem for file in EXPERIMENTS}
 
