@@ -28,8 +28,11 @@ from capsnet.network import Network, Output
 
 SIDE = 4  # of a pose
 POSE = SIDE**2  # numbers in a pose
-PRIMARY_GAIN = 5.0  # makes the first poses about 1 in size; the costs of too small ones begin saturated
-MATRIX_STD = 1.0  # of the votes' matrices; they lose as much in size by being averaged
+PRIMARY_GAIN = 5.0  # makes the first poses about 1 in size
+MATRIX_STD = 0.25
+# Where the costs begin near 0, activations begin near a half, where they have a slope. Votes of the first
+# matrices differ by a σ of about 1/e.
+FIRST_BETA_U = 1.0
 
 
 class PrimaryMatrixCapsules(nn.Module):
@@ -127,10 +130,10 @@ class MatrixCapsules(nn.Module):
     def initial(
         module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator
     ) -> np.ndarray:
-        """N(0, 1) in matrices, β = 0."""
+        """N(0, 0.25²) in matrices, β_u = 1, β_a = 0."""
         if key.endswith("weight"):
             return generator.standard_normal(shape, np.float32) * np.float32(MATRIX_STD)
-        return np.zeros(shape, np.float32)
+        return np.full(shape, FIRST_BETA_U if key.endswith("beta_u") else 0.0, np.float32)
 
 
 class MatrixCapsNet(Network):
