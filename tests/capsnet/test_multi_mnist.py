@@ -390,7 +390,16 @@ def test_what_is_shown_of_a_pair_is_the_sum_of_both_reconstructions(splits):
 
 MODELS = {
     "capsnet": {"model": SMALL},
-    "cnn": {"model": {"name": "cnn", "conv_channels": [8], "kernel_sizes": [5], "pool": 4, "hidden": [32]}},
+    "cnn": {
+        "model": {
+            "name": "cnn",
+            "conv_channels": [8],
+            "kernel_sizes": [5],
+            "pool": 4,
+            "hidden": [64],
+            "dropout": 0,
+        }
+    },
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from end_to_end.harness import Service, wait_until
 
 from runner.rows import Run
@@ -11,6 +12,7 @@ from runner.states import State
 from runner.store import open_store
 
 
+@pytest.mark.slow
 def test_eight_runs_on_four_gpus_start_in_order_and_leave_none_idle(service: Service, small: Path) -> None:
     settings = ["--set", "num_epochs=2", "--set", "batch_size=64"]
     numbers = [int(n) for n in service.call("submit", *[small] * 8, *settings).stdout.split()]
