@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from generated import splits_of
 
-from capsnet import augmentation, multi_mnist, randomness
-from capsnet.config import Config, Dataset, MultiMNIST
-from capsnet.images import Images, Splits, shape, whole
+from capsnet.config import Config
 from capsnet.training import train
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -124,25 +123,10 @@ def configured(model: str, decoder: str | None, dataset: str) -> Config:
     )
 
 
-def generated(dataset: Dataset) -> Splits:
-    """33 training images, so that the last batch has one, and 8 others: a pattern by class, and noise."""
-    size = shape(dataset)
-    patterns = torch.from_numpy(randomness.generator(0, "patterns").random((size.classes, *whole(dataset))))
-    labels = randomness.integers(0, 0, size.classes - 1, (41,), "labels")
-    noise = torch.from_numpy(randomness.generator(0, "noise").random((41, size.channels, *whole(dataset))))
-    pixels = 180 * patterns[labels][:, None].round() + 60 * noise
-    images = Images(pixels.to(torch.uint8), labels)
-    train, test = images[:33], images[33:]
-    if isinstance(dataset, MultiMNIST):
-        return Splits(train, None, multi_mnist.pairs(test, 8, dataset.shift, seed=0))
-    cropped = augmentation.centre(test.images, size.height, size.width)
-    return Splits(train, None, Images(cropped.contiguous(), test.labels))
-
-
 @pytest.mark.parametrize(("model", "decoder", "dataset"), PAIRS)
 def test_it_trains_and_resumes_bit_for_bit(model, decoder, dataset, one_thread):
     config = configured(model, decoder, dataset)
-    splits = generated(config.dataset)
+    splits = splits_of(config.dataset, train=33, test=8)  # the last batch has one image
     whole_run = list(train(config, splits=splits, interval_seconds=0))
     losses = [progress.metrics["train/loss"] for progress in whole_run if progress.metrics is not None]
     assert losses[-1] < losses[0]

@@ -1,15 +1,18 @@
 """The YAML files that come with the project: each is valid, and the sample shows all there is."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from generated import splits_of
 from pydantic import TypeAdapter
 
 from capsnet import yamlfile
 from capsnet.config import Config, MultiStep, Section
 from capsnet.schema import dotted_keys
+from capsnet.training import train
 from runner import loading
 from runner.spec import Spec
 
@@ -45,6 +48,17 @@ def test_every_experiment_opens_by_saying_what_it_shows(file):
     comment = re.match(r"(#.*\n){3,}\n", file.read_text())
     assert comment, "opens with a comment: what it shows, what to expect, on what hardware"
     assert re.search("GPU|CPU", comment.group())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_experiment_takes_a_step_and_is_tested(file):
+    """With images that are made here, and few of them, as not all files can be had everywhere."""
+    settings = ["num_epochs=1", "batch_size=4", "dataset.validation=0"]
+    config = loading.load(file, settings).config
+    *_, end = train(config, splits=splits_of(config.dataset, train=4, test=4))
+    assert (end.phase, end.epoch, end.step) == ("epoch_end", 1, 1)
+    assert end.metrics is not None and math.isfinite(end.metrics["test/loss"])
 
 
 def test_the_experiments_of_the_readme_are_there():

@@ -1,0 +1,23 @@
+"""Splits of any data set without its files: a pattern for each class, and noise."""
+
+from __future__ import annotations
+
+import torch
+
+from capsnet import augmentation, multi_mnist, randomness
+from capsnet.config import Dataset, MultiMNIST
+from capsnet.images import Images, Splits, shape, whole
+
+
+def splits_of(dataset: Dataset, train: int, test: int) -> Splits:
+    """So many training images, as augmentation takes them, and test images, as a network does."""
+    size, count = shape(dataset), train + test
+    patterns = torch.from_numpy(randomness.generator(0, "patterns").random((size.classes, *whole(dataset))))
+    labels = randomness.integers(0, 0, size.classes - 1, (count,), "labels")
+    noise = randomness.generator(0, "noise").random((count, size.channels, *whole(dataset)))
+    pixels = 180 * patterns[labels][:, None].round() + 60 * torch.from_numpy(noise)
+    images = Images(pixels.to(torch.uint8), labels)
+    if isinstance(dataset, MultiMNIST):
+        return Splits(images[:train], None, multi_mnist.pairs(images[train:], test, dataset.shift, seed=0))
+    cropped = augmentation.centre(images.images[train:], size.height, size.width)
+    return Splits(images[:train], None, Images(cropped.contiguous(), labels[train:]))
