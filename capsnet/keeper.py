@@ -74,9 +74,10 @@ class Keeper:
         if last or due(self._config.checkpoint, ended, self._config.num_epochs, seconds):
             self._writer.submit(progress.snapshot())
             self._saved_at = time.monotonic()
-        if ended is not None and self.complete:
-            self._writer.wait()  # what was trained is safe before anything is drawn
-            self._draw(progress)
+
+    def settle(self) -> None:
+        """Return when what was saved last is on disk."""
+        self._writer.wait()
 
     @cached_property
     def _board(self) -> Board | None:
@@ -89,16 +90,23 @@ class Keeper:
         self._closing.callback(board.close)
         return board
 
-    def _draw(self, progress: Progress) -> None:
+    def draw(self, progress: Progress) -> None:
         """Write the pictures of the finished run beside its checkpoint, and show them on the board.
 
-        Whatever goes wrong is said and changes nothing else: training has ended well.
+        Takes some seconds and a pass over the test images, after what was trained is safe. Whatever goes
+        wrong, Ctrl-C included, is said and changes nothing else: training has ended well.
         """
+        self.settle()
+        try:
+            import matplotlib  # noqa: F401 - told apart from an import that fails for another reason
+        except ImportError:
+            self._shown.line("no figures: pip install matplotlib")
+            return
         try:
             with sheet.defaults():
                 self._write_pictures(progress)
-        except ImportError:
-            self._shown.line("no figures: pip install matplotlib")
+        except KeyboardInterrupt:
+            self._shown.line("stopped drawing; `python -m capsnet figures` draws what is missing")
         except Exception as error:
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             self._shown.line(f"warning: not all figures were drawn: {type(error).__name__}: {cause}")

@@ -144,6 +144,10 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
             keeper.see(progress, last)
             standing.note(**_report(progress))
             standing.note(**keeper.durable)
+            if keeper.complete:
+                keeper.settle()  # a run that dies while it draws has lost nothing but its pictures
+                standing.note(**keeper.durable)
+                keeper.draw(progress)
             if last:
                 break
     standing.note(**keeper.durable)
@@ -160,7 +164,8 @@ def _take_over(assignment: Assignment, state: State, standing: Standing) -> bool
         row = state["history"][-1]
         metrics = {key: value for key, value in row.items() if key not in ("epoch", "time")}
         standing.note(epoch=state["epoch"], metrics=metrics, accuracy=metrics["test/accuracy"])
-    print("all its epochs were finished before", flush=True)
+    figures = f"python -m runner figures {assignment.run}"
+    print(f"all its epochs were finished before; `{figures}` draws what is missing", flush=True)
     return True
 
 

@@ -69,6 +69,15 @@ class AttemptKeeper:
         self._keeper.see(progress, last)
         self._follow()
 
+    def settle(self) -> None:
+        """Return when what was saved last is on disk, in the file that the YAML names too."""
+        self._keeper.settle()
+        self._follow()
+
+    def draw(self, progress: Progress) -> None:
+        """Draw what the finished run has learnt."""
+        self._keeper.draw(progress)
+
     def _follow(self) -> None:
         """Let the file that the YAML names hold the newest checkpoint that is on disk."""
         durable = self._keeper.durable

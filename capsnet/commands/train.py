@@ -38,6 +38,8 @@ def run(arguments: Namespace) -> int:
             for progress in chain([first], progresses):
                 last = interrupts.asked  # asked once: the answer may change until the next line
                 keeper.see(progress, last)
+                if keeper.complete:
+                    keeper.draw(progress)
                 if last:
                     break
     if keeper.complete:

@@ -102,12 +102,13 @@ FIGURES = ["confusion.png", "couplings.png", "curves.png", "perturb.png", "recon
 
 
 def kept(keeper, config, splits):
-    """Train to the end; what was printed."""
+    """Train to the end and draw; what was printed."""
     shown = io.StringIO()
     with keeper(config, shown=shown) as kept:
         for progress in train(config, splits=splits):
             kept.see(progress, last=False)
-    assert kept.complete
+        assert kept.complete
+        kept.draw(progress)
     return shown.getvalue()
 
 
@@ -157,6 +158,18 @@ def test_a_picture_that_fails_is_a_warning_and_the_checkpoint_is_there_before_it
     assert "warning: not all figures were drawn: RuntimeError: out of memory\n" in printed
     assert saved == [3]
     assert [file.name for file in (tmp_path / "figures").iterdir()] == ["confusion.png"]
+
+
+def test_ctrl_c_while_drawing_leaves_pictures_out_and_nothing_else(
+    keeper, tiny_config, tiny_splits, tmp_path, monkeypatch
+):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("capsnet.keeper.gallery", stopped)
+    printed = kept(keeper, tiny_config(num_epochs=1), tiny_splits)
+    assert "stopped drawing; `python -m capsnet figures` draws what is missing\n" in printed
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 1
 
 
 def test_a_file_in_the_way_of_the_pictures_is_a_warning(keeper, tiny_config, tiny_splits, tmp_path):
