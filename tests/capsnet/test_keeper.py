@@ -107,8 +107,9 @@ def kept(keeper, config, splits):
     with keeper(config, shown=shown) as kept:
         for progress in train(config, splits=splits):
             kept.see(progress, last=False)
-        assert kept.complete
-        kept.draw(progress)
+            if kept.complete:
+                kept.draw(progress)
+    assert kept.complete
     return shown.getvalue()
 
 
