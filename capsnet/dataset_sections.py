@@ -94,8 +94,10 @@ class Photographs(StoredDataset):
     shift: int = Field(default=0, ge=0, le=64)
     crop: Side | None = None  # pixels a side; at test from the centre; None: the whole image
     flip: bool = False  # left and right, at random; training only
-    brightness: float = Field(default=0.0, ge=0, le=255)  # added, at most, either way, of 255; training only
-    contrast: Range = (1.0, 1.0)  # times the distance from the image's mean; training only
+    # Light changes training images only, and is cut off at black and white. Of what it changes `standardise`
+    # leaves what was cut off there, and of contrast also how far the channels are apart.
+    brightness: float = Field(default=0.0, ge=0, le=255)  # added, at most, either way, of 255
+    contrast: Range = (1.0, 1.0)  # times the distance from each channel's mean
     standardise: bool = False  # each image to mean 0 and standard deviation 1, as the network sees it
 
 
