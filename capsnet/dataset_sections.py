@@ -6,13 +6,19 @@ concerns training images only says so; the others hold for the test too.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Field, Tag
 
 from capsnet.sections import NotNegative, PathText, Section, tagged
 
 Side = Annotated[int, Field(ge=4, le=512)]  # pixels
+
+
+def _pair(bounds: Any) -> Any:
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        raise ValueError("must be a list of 2, as in [0.2, 1.8]")
+    return bounds
 
 
 def _range(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -21,7 +27,9 @@ def _range(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-Range = Annotated[tuple[NotNegative, NotNegative], Field(strict=False), AfterValidator(_range)]
+Range = Annotated[
+    tuple[NotNegative, NotNegative], Field(strict=False), BeforeValidator(_pair), AfterValidator(_range)
+]
 
 
 class ImageDataset(Section):

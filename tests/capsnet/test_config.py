@@ -332,6 +332,14 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
             "dataset: {name: svhn, contrast: [2, 1]}",
             "1: dataset.contrast: must be a lower and an upper bound, as in [0.2, 1.8] (got [2, 1])",
         ),
+        *(
+            (
+                f"dataset: {{name: svhn, contrast: {value}}}",
+                f"1: dataset.contrast: must be a list of 2, as in [0.2, 1.8] (got {value})",
+            )
+            for value in ("[]", "[1]", "[1, 2, 3]", "1", "null")
+        ),
+        ("dataset: {name: svhn, contrast: [1, a]}", '1: dataset.contrast.1: must be a number (got "a")'),
         (
             "model: {name: matrix_capsnet}\ndataset: {name: digits, size: 12}",
             "1: model.capsule_types: [32, 32] leaves no capsules of images of 12×12 pixels: "
