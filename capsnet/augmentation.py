@@ -157,6 +157,7 @@ def _window(images: torch.Tensor, corners: torch.Tensor, height: int, width: int
 def centre(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The middle height×width pixels of images [..., H, W]; where that is uneven, nearer to the top left."""
     top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    assert top >= 0 and left >= 0, f"no {height}×{width} pixels in images of {tuple(images.shape)}"
     return images[..., top : top + height, left : left + width]
 
 

@@ -94,6 +94,12 @@ def test_a_crop_as_large_as_the_image_is_the_image():
     assert torch.equal(augmentation.crop(images, torch.rand(3, 2), 32), images)
 
 
+@pytest.mark.parametrize("size", [(33, 32), (32, 33)])
+def test_the_middle_of_an_image_is_no_larger_than_it(size):
+    with pytest.raises(AssertionError, match=r"no 3[23]×3[23] pixels in images of \(1, 3, 32, 32\)"):
+        augmentation.centre(photographs(1).images, *size)
+
+
 def test_about_half_of_the_images_are_flipped_and_only_left_and_right():
     dataset = plain(flip=True)
     images = photographs(2000, 1, 4, 5)
