@@ -9,13 +9,12 @@ Letters of shapes: N images.
 from __future__ import annotations
 
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from capsnet import config, mnist
+from capsnet import config, downloads, mat5, mnist
 from capsnet.framed_mnist import framed
 from capsnet.images import AFFNIST_SIDE, MNIST_SIDE, DataError, Images
 
@@ -71,9 +70,9 @@ def _numbers(file: Path) -> tuple[list[int], str]:
 def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, 40, 40], whose pixels are read row by row, and labels int64 [N]."""
     fields = _struct(file)
-    if not {"image", "label_int"} <= set(fields.dtype.names or ()):
+    if not {"image", "label_int"} <= fields.keys():
         raise _fault(file, f"{STRUCT} has no image and label_int in it")
-    images, labels = np.asarray(fields["image"]), np.asarray(fields["label_int"]).ravel()
+    images, labels = fields["image"], fields["label_int"].ravel()
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[0] != AFFNIST_SIDE**2:
         size = "×".join(map(str, images.shape))
         raise _fault(file, f"its images are {size} of {images.dtype}, not {AFFNIST_SIDE**2}×N of uint8")
@@ -85,24 +84,17 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return pixels, labels.astype(np.int64)
 
 
-def _struct(file: Path) -> np.void:
-    """The struct in a MATLAB file."""
+def _struct(file: Path) -> dict[str, np.ndarray]:
+    """The fields of the struct in a MATLAB file that are matrices of numbers."""
     try:
-        from scipy.io import loadmat  # takes half a second
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise DataError("affNIST comes in MATLAB's format, which SciPy reads: pip install scipy") from error
-    # What SciPy raises over a file that is cut off, altered, or of another format.
-    broken = (MatReadError, OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError)
-    broken += (NotImplementedError, OverflowError, MemoryError)
-    try:
-        found = loadmat(file, variable_names=[STRUCT]).get(STRUCT)
-    except broken as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _fault(file, f"it cannot be read as a MATLAB file ({cause})") from error
-    if not isinstance(found, np.ndarray) or found.size != 1 or found.dtype.names is None:
+        found = mat5.read(file, (STRUCT,)).get(STRUCT)
+    except OSError as error:
+        raise _fault(file, f"it cannot be read ({downloads.cause(error)})") from error
+    except mat5.MatError as error:
+        raise _fault(file, f"it {error}") from error
+    if not isinstance(found, dict):
         raise _fault(file, f"it holds no struct {STRUCT}")
-    return found.ravel()[0]
+    return found
 
 
 def _fault(file: Path, fault: str) -> DataError:

@@ -97,12 +97,10 @@ def _prepared(images: Images, dataset: Dataset, draws: Draws) -> Batch:
     if "contrast" in draws:
         mean = inputs.mean((2, 3), keepdim=True)
         inputs = mean + (inputs - mean) * draws["contrast"][:, None, None, None]
-    changed = not draws.keys().isdisjoint(("brightness", "contrast"))
-    targets = inputs.clamp(0, 1) if changed else inputs
-    inputs = standardised(inputs) if standardises(dataset) else targets
-    if images.parts is not None:
-        targets = images.parts.float() / 255
-    return Batch(inputs, targets, images.labels)
+    if not draws.keys().isdisjoint(("brightness", "contrast")):
+        inputs = inputs.clamp(0, 1)  # before standardising, which else would undo what was added
+    targets = inputs if images.parts is None else images.parts.float() / 255
+    return Batch(as_inputs(inputs, dataset), targets, images.labels)
 
 
 def standardises(dataset: Dataset) -> bool:
@@ -159,6 +157,7 @@ def _window(images: torch.Tensor, corners: torch.Tensor, height: int, width: int
 def centre(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The middle height×width pixels of images [..., H, W]; where that is uneven, nearer to the top left."""
     top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    assert top >= 0 and left >= 0, f"no {height}×{width} pixels in images of {tuple(images.shape)}"
     return images[..., top : top + height, left : left + width]
 
 

@@ -30,7 +30,7 @@ from capsnet.dataset_sections import (
     StoredDataset,
 )
 from capsnet.geometry import chain
-from capsnet.images import shape, whole
+from capsnet.images import MNIST_SIDE, shape, whole
 from capsnet.model_sections import (
     LOSS_OF,
     PAPER_RECONSTRUCTION_WEIGHT,
@@ -213,6 +213,10 @@ def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
             "dataset.crop", why, "dataset.size" if "size" in type(dataset).model_fields else "dataset.name"
         )
         return
+    if dataset.shift >= (most := whole(dataset)[0] - _frame(dataset)):
+        why = f"{dataset.shift} can move all of an image out of sight: it must be less than {most} pixels"
+        sized = [key for key in ("pad", "size") if key in type(dataset).model_fields]
+        yield _contradiction("dataset.shift", why, f"dataset.{sized[0] if sized else 'name'}")
     image = shape(dataset)
     convolutions = chain(config.model)
     try:
@@ -220,6 +224,15 @@ def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
     except ValueError as error:
         other = "dataset.size" if isinstance(dataset, Digits | Folder) else "dataset.name"
         yield _contradiction(convolutions.key, str(error).removeprefix(f"{convolutions.key} "), other)
+
+
+def _frame(dataset: Dataset) -> int:
+    """How many pixels of a side are black before the image that training moves begins."""
+    return (
+        (whole(dataset)[0] - MNIST_SIDE) // 2
+        if isinstance(dataset, FramedMNIST | AffNIST | MultiMNIST)
+        else 0
+    )
 
 
 def _of_kinds(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
@@ -258,10 +271,23 @@ def _of_kinds(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
     if capsnet and capsnet.none_of_the_above and isinstance(capsnet.routing, AttentionRouting):
         why = "true is for dynamic routing; attention has no couplings to no class"
         yield _contradiction("model.none_of_the_above", why, "model.routing")
-    off = isinstance(loss, MarginLoss) and not loss.with_reconstruction
-    if off and decoder is not None and decoder != FCDecoder() and not isinstance(decoder, NoDecoder):
-        why = "is configured, but loss.with_reconstruction: false leaves the decoder out"
-        yield _contradiction("model.decoder", why, "loss.with_reconstruction")
+    unused = config.decoder is None and isinstance(decoder, FCDecoder | DeconvDecoder)
+    if unused and decoder != FCDecoder():
+        off = isinstance(loss, MarginLoss)
+        key, value = ("loss.with_reconstruction", "false") if off else ("loss.name", loss.name)
+        yield _contradiction(
+            "model.decoder", f"is configured, but {key}: {value} leaves the decoder out", key
+        )
+    if config.batch_size == 1 and (cause := _batch_normalised(config)):
+        why = f"1 leaves the batch normalisation of {cause} nothing to learn its statistics of: set 2 or more"
+        yield _contradiction("batch_size", why, cause.partition(":")[0])
+
+
+def _batch_normalised(config: Config) -> str | None:
+    """The key that asks for batch normalisation, with its value."""
+    if isinstance(config.model, EfficientCapsNetModel):
+        return f"model.name: {config.model.name}"
+    return "model.decoder.batch_norm: true" if config.decoder and config.decoder.batch_norm else None
 
 
 def _contradiction(key: str, why: str, other: str) -> tuple[KeyPath, str, tuple[KeyPath, ...]]:

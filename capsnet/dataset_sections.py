@@ -6,13 +6,19 @@ concerns training images only says so; the others hold for the test too.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Field, Tag
 
 from capsnet.sections import NotNegative, PathText, Section, tagged
 
 Side = Annotated[int, Field(ge=4, le=512)]  # pixels
+
+
+def _pair(bounds: Any) -> Any:
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        raise ValueError("must be a list of 2, as in [0.2, 1.8]")
+    return bounds
 
 
 def _range(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -21,7 +27,9 @@ def _range(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-Range = Annotated[tuple[NotNegative, NotNegative], Field(strict=False), AfterValidator(_range)]
+Range = Annotated[
+    tuple[NotNegative, NotNegative], Field(strict=False), BeforeValidator(_pair), AfterValidator(_range)
+]
 
 
 class ImageDataset(Section):
@@ -94,8 +102,10 @@ class Photographs(StoredDataset):
     shift: int = Field(default=0, ge=0, le=64)
     crop: Side | None = None  # pixels a side; at test from the centre; None: the whole image
     flip: bool = False  # left and right, at random; training only
-    brightness: float = Field(default=0.0, ge=0, le=255)  # added, at most, either way, of 255; training only
-    contrast: Range = (1.0, 1.0)  # times the distance from the image's mean; training only
+    # Light changes training images only, and is cut off at black and white. Of what it changes `standardise`
+    # leaves what was cut off there, and of contrast also how far the channels are apart.
+    brightness: float = Field(default=0.0, ge=0, le=255)  # added, at most, either way, of 255
+    contrast: Range = (1.0, 1.0)  # times the distance from each channel's mean
     standardise: bool = False  # each image to mean 0 and standard deviation 1, as the network sees it
 
 

@@ -128,6 +128,7 @@ class Learner:
             "config": self.config.model_dump(mode="json"),
             "execution": self.execution.as_dict(),
             "versions": versions(),
+            "images": self.images_per_epoch,
             "epoch": self.epoch,
             "step": self.steps,
             "seconds": self.seconds,

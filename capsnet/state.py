@@ -1,6 +1,7 @@
 """The complete state of a run, as a dictionary of plain values and CPU tensors:
 
 format      number of this layout
+images      how many there are to train on; absent in files of before it was noted
 config      the configuration, as YAML would hold it
 execution   how it was computed (capsnet.execution)
 versions    of Python, PyTorch, NumPy and this package
@@ -19,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from capsnet.config import Config
+from capsnet.config import Config, MultiMNIST
 
 State = dict[str, Any]
 
@@ -37,6 +38,8 @@ FIXED = (
     "dataset.size",
     "dataset.pad",
     "dataset.crop",
+    "dataset.resize",
+    "dataset.standardise",
     "dataset.channels",
     "dataset.classes",
     "dataset.test_seed",
@@ -70,13 +73,27 @@ def require_same_run(state: State, config: Config) -> None:
     if state["optimizer"] is None:
         raise CheckpointError("the checkpoint holds the weights of one epoch only: it cannot be trained on")
     stored, wanted = (flat(each.model_dump(mode="json")) for each in (config_of(state), config))
+    shifted_in_test = ("dataset.shift",) if isinstance(config.dataset, MultiMNIST) else ()
     for key in sorted(stored.keys() | wanted.keys()):
-        fixed = any(key == name or key.startswith(f"{name}.") for name in FIXED)
+        fixed = any(key == name or key.startswith(f"{name}.") for name in (*FIXED, *shifted_in_test))
         if fixed and stored.get(key) != wanted.get(key):
             raise CheckpointError(
                 f"the checkpoint is of another run: {key} was {stored.get(key)!r} and is now "
                 f"{wanted.get(key)!r}; set it back, or start anew without the checkpoint"
             )
+
+
+def require_same_images(state: State, count: int) -> None:
+    """Raise CheckpointError unless there are as many images to train on as `state` was trained on.
+
+    The order of an epoch, and so where its unfinished one goes on, follows from how many there are.
+    """
+    before = state.get("images", count)
+    if before != count:
+        raise CheckpointError(
+            f"the checkpoint was trained on {before} images, and now there are {count}: put back the images "
+            "that it began with, or start anew without the checkpoint"
+        )
 
 
 def config_of(state: State) -> Config:

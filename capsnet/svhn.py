@@ -6,12 +6,11 @@ Letters of shapes: N images.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from capsnet import downloads
+from capsnet import downloads, mat5
 from capsnet.images import DataError, Images
 
 FOLDER = "SVHN"
@@ -42,6 +41,9 @@ def _find(root: Path, name: str) -> Path | None:
 def _read(root: Path, part: str) -> Images:
     path = _find(root, NAMES[part]) or root / FOLDER / NAMES[part]
     pixels, labels = _matrices(path)
+    if not isinstance(pixels, np.ndarray) or not isinstance(labels, np.ndarray):
+        name = "y" if isinstance(pixels, np.ndarray) else "X"
+        raise DataError(f"{path} holds no matrix {name} of numbers: {downloads.REPLACE}")
     if fault := _fault(pixels, labels):
         raise DataError(f"{path} {fault}: {downloads.REPLACE}")
     images = np.ascontiguousarray(pixels.transpose(3, 2, 0, 1))
@@ -49,27 +51,19 @@ def _read(root: Path, part: str) -> Images:
     return Images(torch.from_numpy(images), torch.from_numpy(digits))
 
 
-def _matrices(path: Path) -> tuple[Any, Any]:
+def _matrices(path: Path) -> list[mat5.Value | None]:
     """X and y of a file, None where it lacks one."""
     try:
-        from scipy.io import loadmat  # takes a while, and nothing else here needs it
-    except ImportError as error:
-        raise DataError("SVHN comes in MATLAB's format, which SciPy reads: pip install scipy") from error
-    try:
-        found = loadmat(path, variable_names=["X", "y"])
+        found = mat5.read(path, ("X", "y"))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({downloads.cause(error)}): {downloads.REPLACE}") from error
-    except Exception as error:  # SciPy meets damage with whatever error it leads to
-        raise DataError(
-            f"{path} is damaged or no MATLAB 5 file ({downloads.cause(error)}): {downloads.REPLACE}"
-        ) from error
-    return found.get("X"), found.get("y")
+    except mat5.MatError as error:
+        raise DataError(f"{path} {error}: {downloads.REPLACE}") from error
+    return [found.get("X"), found.get("y")]
 
 
-def _fault(pixels: Any, labels: Any) -> str | None:
+def _fault(pixels: np.ndarray, labels: np.ndarray) -> str | None:
     """What is wrong with pixels that should be uint8 [32, 32, 3, N], and labels [N, 1]."""
-    if pixels is None or labels is None:
-        return f"holds no matrix {'X' if pixels is None else 'y'}"
     if pixels.ndim != 4 or pixels.shape[:3] != IMAGE or pixels.dtype != np.uint8:
         return f"holds {pixels.dtype} images of {'×'.join(map(str, pixels.shape))}, not uint8 of 32×32×3×N"
     count = pixels.shape[3]

@@ -27,7 +27,7 @@ from capsnet.learner import Learner, TrainingError, versions
 from capsnet.network import Network
 from capsnet.objective import MEASURES
 from capsnet.pace import Pace
-from capsnet.state import State, config_of, require_same_run
+from capsnet.state import State, config_of, require_same_images, require_same_run
 
 __all__ = ["Phase", "Progress", "TrainingError", "train"]
 
@@ -84,6 +84,8 @@ def train(
     how = execution.resolve(config, None if state is None else state["execution"])
     execution.apply(how)
     splits = splits or datasets.load(config.dataset, config.seed)
+    if state is not None:
+        require_same_images(state, len(splits.train))
     if not config.dataloader.num_workers:
         splits = splits.to(how.device)
     learner = Learner(config, how, datasets.shape(config.dataset), len(splits.train), state)

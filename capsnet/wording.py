@@ -27,6 +27,7 @@ ALLOWED = {
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "too_short": "must be a list of at least {min_length}",
+    "too_long": "must be a list of at most {max_length}",
     "string_too_long": "must be at most {max_length} characters",
 }
 
@@ -37,8 +38,10 @@ def wrong_value(details: ErrorDetails) -> str:
     found = f"(got {shown(details['input'])})"
     match details["type"]:
         case "literal_error":
-            words = re.findall("'([^']*)'", context["expected"])
+            words = [word.strip("'") for word in re.split(", | or ", context["expected"])]
             return f"{choose(details['input'], words)} {found}"
+        case "missing":
+            return "is required"
         case "value_error":
             return f"{context['error']} {found}"
         case kind:

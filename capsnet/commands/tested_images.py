@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from capsnet.commands.trained import Trained, placed
-from capsnet.config import Config, Dataset, Folder, MultiMNIST
+from capsnet.config import Config, Dataset, Folder, MultiMNIST, Photographs
 from capsnet.images import DataError, ImageShape, shape, whole
 from capsnet.mistakes import shown
 from capsnet.schema import sections, tag
@@ -30,6 +30,11 @@ def tested_on(trained: Trained, name: str | None, root: str | None) -> Dataset:
     if name is None:
         return own
     other = placed(_of_kind(name, own, root), root)
+    if isinstance(other, Photographs) and other.crop and other.crop > (side := min(whole(other))):
+        raise DataError(
+            f"--dataset {name}: its images have {side} pixels a side, and {trained.path} takes "
+            f"{other.crop}×{other.crop} of them (dataset.crop)"
+        )
     if shape(other) != shape(own):
         raise DataError(
             f"--dataset {name}: {trained.path} was trained on {_described(shape(own))} ({own.name}), "

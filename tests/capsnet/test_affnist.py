@@ -1,7 +1,6 @@
 """affNIST's files, written here as they are published."""
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +148,8 @@ def test_the_untransformed_files_of_the_same_name_are_refused(tmp_path, mnist_fi
     [
         ({"image": None}, "affNISTdata has no image and label_int in it"),
         ({"label_int": None}, "affNISTdata has no image and label_int in it"),
+        ({"image": "text"}, "affNISTdata has no image and label_int in it"),
+        ({"label_int": {"a": 1}}, "affNISTdata has no image and label_int in it"),
         ({"image": np.zeros((784, 30), np.uint8)}, "its images are 784×30 of uint8, not 1600×N of uint8"),
         ({"image": np.zeros((1600, 30))}, "its images are 1600×30 of float64"),
         ({"image": np.zeros((1600, 29), np.uint8)}, "it has 29 images and 30 labels"),
@@ -205,10 +206,3 @@ def test_a_file_with_altered_bytes_is_one_line_or_read(tmp_path):
             assert "\n" not in str(error)
             refused += 1
     assert refused > 150
-
-
-def test_without_scipy_it_says_what_to_install(tmp_path, monkeypatch):
-    images, labels = digits()
-    save(tmp_path / "affNIST/test.mat", columns(images), labels)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    assert failure(tmp_path) == "affNIST comes in MATLAB's format, which SciPy reads: pip install scipy"

@@ -12,7 +12,7 @@ import torch
 from capsnet import augmentation
 from capsnet.batches import batches
 from capsnet.config import CIFAR10, SVHN, Config, Folder, SmallNORB
-from capsnet.images import Images
+from capsnet.images import Images, shape, whole
 
 
 def plain(**keys):
@@ -94,6 +94,12 @@ def test_a_crop_as_large_as_the_image_is_the_image():
     assert torch.equal(augmentation.crop(images, torch.rand(3, 2), 32), images)
 
 
+@pytest.mark.parametrize("size", [(33, 32), (32, 33)])
+def test_the_middle_of_an_image_is_no_larger_than_it(size):
+    with pytest.raises(AssertionError, match=r"no 3[23]×3[23] pixels in images of \(1, 3, 32, 32\)"):
+        augmentation.centre(photographs(1).images, *size)
+
+
 def test_about_half_of_the_images_are_flipped_and_only_left_and_right():
     dataset = plain(flip=True)
     images = photographs(2000, 1, 4, 5)
@@ -122,8 +128,9 @@ def changed_slowly(image, dataset, draws, row):
     target = np.clip(values, 0, 255) / 255
     if not dataset.standardise:
         return target, target
-    deviation = max(values.std(), 1 / values.size**0.5)  # as tf.image.per_image_standardization has it
-    return (values - values.mean()) / deviation, target
+    shown = target * 255
+    deviation = max(shown.std(), 1 / shown.size**0.5)  # as tf.image.per_image_standardization has it
+    return (shown - shown.mean()) / deviation, target
 
 
 SETTINGS = [
@@ -151,6 +158,36 @@ def test_each_image_is_changed_by_its_own_draws_as_the_formulas_say(dataset):
         inputs, target = changed_slowly(images.images[row], dataset, draws, row)
         assert np.abs(batch.targets[row].numpy() - target).max() < 1e-6
         assert np.abs(batch.inputs[row].numpy() - inputs).max() < 1e-4
+
+
+NEUTRAL = {"shift": 0, "crop": None, "flip": False, "brightness": 0.0, "contrast": (1.0, 1.0)}
+SOME = {"shift": 3, "crop": 24, "flip": True, "brightness": 40.0, "contrast": (0.5, 1.5)}
+OWN = {"root": ".", "size": 32, "classes": 10}
+SECTIONS = [CIFAR10(), SVHN(), SVHN(standardise=True), SmallNORB()]
+SECTIONS += [
+    Folder.model_validate(OWN | {"channels": channels, "standardise": standardise})
+    for channels in (1, 3)
+    for standardise in (False, True)
+]
+
+
+@pytest.mark.parametrize("key", NEUTRAL)
+@pytest.mark.parametrize("dataset", SECTIONS, ids=lambda dataset: dataset.name)
+def test_each_key_of_each_section_changes_what_the_network_sees(dataset, key):
+    channels = shape(dataset).channels
+    images = photographs(30, channels, *whole(dataset))
+    own = getattr(dataset, key)
+    with_it = dataset.model_copy(update={key: SOME[key] if own == NEUTRAL[key] else own})
+    without = dataset.model_copy(update={key: NEUTRAL[key]})
+    one, other = (
+        augmentation.augment(images, augmentation.draw(each, 0, 1, 30), each).inputs
+        for each in (with_it, without)
+    )
+    if one.shape == other.shape:
+        assert (one - other).abs().mean() > 0.01
+    else:
+        assert key == "crop"
+        assert one.shape[2] == with_it.crop
 
 
 def test_the_draws_keep_to_their_bounds_and_fill_them():

@@ -262,6 +262,32 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
             "2: model.decoder: is configured, but loss.with_reconstruction: false leaves the decoder out",
         ),
         (
+            "loss: {name: spread}\nmodel: {decoder: {name: deconv}}",
+            "2: model.decoder: is configured, but loss.name: spread leaves the decoder out",
+        ),
+        (
+            "batch_size: 1\nmodel: {name: efficient_capsnet}",
+            "1: batch_size: 1 leaves the batch normalisation of model.name: efficient_capsnet "
+            "nothing to learn its statistics of: set 2 or more",
+        ),
+        (
+            "batch_size: 1\nmodel: {decoder: {name: deconv, batch_norm: true}}",
+            "1: batch_size: 1 leaves the batch normalisation of model.decoder.batch_norm: true "
+            "nothing to learn its statistics of: set 2 or more",
+        ),
+        (
+            "dataset: {shift: 28}",
+            "1: dataset.shift: 28 can move all of an image out of sight: it must be less than 28 pixels",
+        ),
+        (
+            "dataset: {name: svhn, crop: 24, shift: 40}",
+            "1: dataset.shift: 40 can move all of an image out of sight: it must be less than 32 pixels",
+        ),
+        (
+            "dataset: {name: multi_mnist, pad: 3, shift: 31}",
+            "1: dataset.shift: 31 can move all of an image out of sight: it must be less than 31 pixels",
+        ),
+        (
             "model: {name: cnn}\nloss: {name: margin}",
             "2: loss.name: margin is taken of capsules; model.name: cnn has none",
         ),
@@ -306,6 +332,14 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
             "dataset: {name: svhn, contrast: [2, 1]}",
             "1: dataset.contrast: must be a lower and an upper bound, as in [0.2, 1.8] (got [2, 1])",
         ),
+        *(
+            (
+                f"dataset: {{name: svhn, contrast: {value}}}",
+                f"1: dataset.contrast: must be a list of 2, as in [0.2, 1.8] (got {value})",
+            )
+            for value in ("[]", "[1]", "[1, 2, 3]", "1", "null")
+        ),
+        ("dataset: {name: svhn, contrast: [1, a]}", '1: dataset.contrast.1: must be a number (got "a")'),
         (
             "model: {name: matrix_capsnet}\ndataset: {name: digits, size: 12}",
             "1: model.capsule_types: [32, 32] leaves no capsules of images of 12×12 pixels: "
@@ -329,6 +363,24 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
 )
 def test_a_contradiction_is_an_error(text, message, mistakes):
     assert mistakes(text) == [message]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "loss: {name: spread}",
+        "loss: {name: spread}\nmodel: {decoder: {name: none}}",
+        "loss: {name: spread}\nmodel: {decoder: {hidden: [512, 1024]}}",  # as a resolved file says it
+        "batch_size: 1",
+        "batch_size: 2\nmodel: {name: efficient_capsnet}",
+        "dataset: {shift: 27}",
+        "dataset: {name: affnist, shift: 33}",
+        "dataset: {name: shifted_mnist, pad: 1, shift: 28}",
+        "model: {name: cnn, hidden: [], dropout: 0.5}",  # of what the convolutions give
+    ],
+)
+def test_what_comes_near_a_contradiction_is_none(text):
+    assert schema.parse(text).num_epochs == 50
 
 
 def test_a_contradiction_is_seen_beside_other_mistakes(mistakes):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small_mnist
 import torch
+from small_sets import write_folder
 
 from capsnet import augmentation, checkpoint, datasets, multi_mnist
 from capsnet.cli import main
@@ -270,6 +271,16 @@ def test_naming_a_networks_own_data_set_changes_nothing(here, evaluated):
 )
 def test_a_data_set_that_cannot_be_tested_on_is_one_line(here, refused, network, name, words):
     assert words in refused(f"out/{network}", "--dataset", name)
+
+
+def test_images_smaller_than_the_crop_are_one_line(here, refused):
+    write_folder(here / "own", side=40)
+    own = "name: folder, root: own, size: 40, classes: 3, crop: 36"
+    _train(here, "toys", DIGITS.replace("name: digits, size: 12, validation: 100", own))
+    assert refused("out/toys", "--dataset", "svhn") == (
+        "--dataset svhn: its images have 32 pixels a side, and out/toys/checkpoint.pt takes 36×36 of them "
+        "(dataset.crop)"
+    )
 
 
 # ---- several labels

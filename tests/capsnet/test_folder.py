@@ -87,8 +87,15 @@ def test_the_classes_of_a_folder_are_those_of_the_yaml(root):
 def test_the_yaml_must_say_where_the_images_lie_and_of_which_size():
     with pytest.raises(ConfigError) as caught:
         parse("dataset: {name: folder}")
-    for key in ("root", "size", "classes"):
-        assert f"dataset.{key}" in str(caught.value)
+    assert str(caught.value).splitlines() == [
+        f"configuration:1: dataset.{key}: is required" for key in ("root", "size", "classes")
+    ]
+
+
+def test_the_choice_between_numbers_of_channels_is_listed():
+    with pytest.raises(ConfigError) as caught:
+        parse("dataset: {name: folder, root: images, size: 32, classes: 3, channels: 2}")
+    assert str(caught.value) == "configuration:1: dataset.channels: must be one of 1, 3 (got 2)"
 
 
 def test_grey_images_become_three_channels_and_colours_one(tmp_path):

@@ -83,6 +83,24 @@ def test_a_changed_byte_is_noticed(folder, tmp_path):
     assert refusal(tmp_path).startswith(f"{file} ")
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_file_with_an_altered_byte_is_one_line_or_read(folder, tmp_path, compressed):
+    from scipy.io import savemat
+
+    file = folder / "test_32x32.mat"
+    savemat(file, {"X": X, "y": Y}, do_compression=compressed)
+    content = file.read_bytes()
+    for place in [*range(116, min(512, len(content))), *range(len(content) - 40, len(content))]:
+        altered = bytearray(content)
+        altered[place] ^= 1 + place % 255
+        file.write_bytes(altered)
+        try:
+            svhn._read(tmp_path, "test")
+        except DataError as error:
+            assert str(error).startswith(f"{file} ")
+            assert "\n" not in str(error)
+
+
 X = np.zeros((32, 32, 3, 4), np.uint8)
 Y = np.array([[1], [2], [3], [10]], np.uint8)
 
@@ -98,9 +116,20 @@ Y = np.array([[1], [2], [3], [10]], np.uint8)
         ({"X": X, "y": Y + 1}, "has the label 11; they go from 1 to 10"),
         ({"X": X, "y": Y - 1}, "has the label 0; they go from 1 to 10"),
         ({"X": X, "y": Y + 0.5}, "has the label 1.5; they go from 1 to 10"),
-        ({"X": X}, "holds no matrix y"),
-        ({"y": Y}, "holds no matrix X"),
-        ({"X": "text", "y": Y}, "holds <U4 images of 1, not uint8"),
+        ({"X": X}, "holds no matrix y of numbers"),
+        ({"y": Y}, "holds no matrix X of numbers"),
+        ({"X": "text", "y": Y}, "holds no matrix X of numbers"),
+        ({"X": {"a": X}, "y": Y}, "holds no matrix X of numbers"),
+        ({"X": X * 1j, "y": Y}, "holds no matrix X of numbers"),
+        ({"X": X, "y": "1234"}, "holds no matrix y of numbers"),
+        ({"X": X, "y": {"a": Y}}, "holds no matrix y of numbers"),
+        ({"X": X, "y": Y * 1j}, "holds no matrix y of numbers"),
+        ({"X": X, "y": np.array([1, "a", {}, Y], object)}, "holds no matrix y of numbers"),
+        ({"X": X, "y": np.array([1, np.nan, 2, 3])}, "has the label nan; they go from 1 to 10"),
+        ({"X": X, "y": np.array([1, np.inf, 2, 3])}, "has the label inf; they go from 1 to 10"),
+        ({"X": X, "y": np.zeros((4, 4))}, "has 4 images and 16 labels"),
+        ({"X": X[..., 0], "y": Y}, "holds uint8 images of 32×32×3, not uint8 of 32×32×3×N"),
+        ({"X": np.uint8(3), "y": Y}, "holds uint8 images of 1×1, not uint8 of 32×32×3×N"),
     ],
 )
 def test_a_file_of_other_content_is_refused(folder, tmp_path, matrices, words):

@@ -1,5 +1,6 @@
 """The loop: what it yields, and that a run broken off anywhere ends as one that was not."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from capsnet import training
+from capsnet.config import Config
 from capsnet.execution import Execution, resolve
 from capsnet.history import results
 from capsnet.learner import tensors
-from capsnet.state import CheckpointError, from_best
+from capsnet.state import CheckpointError, from_best, require_same_run
 from capsnet.training import TrainingError, train
 
 CLOCK = ("time", "images_per_second", "epoch_seconds")  # metrics that no two runs share
@@ -240,6 +242,45 @@ def test_a_state_of_another_run_is_refused_with_both_values(tiny_config, tiny_sp
     state = next(train(tiny_config(), splits=tiny_splits)).snapshot()
     with pytest.raises(CheckpointError, match=words):
         next(train(tiny_config(**changes), state, tiny_splits))
+
+
+OWN = {"name": "folder", "root": "images", "size": 28, "classes": 3}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({"name": "svhn"}, {"standardise": True}, "dataset.standardise was False and is now True"),
+        ({"name": "cifar10"}, {"standardise": False}, "dataset.standardise was True and is now False"),
+        (OWN, {"resize": True}, "dataset.resize was False and is now True"),
+        ({"name": "multi_mnist"}, {"shift": 3}, "dataset.shift was 4 and is now 3"),
+    ],
+)
+def test_a_state_of_images_prepared_otherwise_is_refused(before, now, words):
+    config, other = (Config.model_validate({"dataset": dataset}) for dataset in (before, before | now))
+    state = {"optimizer": {}, "config": config.model_dump(mode="json")}
+    require_same_run(state, config)
+    with pytest.raises(CheckpointError, match=words):
+        require_same_run(state, other)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [({"name": "mnist"}, {"shift": 3}), (OWN, {"root": "moved", "flip": True, "shift": 1})]
+)
+def test_what_concerns_training_images_alone_may_change(before, now):
+    config, other = (Config.model_validate({"dataset": dataset}) for dataset in (before, before | now))
+    require_same_run({"optimizer": {}, "config": config.model_dump(mode="json")}, other)
+
+
+@pytest.mark.parametrize("count", [49, 51])
+def test_another_number_of_training_images_is_refused_with_both(tiny_config, tiny_splits, count):
+    state = next(train(tiny_config(), splits=tiny_splits)).snapshot()
+    order = torch.arange(count) % len(tiny_splits.train)
+    others = dataclasses.replace(tiny_splits, train=tiny_splits.train[order])
+    with pytest.raises(CheckpointError, match=f"trained on 50 images, and now there are {count}: put back"):
+        next(train(tiny_config(), state, others))
+    del state["images"]  # as files of before have none
+    next(train(tiny_config(), state, others))
 
 
 def test_kept_weights_alone_cannot_be_trained_on(tiny_config, tiny_splits):

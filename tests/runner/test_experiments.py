@@ -2,6 +2,8 @@
 
 import math
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from generated import splits_of
 from pydantic import TypeAdapter
 
 from capsnet import yamlfile
-from capsnet.config import Config, MultiStep, Section
+from capsnet.config import CNNModel, Config, MultiStep, Section
 from capsnet.schema import dotted_keys
 from capsnet.training import train
 from runner import loading
@@ -48,6 +50,53 @@ def test_every_experiment_opens_by_saying_what_it_shows(file):
     comment = re.match(r"(#.*\n){3,}\n", file.read_text())
     assert comment, "opens with a comment: what it shows, what to expect, on what hardware"
     assert re.search("GPU|CPU", comment.group())
+
+
+def submissions(file: Path) -> list[list[str]]:
+    """The words of each `submit` in the comments of an experiment.
+
+    A line may go on in the next one, but not within quotes, where a shell would keep the backslash.
+    """
+    comment = "".join(re.findall(r"^#(.*\n)", file.read_text(), re.MULTILINE))
+    commands = re.findall(r"python -m runner submit ((?:\\\n|[^;\n])*)", comment)
+    return [[word for line in found.split("\\\n") for word in shlex.split(line)] for found in commands]
+
+
+def settings(words: list[str]) -> list[str]:
+    """What `--set` says in a command, with a number for each variable of a shell's loop."""
+    values = [value for option, value in pairwise(words) if option == "--set"]
+    return [re.sub(r"\$\w", lambda variable: VARIABLES[variable.group()], value) for value in values]
+
+
+# One value of each loop in the comments.
+VARIABLES = {"$s": "3", "$r": "5", "$d": "deconv", "$n": "true"}
+
+
+def test_the_commands_in_the_comments_can_be_run():
+    commands = [(file, words) for file in EXPERIMENTS for words in submissions(file)]
+    assert len(commands) >= 5
+    for file, words in commands:
+        assert words[0] == f"experiments/{file.name}"
+        assert {word for word in words if word.startswith("--")} <= {"--set", "--name"}
+        assert all("=" in value for value in settings(words))
+        assert loading.load(file, settings(words)).config != loading.load(file).config
+
+
+def test_what_the_comments_say_to_set_is_valid():
+    found = [
+        (file, value) for file in EXPERIMENTS for value in re.findall(r"`--set ([^`$]+)`", file.read_text())
+    ]
+    assert len(found) >= 5
+    for file, value in found:
+        loading.load(file, [value])
+
+
+def test_the_baseline_of_multi_mnist_is_the_papers():
+    file = ROOT / "experiments/multi_mnist.yaml"
+    ((_, *words),) = submissions(file)
+    assert loading.load(file, settings(words)).config.model == CNNModel(
+        conv_channels=(512, 256), kernel_sizes=(9, 5), pool=2, hidden=(1024,), dropout=0
+    )
 
 
 @pytest.mark.slow
