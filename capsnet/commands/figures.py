@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from capsnet.history import Row, read_history
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MOST_EPOCHS = 10**9  # of a table that is believed
 
 Picture = tuple[Path, bytes]
 
@@ -139,9 +142,11 @@ def _read(table: Path) -> list[Row]:
         history = read_history(table)
     except OSError as error:
         raise FigureError(f"{table}: {error.strerror}") from error
-    except ValueError as error:
+    except TypeError as error:  # what csv makes of fields that no column is named for
+        raise FigureError(f"{table} holds no metrics by epoch: a line has more fields than names") from error
+    except (ValueError, csv.Error) as error:
         raise FigureError(f"{table} holds no metrics by epoch: {error}") from error
-    if any("epoch" not in row for row in history):
+    if any(not 0 <= row.get("epoch", -1) <= MOST_EPOCHS for row in history):
         raise FigureError(f"{table} holds no metrics by epoch")
     return history
 

@@ -184,6 +184,42 @@ def test_a_table_that_holds_no_metrics_is_an_error(run, capsys):
     assert error_of(capsys, "curves", "notes.csv") == "notes.csv holds no metrics by epoch"
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("epoch,train/loss\n1,2,3\n", ": a line has more fields than names"),
+        (f"epoch,train/loss\n1,{'2' * 200_000}\n", ": field larger than field limit (131072)"),
+        (f"epoch,train/loss\n{'1' * 400},2\n", ""),
+    ],
+)
+def test_a_table_that_is_none_of_ours_is_one_line(run, capsys, text, why):
+    Path("notes.csv").write_text(text)
+    assert error_of(capsys, "curves", "notes.csv") == f"notes.csv holds no metrics by epoch{why}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch,train/loss,validation/accuracy\n1,nan,nan\n2,inf,0.5\n3,0.1,nan\n",
+        "epoch,train/loss,test/accuracy\n1,nan,nan\n2,-inf,inf\n",
+        "epoch,train/loss,test/accuracy\n1,0,0.5\n2,0.0,1\n",
+        "epoch\n1\n2\n",
+    ],
+)
+def test_curves_of_whatever_a_table_holds_are_drawn_without_a_warning(run, capsys, text):
+    Path("some.csv").write_text(text)
+    assert main(["curves", "some.csv"]) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("figures/curves.png\n", "")
+
+
+def test_a_folder_whose_name_has_dollars_gives_curves_too(run, capsys):
+    folder = Path("$\\nothing$")
+    run.rename(folder)
+    assert main(["curves", str(folder / "history.csv")]) == 0
+    assert capsys.readouterr().out == f"{folder}/figures/curves.png\n"
+
+
 def test_without_a_decoder_nothing_is_reconstructed(tmp_path, capsys):
     keys = TINY | {"loss": {"with_reconstruction": False}}
     keys["model"] = {key: value for key, value in TINY["model"].items() if key != "decoder"}
