@@ -29,14 +29,22 @@ def previous_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], previous: Path | None = None) -> None:
+def temporary_path(path: Path, shared: bool = False) -> Path:
+    """The file that becomes the one at `path`; one of a name of its own where several may write there."""
+    return path.with_name(f".{path.name}{'.' + os.urandom(4).hex() if shared else ''}.tmp")
+
+
+def write_atomically(
+    path: Path, write: Callable[[IO[bytes]], Any], previous: Path | None = None, shared: bool = False
+) -> None:
     """Let `write` fill a temporary file and put it, once it is on disk, in the place of `path`.
 
-    What was at `path` is kept as `previous` where that is given. Raises OSError, also where `write`
+    What was at `path` is kept as `previous` where that is given. Where `shared`, others may write there
+    at the same time, and the last one's stays. Raises OSError, also where `write`
     makes something else of it, and then leaves everything as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_path(path, shared)
     try:
         _fill(temporary, write)
     except BaseException:

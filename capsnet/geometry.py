@@ -32,6 +32,11 @@ class Window:
     stride: int = 1
     same: bool = False  # zeros around the image keep a stride of 1 from making it smaller
 
+    @property
+    def before(self) -> int:
+        """The zeros before the image; of an odd number the one more is behind it, as in PyTorch."""
+        return (self.kernel - 1) // 2 if self.same else 0
+
     def over(self, side: int) -> int:
         """How many steps it takes; 0 or less where it does not fit."""
         return side if self.same else (side - self.kernel) // self.stride + 1
@@ -65,7 +70,7 @@ class Chain:
         """The middle of what each step of the last window sees of an image, from 0 to 1 along its side."""
         middle, step = 0.5, 1  # in pixels: of the first step, and from one to the next
         for window in self.windows:
-            middle += 0 if window.same else step * (window.kernel - 1) / 2
+            middle += step * ((window.kernel - 1) / 2 - window.before)
             step *= window.stride
         return [(middle + step * number) / side for number in range(self._along(side)[-1])]
 
@@ -99,7 +104,11 @@ class Chain:
 
 def _ordinal(number: int) -> str:
     """In words as far as they go; counted from 0."""
-    return ORDINALS[number] if number < len(ORDINALS) else f"{number + 1}th"
+    if number < len(ORDINALS):
+        return ORDINALS[number]
+    number += 1
+    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def chain(model: CapsNetModel | MatrixCapsNetModel | EfficientCapsNetModel | CNNModel) -> Chain:

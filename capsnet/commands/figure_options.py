@@ -6,13 +6,12 @@ import argparse
 from argparse import ArgumentParser
 from collections.abc import Callable
 
-from capsnet.figures.kinds import ALL, KINDS
+from capsnet.figures.kinds import ALL, IMAGES, KINDS, MOTIONS, STEPS
 
 Add = Callable[[str, str, str], ArgumentParser]  # a command's name, purpose, example -> its parser
 
-MOTIONS = ("rotate", "shift", "scale", "shear")
 OF_ONE_IMAGE = ("perturb", "rotate", "primary", "couplings")
-OF_MANY_IMAGES = {"reconstruct": 10, "overlap": 10, "rotate": 200, "couplings": 100}
+WITHOUT_CHANCE = ("confusion",)
 
 
 def add(command: Add) -> None:
@@ -22,6 +21,8 @@ def add(command: Add) -> None:
         _checkpoint(parser)
         if kind != "curves":
             _network(parser)
+        if kind not in ("curves", *WITHOUT_CHANCE):
+            _seed(parser)
         suffixes = ".png or .gif" if kind == "rotate" else ".png"
         parser.add_argument(
             "--output", metavar="FILE", help=f"a {suffixes} file; default: figures/ beside the checkpoint"
@@ -30,6 +31,7 @@ def add(command: Add) -> None:
     everything = command(ALL, "draw all pictures of a run that take seconds", "out/quickstart")
     _checkpoint(everything)
     _network(everything)
+    _seed(everything)
     everything.add_argument("--output", metavar="FOLDER", help="default: figures/ beside the checkpoint")
 
 
@@ -43,6 +45,9 @@ def _checkpoint(parser: ArgumentParser) -> None:
 def _network(parser: ArgumentParser) -> None:
     parser.add_argument("--best", action="store_true", help="the weights that did best on validation")
     parser.add_argument("--data", metavar="FOLDER", help="where the data set lies, if no longer there")
+
+
+def _seed(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="N", type=_number, help="chooses what is left to chance; default: the run's seed"
     )
@@ -52,14 +57,13 @@ def _what(parser: ArgumentParser, kind: str) -> None:
     if kind in OF_ONE_IMAGE:
         parser.add_argument("--sample", metavar="INDEX", type=_number, help="the test image, from 0")
         parser.add_argument("--digit", metavar="CLASS", type=_number, help="a test image of this class")
-    if kind in OF_MANY_IMAGES:
-        count = OF_MANY_IMAGES[kind]
+    if kind in IMAGES:
+        count = IMAGES[kind]
         each = " right, and as many wrong" if kind in ("reconstruct", "overlap") else ""
         parser.add_argument(
             "--images",
             metavar="N",
             type=_positive,
-            default=count,
             help=f"test images at most{each}; default: {count}",
         )
     if kind == "rotate":
@@ -71,8 +75,8 @@ def _what(parser: ArgumentParser, kind: str) -> None:
             "--steps",
             metavar="N",
             type=_positive,
-            default=1000,
-            help="of training the decoder; default: 1000",
+            default=STEPS,
+            help=f"of training the decoder; default: {STEPS}",
         )
 
 

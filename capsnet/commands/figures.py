@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from capsnet.figures import (
     sheet,
 )
 from capsnet.figures.gallery import gallery
-from capsnet.figures.kinds import ALL, FigureError
+from capsnet.figures.kinds import ALL, IMAGES, FigureError
 from capsnet.figures.needs import require
 from capsnet.figures.subject import Subject, choose, spread_out
 from capsnet.files import CHECKPOINT
@@ -34,6 +35,8 @@ from capsnet.history import Row, read_history
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MOST_EPOCHS = 10**9  # of a table that is believed
 
 Picture = tuple[Path, bytes]
 
@@ -47,7 +50,8 @@ def run(arguments: Namespace) -> int:
         raise FigureError("pictures are drawn with matplotlib: pip install matplotlib") from error
     with sheet.defaults():
         for file, content in _pictures(arguments, path):
-            output.save(content, file)
+            with output.mistakes(file):
+                output.save(content, file)
             print(file, flush=True)
     return 0
 
@@ -68,7 +72,7 @@ def _pictures(arguments: Namespace, path: str) -> Iterator[Picture]:
     if arguments.command == "curves":
         return _curves(arguments, Path(path))
     trained = load_trained(path, best=arguments.best, data=arguments.data)
-    if arguments.seed is None:
+    if getattr(arguments, "seed", None) is None:
         arguments.seed = trained.config.seed
     return _all(arguments, trained) if arguments.command == ALL else _one(arguments, trained)
 
@@ -85,19 +89,20 @@ def _one(arguments: Namespace, trained: Trained) -> Iterator[Picture]:
 
 def _drawn(arguments: Namespace, trained: Trained) -> Figure:
     subject, test, seed = _subject(trained), trained.test(), arguments.seed
+    count = _count(arguments)
     match arguments.command:
         case "confusion":
             return confusion.picture(trained.config, test, subject.answers(test))
         case "reconstruct":
-            return reconstruct.picture(subject, test, subject.answers(test), seed, arguments.images)
+            return reconstruct.picture(subject, test, subject.answers(test), seed, count)
         case "overlap":
-            return overlap.picture(subject, test, subject.answers(test), seed, arguments.images)
+            return overlap.picture(subject, test, subject.answers(test), seed, count)
     sample, label = choose(test, seed, sample=arguments.sample, digit=arguments.digit)
     match arguments.command:
         case "perturb":
             return perturb.picture(subject, test, sample, label)
         case "couplings":
-            return couplings.picture(subject, test, seed, sample, arguments.images)
+            return couplings.picture(subject, test, seed, sample, count)
     decoder = primary.train(subject, trained.train(), seed, arguments.steps, _say)
     return primary.picture(subject, decoder, test, sample)
 
@@ -108,7 +113,9 @@ def _rotate(arguments: Namespace, trained: Trained) -> Iterator[Picture]:
     if arguments.output is None:
         files = [output.checked(folder / f"{name}{suffix}", (suffix,)) for suffix in (".gif", ".png")]
     else:
-        files = [output.checked(Path(arguments.output), (".png", ".gif"))]
+        files = [_file(arguments, folder, (".png", ".gif"))]
+    if arguments.images is not None and all(file.suffix.lower() == ".gif" for file in files):
+        raise FigureError(f"--images {arguments.images} is of the chart: {files[0]} shows one image only")
     subject, test, seed, motion = _subject(trained), trained.test(), arguments.seed, rotate.MOTIONS[name]
     sample, _ = choose(test, seed, sample=arguments.sample, digit=arguments.digit)
     seen = rotate.moved(subject, test[sample : sample + 1], sample, motion)
@@ -116,7 +123,7 @@ def _rotate(arguments: Namespace, trained: Trained) -> Iterator[Picture]:
         if file.suffix.lower() == ".gif":
             yield file, animation.gif(seen)
         else:
-            some = test[spread_out(torch.arange(len(test)), arguments.images, seed, "rotate")]
+            some = test[spread_out(torch.arange(len(test)), _count(arguments), seed, "rotate")]
             yield file, sheet.png(rotate.draw(seen, rotate.accuracies(subject, some, motion), len(some)))
 
 
@@ -139,23 +146,39 @@ def _read(table: Path) -> list[Row]:
         history = read_history(table)
     except OSError as error:
         raise FigureError(f"{table}: {error.strerror}") from error
-    except ValueError as error:
+    except TypeError as error:  # what csv makes of fields that no column is named for
+        raise FigureError(f"{table} holds no metrics by epoch: a line has more fields than names") from error
+    except (ValueError, csv.Error) as error:
         raise FigureError(f"{table} holds no metrics by epoch: {error}") from error
-    if any("epoch" not in row for row in history):
+    if any(not 0 <= row.get("epoch", -1) <= MOST_EPOCHS for row in history):
         raise FigureError(f"{table} holds no metrics by epoch")
     return history
 
 
 def _all(arguments: Namespace, trained: Trained) -> Iterator[Picture]:
-    folder = Path(arguments.output or output.folder_of(trained.path))
+    folder = output.checked_folder(_named(arguments, output.folder_of(trained.path)))
     config = trained.config.model_copy(update={"seed": arguments.seed})
     history = checkpoint.load(trained.path)["history"]
     for kind, drawn in gallery(config, trained.network, trained.test(), trained.execution, history):
         yield output.checked(folder / f"{kind}.png", (".png",)), sheet.png(drawn)
 
 
-def _file(arguments: Namespace, default: Path) -> Path:
-    return output.checked(Path(arguments.output or default), (".png",))
+def _file(arguments: Namespace, default: Path, suffixes: tuple[str, ...] = (".png",)) -> Path:
+    return output.checked(_named(arguments, default), suffixes)
+
+
+def _named(arguments: Namespace, default: Path) -> Path:
+    """Where to, as the user says; `default` where nothing is said."""
+    if arguments.output is None:
+        return default
+    if not arguments.output:
+        raise FigureError("--output is empty: give it a name, or leave it out")
+    return Path(arguments.output)
+
+
+def _count(arguments: Namespace) -> int:
+    """How many test images, as the user says or as is usual; 0 of a kind that shows one."""
+    return getattr(arguments, "images", None) or IMAGES.get(arguments.command, 0)
 
 
 def _subject(trained: Trained) -> Subject:

@@ -17,6 +17,7 @@ from capsnet.augmentation import for_test
 from capsnet.capsule_network import CapsNet
 from capsnet.config import CapsNetModel
 from capsnet.figures import sheet
+from capsnet.figures.kinds import IMAGES
 from capsnet.figures.subject import Subject, classes, spread_out
 from capsnet.images import Images
 from capsnet.routing import couplings, norm
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COUNT = 100  # test images whose couplings are counted
 BINS = 50
 NUMBERED = 12  # classes at most: more would leave no room for the numbers
 PART = 16  # images at once: couplings take 10 numbers a primary capsule
@@ -45,13 +45,20 @@ def primary(subject: Subject, images: Images) -> torch.Tensor:
 @torch.no_grad()
 def by_iteration(subject: Subject, capsules: torch.Tensor) -> torch.Tensor:
     """Primary capsules [B, I, K] -> the couplings [R, J, B, I] of each routing iteration."""
+    numbers = range(1, subject.config.route_iters + 1)
+    return torch.stack([of_iteration(subject, capsules, number) for number in numbers])
+
+
+@torch.no_grad()
+def of_iteration(subject: Subject, capsules: torch.Tensor, number: int) -> torch.Tensor:
+    """Primary capsules [B, I, K] -> the couplings [J, B, I] of one iteration, counted from 1."""
     network, model = subject.network, subject.config.model
     assert isinstance(network, CapsNet) and isinstance(model, CapsNetModel)
     weight, bias, none = network.classes.weight, network.classes.bias, model.none_of_the_above
-    batch, inputs = capsules.shape[:2]
-    even = torch.full((len(weight), batch, inputs), 1 / (len(weight) + none), device=capsules.device)
-    later = range(2, subject.config.route_iters + 1)
-    return torch.stack([even, *(couplings(capsules, weight, bias, number, none) for number in later)])
+    if number == 1:  # an even share
+        shape = (len(weight), *capsules.shape[:2])
+        return torch.full(shape, 1 / (len(weight) + none), device=capsules.device)
+    return couplings(capsules, weight, bias, number, none)
 
 
 def entropies(coupling: torch.Tensor) -> torch.Tensor:
@@ -88,7 +95,9 @@ def example(subject: Subject, image: Images, sample: int) -> Example:
     return Example(sample, classes(image), means.cpu())
 
 
-def picture(subject: Subject, test: Images, seed: int, sample: int, count: int = COUNT) -> Figure:
+def picture(
+    subject: Subject, test: Images, seed: int, sample: int, count: int = IMAGES["couplings"]
+) -> Figure:
     """Of at most `count` test images chosen by `seed`, and of the one of the number `sample`."""
     chosen = spread_out(torch.arange(len(test)), count, seed, "couplings").to(test.labels.device)
     shown = example(subject, test[sample : sample + 1], sample)

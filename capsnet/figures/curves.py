@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,13 @@ MARKS = (
     (0, 20, 40, 60, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 100),
     (*range(0, 90, 5), *range(90, 99), 98.4, 98.8, 99, 99.2, 99.4, 99.6, 99.7, 99.8, 99.85, 99.9, 99.95, 100),
 )
+BEST = "validation/accuracy"  # chooses the best epoch
 MARKED = 30  # epochs at most of which each gets a dot
 
 
 def curve(history: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    """The epochs that measured a metric, and what they measured."""
-    measured = [row for row in history if name in row]
+    """The epochs that measured a metric, and what they measured, as far as it is finite."""
+    measured = [row for row in history if math.isfinite(row.get(name, math.nan))]
     return [row["epoch"] for row in measured], [row[name] for row in measured]
 
 
@@ -42,9 +44,10 @@ def draw(history: Sequence[Row], title: str) -> Figure:
         _chart(axes, history, metric, factor)
     _scale_loss(loss)
     _scale_accuracy(accuracy)
-    if best := best_row(history):
+    if best := best_row([row for row in history if math.isfinite(row.get(BEST, math.nan))]):
         _mark(accuracy, best)
-    loss.legend(frameon=False, fontsize=sheet.TEXT)
+    if loss.lines:
+        loss.legend(frameon=False, fontsize=sheet.TEXT)
     sheet.write(drawn, sheet.MARGIN, sheet.MARGIN + sheet.LINE / 2, title, size=sheet.TEXT + 2)
     return drawn
 
@@ -71,6 +74,9 @@ def _scale_loss(axes: Axes) -> None:
     """Logarithmic: what a long run gains at its end is a small part of what it gained at first."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    if not any(np.max(line.get_ydata()) > 0 for line in axes.lines):
+        axes.set_title("loss", loc="left", size=sheet.TEXT)  # nothing that has a logarithm
+        return
     axes.set_title("loss, logarithmic", loc="left", size=sheet.TEXT)
     axes.set_yscale("log")
     low, high = axes.get_ylim()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from capsnet.figures import sheet
-from capsnet.figures.reconstruct import COUNT, split
+from capsnet.figures.kinds import IMAGES
+from capsnet.figures.reconstruct import split
 from capsnet.figures.subject import Subject, accuracy
 from capsnet.images import Images
 
@@ -52,7 +53,9 @@ def coloured(parts: torch.Tensor) -> torch.Tensor:
     return torch.einsum("nlhw,lc->nchw", light[:, :, 0], INKS).clamp(0, 1)
 
 
-def picture(subject: Subject, test: Images, answers: torch.Tensor, seed: int, count: int = COUNT) -> Figure:
+def picture(
+    subject: Subject, test: Images, answers: torch.Tensor, seed: int, count: int = IMAGES["overlap"]
+) -> Figure:
     """At most `count` right ones and as many wrong ones of the test images, chosen by `seed`."""
     hits, misses = (pairs(subject, test, answers, chosen) for chosen in split(test, answers, seed, count))
     return draw(hits, misses, accuracy(test.labels, answers))

@@ -34,6 +34,7 @@ from capsnet.capsules import lengths
 from capsnet.config import CapsNetModel
 from capsnet.decoders import decoder_of
 from capsnet.figures import couplings, sheet
+from capsnet.figures.kinds import STEPS
 from capsnet.figures.subject import Subject, classes
 from capsnet.geometry import PRIMARY_STRIDE, chain
 from capsnet.images import Images, ImageShape
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
-STEPS = 1000  # of training
 BATCH = 64
 LEARNING_RATE = 0.001
 ROWS = 8  # capsules shown
@@ -57,7 +57,7 @@ def passed_on(subject: Subject, images: Images) -> torch.Tensor:
     """What routing passes on to the class that each image is taken for: [B, I, K]."""
     assert isinstance(subject.network, CapsNet)
     capsules = couplings.primary(subject, images)
-    coupling = couplings.by_iteration(subject, capsules)[-1]  # [J, B, I]
+    coupling = couplings.of_iteration(subject, capsules, subject.config.route_iters)  # [J, B, I]
     answers = lengths(subject.network.classes(capsules)).argmax(1)
     chosen = coupling[answers, torch.arange(len(answers), device=answers.device)]
     return capsules * chosen[..., None] * len(coupling)

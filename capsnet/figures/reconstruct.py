@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from capsnet.figures import sheet
+from capsnet.figures.kinds import IMAGES
 from capsnet.figures.subject import Subject, accuracy, right, spread_out
 from capsnet.images import Images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-COUNT = 10  # right ones shown, and wrong ones
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Cases:
 
 
 def split(
-    test: Images, answers: torch.Tensor, seed: int, count: int = COUNT
+    test: Images, answers: torch.Tensor, seed: int, count: int = IMAGES["reconstruct"]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The numbers of at most `count` test images with right answers, and of as many with wrong ones."""
     hits = right(test.labels.cpu(), answers)
@@ -54,7 +53,9 @@ def cases(subject: Subject, test: Images, answers: torch.Tensor, chosen: torch.T
     return Cases(images, answered, as_answered, as_labelled)
 
 
-def picture(subject: Subject, test: Images, answers: torch.Tensor, seed: int, count: int = COUNT) -> Figure:
+def picture(
+    subject: Subject, test: Images, answers: torch.Tensor, seed: int, count: int = IMAGES["reconstruct"]
+) -> Figure:
     """At most `count` right ones and as many wrong ones of the test images, chosen by `seed`."""
     hits, misses = (cases(subject, test, answers, chosen) for chosen in split(test, answers, seed, count))
     return draw(hits, misses, accuracy(test.labels, answers))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COUNT = 200  # test images whose accuracy is measured
 MEASURED = 24  # amounts, about, at which it is
 THUMBNAILS = 13  # at most
 

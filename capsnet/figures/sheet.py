@@ -174,7 +174,15 @@ def write(
     width, height = drawn.get_figwidth() * DPI, drawn.get_figheight() * DPI
     if isinstance(label, str):
         drawn.text(
-            x / width, 1 - y / height, label, ha=align, va="center", color=colour, size=size, weight=weight
+            x / width,
+            1 - y / height,
+            label,
+            ha=align,
+            va="center",
+            color=colour,
+            size=size,
+            weight=weight,
+            parse_math=False,  # the name of a run may have dollars
         )
         return
     step = LETTER * (1 + max(len(word) for word, _ in label))

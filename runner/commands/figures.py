@@ -13,7 +13,7 @@ import typer
 from capsnet.figures.kinds import ALL, KINDS
 from runner import exits
 from runner.commands.options import RunArgument
-from runner.output import CommandError, emit
+from runner.output import CommandError, emit, hint
 
 Kinds = Annotated[
     list[str] | None,
@@ -64,4 +64,6 @@ def _draw(kind: str, checkpoint: Path, best: bool) -> bool:
         assert child.stdout is not None
         for line in child.stdout:
             emit(line.rstrip("\n"))
+    if child.returncode < 0:  # it could say nothing itself
+        hint(f"drawing {kind} was ended by signal {-child.returncode}")
     return child.returncode == 0

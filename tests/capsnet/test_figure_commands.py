@@ -14,7 +14,8 @@ from PIL.GifImagePlugin import GifImageFile
 from capsnet import checkpoint
 from capsnet.cli import main, parser
 from capsnet.config import Config
-from capsnet.figures.kinds import KINDS
+from capsnet.figures import output, rotate, subject
+from capsnet.figures.kinds import KINDS, MOTIONS
 from capsnet.training import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,7 +78,7 @@ def test_an_image_in_motion_gives_an_animation_and_a_chart(run, capsys):
 
 
 def test_the_name_of_the_output_says_which_of_the_two_is_wanted(run, capsys):
-    assert main(["rotate", "run", "--output", "new/folder/turned.GIF", *FEW["rotate"]]) == 0
+    assert main(["rotate", "run", "--output", "new/folder/turned.GIF"]) == 0
     assert capsys.readouterr().out == "new/folder/turned.GIF\n"
     with GifImageFile("new/folder/turned.GIF") as gif:
         assert (gif.format, gif.n_frames) == ("GIF", 72)
@@ -138,7 +139,7 @@ def test_a_folder_that_is_a_link_to_one_that_is_not_there_yet_is_made(run, capsy
 
 def test_an_output_that_cannot_be_one_is_an_error(run, capsys):
     Path("file").write_text("")
-    for output, message in (
+    for name, message in (
         ("run", "run is a folder: name a file in it, as in run/figure.png"),
         ("a.jpg", "a.jpg: the name of this picture ends in .png, as in a.png"),
         ("a", "a: the name of this picture ends in .png, as in a.png"),
@@ -146,7 +147,7 @@ def test_an_output_that_cannot_be_one_is_an_error(run, capsys):
         ("file/a.png", f"file/a.png cannot be written: {Path('file').absolute()} is a file"),
         ("file/new/a.png", f"file/new/a.png cannot be written: {Path('file').absolute()} is a file"),
     ):
-        assert error_of(capsys, "confusion", "run", "--output", output) == message
+        assert error_of(capsys, "confusion", "run", "--output", name) == message
     assert error_of(capsys, "rotate", "run", "--output", "a.pdf").endswith(
         "ends in .png or .gif, as in a.png"
     )
@@ -177,11 +178,115 @@ def test_what_cannot_be_drawn_is_one_line(run, capsys, words, message):
     assert not Path("nowhere").exists() and not (run / "figures").exists()
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="takes a folder that lets nobody make a file")
+def test_a_folder_that_takes_no_file_is_known_before_anything_is_computed(run, capsys, monkeypatch):
+    monkeypatch.setattr(subject.Subject, "answers", None)
+    error = error_of(capsys, "confusion", "run", "--output", "/proc/a.png")
+    assert error.startswith("/proc/a.png cannot be written: ")
+    error = error_of(capsys, "figures", "run", "--output", "/proc/new")
+    assert error.startswith("/proc/new/curves.png cannot be written: ")
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".png", "n" * 248 + ".png", "n" * 300 + "/a.png"])
+def test_a_name_that_is_too_long_is_known_before_anything_is_computed(run, capsys, monkeypatch, name):
+    monkeypatch.setattr(subject.Subject, "answers", None)
+    error = error_of(capsys, "confusion", "run", "--output", name)
+    assert error == f"{name} cannot be written: File name too long"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(run, capsys):
+    name = f"new/{'n' * 300}/a.png"
+    error = error_of(capsys, "curves", "run", "--output", name)
+    assert error == f"{name} cannot be written: File name too long"
+
+
+def test_two_may_write_a_picture_at_once(tmp_path, monkeypatch):
+    import capsnet.files
+
+    real, path = capsnet.files.os.fsync, tmp_path / "a.png"
+
+    def slow(descriptor: int) -> None:
+        monkeypatch.setattr(capsnet.files.os, "fsync", real)
+        output.save(b"of the other", path)  # while this one is not yet in its place
+        real(descriptor)
+
+    monkeypatch.setattr(capsnet.files.os, "fsync", slow)
+    output.save(b"of this one", path)
+    assert path.read_bytes() == b"of this one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_empty_name_is_none(run, capsys):
+    for kind in ("confusion", "rotate", "curves", "figures"):
+        message = "--output is empty: give it a name, or leave it out"
+        assert error_of(capsys, kind, "run", "--output", "") == message
+    assert not (run / "figures").exists()
+
+
+def test_a_folder_of_pictures_is_not_named_like_a_picture(run, capsys):
+    message = "a.PNG: name a folder, as in a: there are several pictures"
+    assert error_of(capsys, "figures", "run", "--output", "a.PNG") == message
+    assert not Path("a.PNG").exists()
+
+
+def test_an_animation_takes_no_number_of_images(run, capsys):
+    message = "--images 4 is of the chart: a.gif shows one image only"
+    assert error_of(capsys, "rotate", "run", "--output", "a.gif", "--images", "4") == message
+
+
+def test_what_leaves_nothing_to_chance_takes_no_seed(capsys):
+    for kind in ("confusion", "curves"):
+        with pytest.raises(SystemExit) as ended:
+            parser().parse_args([kind, "run", "--seed", "3"])
+        assert ended.value.code == 2
+        assert "unrecognized arguments: --seed 3" in capsys.readouterr().err
+
+
+def test_the_motions_offered_are_those_there_are():
+    assert tuple(rotate.MOTIONS) == MOTIONS
+
+
 def test_a_table_that_holds_no_metrics_is_an_error(run, capsys):
     Path("notes.csv").write_text("a,b\n1,x\n")
     assert error_of(capsys, "curves", "notes.csv").startswith("notes.csv holds no metrics by epoch")
     Path("notes.csv").write_text("a,b\n1,2\n")
     assert error_of(capsys, "curves", "notes.csv") == "notes.csv holds no metrics by epoch"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("epoch,train/loss\n1,2,3\n", ": a line has more fields than names"),
+        (f"epoch,train/loss\n1,{'2' * 200_000}\n", ": field larger than field limit (131072)"),
+        (f"epoch,train/loss\n{'1' * 400},2\n", ""),
+    ],
+)
+def test_a_table_that_is_none_of_ours_is_one_line(run, capsys, text, why):
+    Path("notes.csv").write_text(text)
+    assert error_of(capsys, "curves", "notes.csv") == f"notes.csv holds no metrics by epoch{why}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch,train/loss,validation/accuracy\n1,nan,nan\n2,inf,0.5\n3,0.1,nan\n",
+        "epoch,train/loss,test/accuracy\n1,nan,nan\n2,-inf,inf\n",
+        "epoch,train/loss,test/accuracy\n1,0,0.5\n2,0.0,1\n",
+        "epoch\n1\n2\n",
+    ],
+)
+def test_curves_of_whatever_a_table_holds_are_drawn_without_a_warning(run, capsys, text):
+    Path("some.csv").write_text(text)
+    assert main(["curves", "some.csv"]) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("figures/curves.png\n", "")
+
+
+def test_a_folder_whose_name_has_dollars_gives_curves_too(run, capsys):
+    folder = Path("$\\nothing$")
+    run.rename(folder)
+    assert main(["curves", str(folder / "history.csv")]) == 0
+    assert capsys.readouterr().out == f"{folder}/figures/curves.png\n"
 
 
 def test_without_a_decoder_nothing_is_reconstructed(tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -136,6 +137,31 @@ def test_a_window_steps_as_a_convolution_of_pytorch_does(kernel, stride, height,
     assert outputs.shape[2:] == (rows, columns)
     again = torch.conv_transpose2d(outputs, torch.zeros(1, 1, kernel, kernel), stride=stride)
     assert again.shape[2:] == (Window(kernel, stride).needs(rows), Window(kernel, stride).needs(columns))
+
+
+def test_a_place_in_a_long_chain_has_the_ending_of_its_number():
+    places = (0, 7, 8, 10, 11, 12, 20, 21, 22, 23, 100, 110, 120)
+    assert " ".join(map(geometry._ordinal, places)) == (
+        "first eighth 9th 11th 12th 13th 21st 22nd 23rd 24th 101st 111th 121st"
+    )
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("same", [False, True])
+def test_the_centre_of_a_step_is_the_middle_of_the_pixels_it_sees(kernel, same):
+    windows = Chain("key", "value", "pixels", (Window(kernel, same=same), Window(2, 2)))
+    image = torch.arange(21.0).requires_grad_()  # each pixel's own place
+    layers = torch.nn.Conv1d(1, 1, kernel, padding="same" if same else 0), torch.nn.AvgPool1d(2)
+    torch.nn.init.ones_(layers[0].weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of an even kernel
+        steps = layers[1](layers[0](image[None, None]))[0, 0]
+    centres = windows.centres(21)
+    assert len(centres) == len(steps)
+    place = len(steps) // 2  # far from the edges, where zeros are seen
+    (weights,) = torch.autograd.grad(steps[place], image)
+    middle = float((weights * (image.detach() + 0.5)).sum() / weights.sum())
+    assert centres[place] == pytest.approx(middle / 21)
 
 
 def test_the_decoders_grid_of_six_becomes_28_pixels():

@@ -73,6 +73,21 @@ def test_what_cannot_be_drawn_is_said_in_one_line_and_the_others_are_drawn(
     assert done.err.count("\n") == 1
 
 
+def test_a_drawing_that_a_signal_ends_is_said(lab: Lab, trained: AttemptPaths, tmp_path: Path) -> None:
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed/sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'perturb' in sys.orig_argv and 'capsnet' in sys.orig_argv:\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "killed"), os.environ["PYTHONPATH"]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        done = lab.call("figures", 1, "perturb", "curves")
+    assert (done.code, done.out) == (exits.USAGE, f"{trained.figures / 'curves.png'}\n")
+    assert done.err == "drawing perturb was ended by signal 9\n"
+
+
 def test_a_run_that_has_saved_nothing_says_so(lab: Lab) -> None:
     number = lab.submit()
     done = lab.call("figures", number)
