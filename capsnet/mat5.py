@@ -54,7 +54,8 @@ class _Elements:
     """The elements that lie one behind the other in `data`."""
 
     def __init__(self, data: memoryview, order: Order) -> None:
-        self.data, self.order, self.place = data, order, 0
+        self.data, self.place = data, 0
+        self.order: Order = order
 
     @property
     def ended(self) -> bool:
