@@ -26,6 +26,11 @@ def complete(root: Path, place: str, missing: Missing, fetch: Fetch, gzipped: bo
     lacking = missing()
     if not lacking:
         return
+    if not root.parent.is_dir():  # a misspelt path rather than a new place for data
+        raise DataError(
+            f"there is no folder {root.parent} to put {root.name}/{place} in: correct dataset.root or "
+            "CAPSNET_DATA, or make that folder"
+        )
     try:
         with _locked(root):
             if still := missing():  # otherwise another run has downloaded them meanwhile
@@ -62,7 +67,7 @@ def _bring(root: Path, place: str, names: list[str], fetch: Fetch) -> None:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """Hold a lock on `root`, so that runs which start together download once."""
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(exist_ok=True)
     with (root / ".download.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

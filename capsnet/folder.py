@@ -11,7 +11,9 @@ Letters of shapes: C channels, S pixels a side.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,27 +86,49 @@ def _listed(names: list[str]) -> str:
 
 def _read(folder: Path, classes: list[str], dataset: config.Folder) -> Images:
     found = [(path, label) for label, name in enumerate(classes) for path in _files(folder / name)]
-    images = np.empty((len(found), dataset.channels, dataset.size, dataset.size), np.uint8)
+    images = _room(folder, (len(found), dataset.channels, dataset.size, dataset.size))
     for image, (path, _) in zip(images, found, strict=True):
         image[:] = _pixels(path, dataset)
     return Images(torch.from_numpy(images), torch.tensor([label for _, label in found]))
 
 
+def _room(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Memory for images uint8 [N, C, S, S]."""
+    try:
+        return np.empty(shape, np.uint8)
+    except MemoryError as error:
+        count, *size = shape
+        raise DataError(
+            f"{folder} holds {count} images of {'×'.join(map(str, size))} bytes, "
+            f"{math.prod(shape) / 1e9:.1f} GB together, which is more memory than there is: "
+            "set a smaller dataset.size, with dataset.resize: true"
+        ) from error
+
+
 def _files(folder: Path) -> list[Path]:
     """The images of a class, at least one."""
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-
     found = [
         Path(inside, name)
-        for inside, _, names in sorted(os.walk(folder, onerror=fail, followlinks=True))
+        for inside, names in sorted(_walked(folder))
         for name in sorted(names)
         if name.lower().endswith(ENDINGS)
     ]
     if not found:
         raise DataError(f"{folder} holds no image; they are told by their endings: {', '.join(ENDINGS)}")
     return found
+
+
+def _walked(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder in `folder`, with it, and the names of the files there; links to folders are followed."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    for inside, _, names in os.walk(folder, onerror=fail, followlinks=True):
+        around = Path(inside).relative_to(folder).parents
+        if os.path.realpath(inside) in {os.path.realpath(folder / outer) for outer in around}:
+            raise DataError(f"{inside} is a link to a folder around it, without an end: remove the link")
+        yield inside, names
 
 
 def _pixels(path: Path, dataset: config.Folder) -> np.ndarray:
@@ -125,12 +149,12 @@ def _pixels(path: Path, dataset: config.Folder) -> np.ndarray:
 
 
 def _decoded(path: Path, mode: str) -> Image:
-    """An image in grey ("L") or colour ("RGB")."""
-    from PIL import Image, UnidentifiedImageError
+    """An image in grey ("L") or colour ("RGB"), turned as the camera says that it was held (EXIF)."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            return _converted(image, mode)
+            return _converted(ImageOps.exif_transpose(image), mode)
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no image that Pillow knows: replace or remove it") from error
     except Exception as error:  # Pillow's readers meet damage with whatever error it leads to

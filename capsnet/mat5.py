@@ -12,13 +12,15 @@ import struct
 import zlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+Order = Literal["<", ">"]  # of bytes
 Value = np.ndarray | dict[str, np.ndarray]  # an array, or the fields of a struct that are arrays
 
 HEADER = 128  # bytes, of which the last four say the version and the order of bytes
-ORDERS = {b"\0\1IM": "<", b"\1\0MI": ">"}
+ORDERS: dict[bytes, Order] = {b"\0\1IM": "<", b"\1\0MI": ">"}
 PACKED, MATRIX = 15, 14  # types of elements
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 STRUCT = 2  # class of a matrix; those of numbers:
@@ -36,7 +38,7 @@ def read(path: Path, names: Collection[str]) -> dict[str, Value]:
 
     Raises OSError where the file cannot be read, MatError where it is damaged or none of version 5.
     """
-    content = memoryview(np.fromfile(path, np.uint8))
+    content = np.fromfile(path, np.uint8).data
     order = ORDERS.get(bytes(content[HEADER - 4 : HEADER]))
     if order is None:
         raise MatError("is no MATLAB 5 file")
@@ -51,8 +53,9 @@ def read(path: Path, names: Collection[str]) -> dict[str, Value]:
 class _Elements:
     """The elements that lie one behind the other in `data`."""
 
-    def __init__(self, data: memoryview, order: str) -> None:
-        self.data, self.order, self.place = data, order, 0
+    def __init__(self, data: memoryview, order: Order) -> None:
+        self.data, self.place = data, 0
+        self.order: Order = order
 
     @property
     def ended(self) -> bool:
@@ -92,21 +95,21 @@ class _Elements:
         return self.following()[1].tobytes().decode("latin-1")
 
 
-def _unpacked(kind: int, data: memoryview, order: str) -> tuple[int, memoryview]:
+def _unpacked(kind: int, data: memoryview, order: Order) -> tuple[int, memoryview]:
     """An element as it is, or the one that is packed in it."""
     if kind != PACKED:
         return kind, data
     return _Elements(memoryview(_inflated(data, order)), order).following()
 
 
-def _elements_of(kind: int, data: memoryview, order: str) -> _Elements:
+def _elements_of(kind: int, data: memoryview, order: Order) -> _Elements:
     """What a matrix consists of."""
     if kind != MATRIX:
         raise MatError(f"is damaged: an element of type {kind} is where a matrix should be")
     return _Elements(data, order)
 
 
-def _inflated(data: memoryview, order: str) -> bytearray:
+def _inflated(data: memoryview, order: Order) -> bytearray:
     """One element with its tag, which says how long it may get."""
     inflate, whole = zlib.decompressobj(), bytearray()
     try:

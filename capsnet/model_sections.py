@@ -133,7 +133,7 @@ class MarginLoss(Section):
 
 
 class SpreadLoss(Section):
-    """The spread loss of matrix capsules (Hinton et al. 2018, Equation 3); its margin rises by the epoch."""
+    """The spread loss of matrix capsules (Hinton et al. 2018, Equation 3); its margin rises by the step."""
 
     name: Literal["spread"] = "spread"
     first_margin: float = Field(default=0.2, ge=0, le=1)

@@ -42,7 +42,11 @@ def load(root: Path, size: int) -> tuple[Images, Images]:
 
 
 def read_info(root: Path, part: Part) -> torch.Tensor:
-    """How each image of a part was taken, in the order of the images: int64 [N, 4], columns as in INFO."""
+    """How each image of a part was taken, in the order of the images: int64 [N, 4], columns as in INFO.
+
+    Training does not ask for it; it is here for those who want to know what a network is right about, as at
+    which elevations and azimuths.
+    """
     name = _name(part, "info")
     _require(root, [name])
     return _integers(_path(root, name), (len(INFO),))

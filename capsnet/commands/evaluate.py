@@ -21,6 +21,8 @@ from capsnet.config import Dataset
 from capsnet.images import Images
 from capsnet.objective import CLASS_LOSSES, MEASURES
 
+MATRIX_CLASSES = 30  # at most: the counts of more fit on no line of a terminal
+
 
 def run(arguments: Namespace) -> int:
     """Print the figures of the networks in one or more checkpoints; the exit code."""
@@ -53,11 +55,12 @@ def figures(trained: Trained, test: Images) -> dict[str, Any]:
     config = trained.config
     classes = datasets.shape(config.dataset).classes
     sums = torch.zeros(len(MEASURES), dtype=torch.float64)
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    for batch, measured in evaluation.evaluate(trained.network, test, config, trained.execution):
+    predictions = []
+    for _, measured in evaluation.evaluate(trained.network, test, config, trained.execution):
         sums += measured.sums().cpu()
-        confusion += evaluation.confusion(batch.labels, measured.predictions, classes).cpu()
+        predictions.append(measured.predictions)
     means = objective.means(sums, len(test), config)
+    confusion = evaluation.confusion(test.labels.cpu(), torch.cat(predictions).cpu(), classes)
     return {
         "images": len(test),
         **means,
@@ -131,6 +134,8 @@ def _matrix(confusion: list[list[int]], labels: int) -> list[str]:
 
     What was recognised of an image is on the diagonal, a mistake in the row of a class that was not.
     """
+    if len(confusion) > MATRIX_CLASSES:
+        return [f"  confusion            of {len(confusion)} classes is too wide to print; --json has it"]
     width = max(len(str(count)) for row in confusion for count in row) + 2
     classes = range(len(confusion))
     several = f"; each of the {labels} classes of an image counts" if labels > 1 else ""

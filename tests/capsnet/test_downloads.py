@@ -32,6 +32,18 @@ def test_what_is_missing_is_fetched_into_its_place_and_nothing_else_is_left(tmp_
     assert sorted(path.name for path in root.iterdir()) == [".download.lock", "set"]
 
 
+def test_a_misspelt_path_is_named_and_none_of_its_folders_is_made(tmp_path):
+    asked = []
+    with pytest.raises(DataError) as caught:
+        complete(tmp_path / "dtaa/mnist", lambda folder, names: asked.append(names))
+    assert str(caught.value) == (
+        f"there is no folder {tmp_path}/dtaa to put mnist/set/raw in: correct dataset.root or CAPSNET_DATA, "
+        "or make that folder"
+    )
+    assert asked == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_stays_as_it_is(tmp_path):
     (tmp_path / "set/raw").mkdir(parents=True)
     (tmp_path / "set/raw/first").write_text("mine")

@@ -15,7 +15,7 @@ from small_sets import write_folder
 
 from capsnet import augmentation, checkpoint, datasets, multi_mnist
 from capsnet.cli import main
-from capsnet.commands.evaluate import ensemble
+from capsnet.commands.evaluate import _matrix, ensemble
 from capsnet.commands.trained import Trained, load_trained
 from capsnet.config import AffineMNIST, Config
 from capsnet.execution import resolve
@@ -271,6 +271,15 @@ def test_naming_a_networks_own_data_set_changes_nothing(here, evaluated):
 )
 def test_a_data_set_that_cannot_be_tested_on_is_one_line(here, refused, network, name, words):
     assert words in refused(f"out/{network}", "--dataset", name)
+
+
+@pytest.mark.parametrize("classes", [2, 30, 31])
+def test_the_counts_of_many_classes_are_not_printed(classes):
+    lines = _matrix(torch.eye(classes, dtype=torch.int64).tolist(), labels=1)
+    if classes > 30:
+        assert lines == ["  confusion            of 31 classes is too wide to print; --json has it"]
+    else:
+        assert len(lines) == classes + 2
 
 
 def test_images_smaller_than_the_crop_are_one_line(here, refused):

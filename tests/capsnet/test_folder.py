@@ -1,6 +1,8 @@
 """Images in folders named after their classes: found, converted, scaled, refused."""
 
+import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +232,50 @@ def test_a_file_that_pillow_cannot_read_is_named(root, damage, ending):
 def test_a_link_to_nowhere_is_named(root):
     (root / "train/a/gone.png").symlink_to(root / "nowhere.png")
     assert refusal(root).startswith(f"{root}/train/a/gone.png cannot be read (")
+
+
+def test_photographs_are_turned_as_the_camera_says_that_it_was_held(tmp_path):
+    values = np.zeros((8, 8), np.uint8)
+    values[0, 4:] = 200
+    image = Image.fromarray(values)
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    for part in ("train", "test"):
+        for kind in "ab":
+            (tmp_path / part / kind).mkdir(parents=True)
+            image.save(tmp_path / part / kind / "turned.png", exif=exif)
+    train, _ = load(tmp_path, size=8, classes=2, channels=1)
+    assert np.array_equal(train.images[0, 0].numpy(), np.rot90(values, -1))
+
+
+@pytest.mark.parametrize(
+    "links",
+    [{"train/a/again": "train/a"}, {"train/b/up": "train"}, {"train/a/x": "train/b", "train/b/y": "train/a"}],
+)
+def test_links_that_lead_back_are_refused_rather_than_followed_without_end(root, links):
+    for link, target in links.items():
+        (root / link).symlink_to(root / target, target_is_directory=True)
+        (root / f"{link}2").symlink_to(root / target, target_is_directory=True)
+    message = refusal(root)
+    assert message.startswith(f"{root}/train/")
+    assert message.endswith("is a link to a folder around it, without an end: remove the link")
+
+
+def test_images_that_memory_has_no_room_for_are_counted(root):
+    image = root / "train/a/000.png"
+    for number in range(400):
+        (root / f"train/a/more-{number}.png").symlink_to(image)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**27, before[1]))
+    try:
+        message = refusal(root, size=512, resize=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert message == (
+        f"{root}/train holds 460 images of 3×512×512 bytes, 0.4 GB together, which is more memory than there "
+        "is: set a smaller dataset.size, with dataset.resize: true"
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -13,6 +13,8 @@ from pydantic import TypeAdapter
 
 from capsnet import yamlfile
 from capsnet.config import CNNModel, Config, MultiStep, Section
+from capsnet.images import shape
+from capsnet.models import build
 from capsnet.schema import dotted_keys
 from capsnet.training import train
 from runner import loading
@@ -97,6 +99,15 @@ def test_the_baseline_of_multi_mnist_is_the_papers():
     assert loading.load(file, settings(words)).config.model == CNNModel(
         conv_channels=(512, 256), kernel_sizes=(9, 5), pool=2, hidden=(1024,), dropout=0
     )
+
+
+def test_the_networks_compared_on_affnist_are_as_large_as_the_comment_says():
+    file = ROOT / "experiments/affnist.yaml"
+    ((_, *words),) = submissions(file)
+    for overrides in ([], settings(words)):
+        config = loading.load(file, overrides).config
+        size = sum(parameter.numel() for parameter in build(config, shape(config.dataset)).parameters())
+        assert f"{size:,}" in file.read_text()
 
 
 @pytest.mark.slow
