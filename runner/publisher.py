@@ -140,8 +140,9 @@ class Publisher:
         for number in range(1, run.attempt + 1):
             if (log := paths.attempt(number).log).exists():
                 self._tracker.add_file(known, log, f"attempts/{number}")
+        # Each attempt's pictures lie apart: those that an earlier one alone has would pass for the newest's.
         for picture in storage.figures(paths, run.attempt):
-            self._tracker.add_file(known, picture, "figures")
+            self._tracker.add_file(known, picture, str(picture.parent.relative_to(paths.folder)))
 
     def _add_result(self, run: Run, known: Record, paths: RunPaths, rows: list[Row]) -> None:
         """What a finished run has come to: the epoch that validation chose, and the model."""

@@ -29,7 +29,8 @@ Best = Annotated[bool, typer.Option("--best", help="The weights that did best on
 def figures(run: RunArgument, kinds: Kinds = None, best: Best = False) -> None:
     """Draw pictures of what RUN has learnt so far into its folder, and print where they are.
 
-    They are computed on the CPU, beside whatever the GPUs are booked for.
+    They are computed on the CPU, beside whatever the GPUs are booked for. MLflow gets what is in the folder
+    when the run ends; what is drawn later stays there.
 
     \b
     Examples:

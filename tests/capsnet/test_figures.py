@@ -337,6 +337,27 @@ def test_what_is_passed_on_is_the_capsule_times_its_coupling_to_the_answer(subje
         torch.testing.assert_close(told[number], capsules[number] * share[:, None], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+def test_what_is_passed_on_takes_the_couplings_of_the_last_iteration_only(
+    tiny_config, tested, monkeypatch, iterations
+):
+    subject = subject_of(tiny_config(route_iters=iterations, use_cuda=False))
+    capsules = couplings.primary(subject, tested)
+    last = couplings.by_iteration(subject, capsules)[-1]
+    asked, real = [], couplings.of_iteration
+
+    def noted(subject: Any, capsules: torch.Tensor, number: int) -> torch.Tensor:
+        asked.append(number)
+        return real(subject, capsules, number)
+
+    monkeypatch.setattr(couplings, "of_iteration", noted)
+    told = primary.passed_on(subject, tested)
+    assert asked == [iterations]
+    answers = subject.answers(tested)
+    share = last[answers, torch.arange(len(tested))][..., None] * 10
+    torch.testing.assert_close(told, capsules * share)
+
+
 def test_the_chosen_capsules_are_the_strongest_of_their_types(subject, tested):
     told = primary.passed_on(subject, tested[:1])
     amounts = told[0].norm(dim=-1)

@@ -88,6 +88,11 @@ def test_a_drawing_that_a_signal_ends_is_said(lab: Lab, trained: AttemptPaths, t
     assert done.err == "drawing perturb was ended by signal 9\n"
 
 
+def test_the_help_says_which_pictures_mlflow_gets(lab: Lab) -> None:
+    said = " ".join(lab.call("figures", "--help").out.split())
+    assert "MLflow gets what is in the folder when the run ends; what is drawn later stays there" in said
+
+
 def test_a_run_that_has_saved_nothing_says_so(lab: Lab) -> None:
     number = lab.submit()
     done = lab.call("figures", number)

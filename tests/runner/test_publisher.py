@@ -307,19 +307,20 @@ def test_the_pictures_of_an_ended_run_are_published_once_however_often_that_was_
 ) -> None:
     draw(scheduler, running_run, 1, "confusion.png", "rotate.gif", ".perturb.png.tmp")
     publish()
-    assert files(tracker, "figures") == set(), "the run goes on, and may draw others"
+    assert files(tracker, "attempts/1/figures") == set(), "the run goes on, and may draw others"
     scheduler.end(running_run, Event.INTERRUPT)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store, "published", crash)
         publish()
     publish()
-    assert files(tracker, "figures") == {"figures/confusion.png", "figures/rotate.gif"}
+    names = ("confusion.png", "rotate.gif")
+    assert files(tracker, "attempts/1/figures") == {f"attempts/1/figures/{name}" for name in names}
 
 
-def test_the_pictures_published_are_those_of_the_newest_attempt(
+def test_the_pictures_of_an_attempt_are_not_mixed_with_those_of_another(
     running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
 ) -> None:
-    draw(scheduler, running_run, 1, "confusion.png")
+    draw(scheduler, running_run, 1, "confusion.png", "rotate.gif")
     scheduler.end(running_run, Event.INTERRUPT)
     publish()
     store.resume(running_run, now=200.0)
@@ -327,8 +328,11 @@ def test_the_pictures_published_are_those_of_the_newest_attempt(
     draw(scheduler, running_run, 2, "confusion.png")
     scheduler.end(running_run, Event.INTERRUPT)
     publish()
-    published = scheduler.home.artifacts / mlflow_run(tracker).info.run_id / "artifacts/figures/confusion.png"
-    assert published.read_text() == "attempt 2"
+    assert files(tracker, "attempts/2/figures") == {"attempts/2/figures/confusion.png"}
+    assert len(files(tracker, "attempts/1/figures")) == 2
+    folder = scheduler.home.artifacts / mlflow_run(tracker).info.run_id / "artifacts/attempts"
+    for attempt in (1, 2):
+        assert (folder / f"{attempt}/figures/confusion.png").read_text() == f"attempt {attempt}"
 
 
 def test_a_resumed_run_no_longer_says_why_it_had_failed(
