@@ -35,6 +35,7 @@ raise SystemExit(main(["train", "tiny.yaml"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "epochs"), [("workers begin", 0), ("epoch 2/", 2)])
 def test_ctrl_c_reaches_the_workers_too_and_training_saves_all_the_same(tmp_path, moment, epochs):
     (tmp_path / "tiny.yaml").write_text(WITH_WORKERS)

@@ -37,6 +37,7 @@ def train(tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_leaves_the_checkpoint_from_before_and_no_half_file(train, tmp_path):
     assert train(2**30).returncode == 0
     folder = tmp_path / "out/tiny"

@@ -493,6 +493,7 @@ def test_a_finished_run_brings_its_model_once_however_often_that_was_tried(
     assert store.unpublished() == []
 
 
+@pytest.mark.slow
 def test_a_server_that_was_away_at_the_runs_end_gets_all_of_it_when_it_is_back(
     running_run: int, scheduler: Scheduler, store: Store, home: Home, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
