@@ -103,13 +103,9 @@ def _prepared(images: Images, dataset: Dataset, draws: Draws) -> Batch:
     return Batch(as_inputs(inputs, dataset), targets, images.labels)
 
 
-def standardises(dataset: Dataset) -> bool:
-    return isinstance(dataset, Photographs) and dataset.standardise
-
-
 def as_inputs(pixels: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     """Pixels [B, C, H, W] in [0, 1] -> what a network that is trained on `dataset` takes."""
-    return standardised(pixels) if standardises(dataset) else pixels
+    return standardised(pixels) if isinstance(dataset, Photographs) and dataset.standardise else pixels
 
 
 def standardised(images: torch.Tensor) -> torch.Tensor:

@@ -25,9 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             return INTERRUPTED
-        except BrokenPipeError:  # whoever read the output, `head` say, has enough; Python shall not complain
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return FAILED
 
 
 def _run(parsed: Namespace) -> int:
@@ -51,8 +48,9 @@ def _run(parsed: Namespace) -> int:
         print(error, file=sys.stderr)
     except (CheckpointError, DataError, FigureError) as error:
         print(f"error: {error}", file=sys.stderr)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough; Python shall not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except (TrainingError, OSError) as error:  # OSError: the disk is full, say
         print(f"failed: {error}", file=sys.stderr)
         return FAILED
