@@ -70,10 +70,17 @@ class Home:
     """The folder that holds a queue, its tracking store and its runs."""
 
     root: Path
+    database_url: str | None = None  # of the queue, where it does not lie in the folder; may hold a password
+
+    @property
+    def shared(self) -> bool:
+        """Whether the queue lies on a database server, for several hosts to use."""
+        return self.database_url is not None and not self.database_url.startswith("sqlite:")
 
     @property
     def database(self) -> Path:
-        return self.root / "queue.db"
+        """The file of a queue that does not lie on a server."""
+        return Path((self.database_url or "").removeprefix("sqlite:///") or self.root / "queue.db")
 
     @property
     def mlflow_database(self) -> Path:
@@ -101,8 +108,12 @@ class Home:
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Home:
-    """The home that RUNNER_HOME names, else ./runs; absolute, so that a change of directory is harmless."""
-    return Home(Path(environ.get("RUNNER_HOME") or "runs").expanduser().resolve())
+    """The home that RUNNER_HOME names, else ./runs; absolute, so that a change of directory is harmless.
+
+    Its queue is the one of RUNNER_DATABASE_URL where that is set.
+    """
+    root = Path(environ.get("RUNNER_HOME") or "runs").expanduser().resolve()
+    return Home(root, environ.get("RUNNER_DATABASE_URL") or None)
 
 
 def _as_file_name(name: str) -> str:

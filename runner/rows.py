@@ -105,6 +105,15 @@ class Attempt:
     devices: tuple[str, ...]
 
 
+class Machine(TypedDict):
+    """What a machine of the cluster has in all, as the scheduler sees it."""
+
+    name: str
+    gpus: int
+    cpus: float
+    leaving: bool  # it is drained: nothing starts there any more
+
+
 @dataclass(frozen=True, kw_only=True)
 class Beat:
     """The scheduler's last sign of life."""
@@ -118,6 +127,8 @@ class Beat:
     host: str | None
     cores: float | None
     gpus: float | None
+    machines: tuple[Machine, ...]
+    home: str | None  # folder of the runs, as the hosts of the cluster see it
     message: str | None
 
 

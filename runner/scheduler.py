@@ -21,7 +21,7 @@ from runner.cluster import Answer, Death, Member, Silence
 from runner.paths import Home
 from runner.publisher_actor import PublisherActor
 from runner.resources import Booking
-from runner.rows import Run
+from runner.rows import Machine, Run
 from runner.states import Event, State
 from runner.store import Store
 from runner.worker import Worker
@@ -82,15 +82,12 @@ class Scheduler:
         self._see_to_publisher()
 
     def _beat(self, now: float, message: str | None) -> None:
-        machines = cluster.machines()
+        machines = [
+            Machine(name=found.name, gpus=int(found.gpus), cpus=found.cpus, leaving=False)
+            for found in cluster.machines()
+        ]
         self._store.beat(
-            self._epoch,
-            now,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            cores=sum(machine.cpus for machine in machines),
-            gpus=sum(machine.gpus for machine in machines),
-            message=message,
+            self._epoch, now, pid=os.getpid(), host=socket.gethostname(), machines=machines, message=message
         )
 
     def _attend(self, now: float, down_since: float | None, kill_at_once: bool) -> None:

@@ -7,12 +7,13 @@ its number and is refused once that attempt has ended.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, Unpack
 
-from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, or_, select, update
 
 from runner import moves
 from runner.database import NoQueue, StoreError, one_line_errors, open_database
@@ -27,9 +28,9 @@ from runner.queries import (
     write,
     write_attempt,
 )
-from runner.rows import Attempt, Beat, Down, Intent, NewRun, Outcome, ProgressFields, Run
+from runner.rows import Attempt, Beat, Down, Intent, Machine, NewRun, Outcome, ProgressFields, Run
 from runner.states import ENDED, Event, IllegalMove, State
-from runner.tables import BEAT, RUN, attempts, queue, runs
+from runner.tables import BEAT, RUN, attempts, log_pieces, queue, runs
 
 __all__ = ["NoQueue", "Occupied", "Store", "StoreError", "Superseded", "UnknownRun", "open_store"]
 
@@ -73,6 +74,10 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def now(self) -> float:
+        """The time, in unix seconds, by the clock that all hosts of this queue go by."""
+        return time.time()
+
     # What anybody may read.
 
     def run(self, run_id: int) -> Run | None:
@@ -108,6 +113,22 @@ class Store:
         with self._reading() as connection:
             at, force = connection.execute(select(queue.c.down_at, queue.c.down_force)).one()
         return None if at is None else Down(at=at, force=bool(force))
+
+    def log(self, run_id: int, attempt: int, position: int = 0) -> bytes:
+        """What is kept here of an attempt's log, from the byte at `position` on."""
+        start = log_pieces.c.position
+        pieces = select(start, log_pieces.c.data).where(_of_attempt(run_id, attempt))
+        before = pieces.where(start <= position).order_by(start.desc()).limit(1)
+        after = pieces.where(start > position).order_by(start)
+        with self._reading() as connection:
+            found = [*connection.execute(before), *connection.execute(after)]
+        return b"".join(data[max(0, position - first) :] for first, data in found)
+
+    def log_size(self, run_id: int, attempt: int) -> int:
+        """How many bytes of an attempt's log are kept here."""
+        end = func.max(log_pieces.c.position + func.length(log_pieces.c.data))
+        with self._reading() as connection:
+            return connection.execute(select(end).where(_of_attempt(run_id, attempt))).scalar() or 0
 
     # What the user asks for.
 
@@ -210,6 +231,16 @@ class Store:
                 changes.pop("published_state", None)
             write(connection, run, {**changes, "publish_error": error})
 
+    def add_log(self, run_id: int, attempt: int, position: int, data: bytes) -> None:
+        """Keeps a piece of an attempt's log; one that is here already, or whose run is not, is let be."""
+        with self._writing() as connection:
+            if locked_run(connection, run_id) is None:
+                return
+            here = select(log_pieces.c.run).where(_of_attempt(run_id, attempt))
+            if connection.execute(here.where(log_pieces.c.position >= position)).first() is None:
+                row = {"run": run_id, "attempt": attempt, "position": position, "data": data}
+                connection.execute(insert(log_pieces).values(row))
+
     # What the scheduler of an epoch writes.
 
     def take_over(
@@ -218,9 +249,12 @@ class Store:
         cluster: str,
         version: str,
         tracking: str | None = None,
+        home: str | None = None,
         stale_after: float = 30.0,
     ) -> int:
         """Begins a scheduler epoch, and so ends the one before; its number.
+
+        `home` is the folder of the runs.
 
         Raises Occupied where the scheduler of another cluster has beaten in the last `stale_after` seconds.
         """
@@ -231,13 +265,14 @@ class Store:
                     f"this queue is served by {row['cluster']} (host {row['host']}, last seen "
                     f"{max(0.0, now - row['at']):.0f} s ago): use that one, or `runner down` there first"
                 )
-            nobody = dict.fromkeys(("pid", "host", "cores", "gpus", "message"))
+            nobody = dict.fromkeys(("pid", "host", "cores", "gpus", "machines", "message"))
             values = {
                 "epoch": row["epoch"] + 1,
                 "at": now,
                 "cluster": cluster,
                 "version": version,
                 "tracking": tracking,
+                "home": home,
                 **nobody,
             }
             connection.execute(update(queue).values(values))
@@ -250,13 +285,20 @@ class Store:
         *,
         pid: int | None = None,
         host: str | None = None,
-        cores: float | None = None,
-        gpus: float | None = None,
+        machines: Sequence[Machine] = (),
         message: str | None = None,
     ) -> None:
         """Says that the scheduler is alive, where, with what, and in one line what troubles it."""
+        values = {
+            "at": now,
+            "pid": pid,
+            "host": host,
+            "cores": sum(machine["cpus"] for machine in machines),
+            "gpus": sum(machine["gpus"] for machine in machines),
+            "machines": machines,
+            "message": message,
+        }
         with self._scheduling(epoch) as connection:
-            values = {"at": now, "pid": pid, "host": host, "cores": cores, "gpus": gpus, "message": message}
             connection.execute(update(queue).values(values))
 
     def leave(self, epoch: int) -> None:
@@ -337,3 +379,7 @@ def _expected(connection: Connection, run_id: int) -> Run:
     if run is None:
         raise UnknownRun(f"there is no run {run_id}")
     return run
+
+
+def _of_attempt(run_id: int, attempt: int) -> ColumnElement[bool]:
+    return (log_pieces.c.run == run_id) & (log_pieces.c.attempt == attempt)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -25,7 +26,7 @@ from sqlalchemy.engine import Dialect
 from runner.rows import Attempt, Beat, Run
 from runner.states import State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Json(TypeDecorator[Any]):
@@ -143,6 +144,16 @@ attempts = Table(
     Column("devices", Json(tuple)),
 )
 
+# What workers printed, in pieces that follow each other, for hosts that do not see the runs' folders.
+log_pieces = Table(
+    "log_pieces",
+    metadata,
+    Column("run", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("position", Integer, primary_key=True),  # of the first byte, in the attempt's log
+    Column("data", LargeBinary, nullable=False),
+)
+
 # One row: which queue this is, who may schedule it, and whether it is to go down.
 queue = Table(
     "queue",
@@ -160,6 +171,8 @@ queue = Table(
     Column("host", Text),
     Column("cores", Float),
     Column("gpus", Float),
+    Column("machines", Json(tuple)),
+    Column("home", Text),
     Column("message", Text),
     Column("down_at", Float),
     Column("down_force", Boolean),

@@ -14,7 +14,7 @@ import pytest
 
 import capsnet
 from runner.paths import Home
-from runner.rows import Outcome, Run
+from runner.rows import Machine, Outcome, Run
 from runner.states import Event, State
 from runner.store import Store, open_store
 from runner.tracking import target
@@ -101,7 +101,8 @@ class Lab:
         now = time.time() + FAR_AHEAD
         tracking = target(self.home, {}).uri
         self._epoch = self.store.take_over(now, "lab", capsnet.__version__, tracking)
-        self.store.beat(self._epoch, now, pid=1, host="bench", cores=cores, gpus=gpus)
+        machine = Machine(name="bench", gpus=int(gpus), cpus=cores, leaving=False)
+        self.store.beat(self._epoch, now, pid=1, host="bench", machines=[machine])
 
     def submit(self, text: str = TINY, **options: object) -> int:
         """A queued run; its number."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.rows import Down, NewRun, Run
+from runner.rows import Down, Machine, NewRun, Run
 from runner.states import Event, IllegalMove, State
 from runner.store import Occupied, Store, StoreError, Superseded, UnknownRun, open_store
 
@@ -50,6 +50,9 @@ def running(store: Store, queued: int, epoch: int) -> int:
 def finished(store: Store, running: int, epoch: int) -> int:
     store.end(epoch, running, 1, Event.FINISH, 110.0, "finished")
     return running
+
+
+GPU1 = Machine(name="gpu1", gpus=4, cpus=16.0, leaving=False)
 
 
 def new_run(**changes) -> NewRun:
@@ -420,11 +423,12 @@ class TestSchedulers:
     def test_a_beat_says_who_serves_the_queue_and_with_what(self, store: Store) -> None:
         assert store.scheduler_beat() is None
         epoch = store.take_over(100.0, "lab", "1.0")
-        store.beat(epoch, 101.0, pid=7, host="gpu1", cores=16, gpus=4, message="no MLflow")
+        store.beat(epoch, 101.0, pid=7, host="gpu1", machines=[GPU1], message="no MLflow")
         beat = store.scheduler_beat()
         assert beat is not None
         assert (beat.epoch, beat.at, beat.cluster, beat.version) == (epoch, 101.0, "lab", "1.0")
         assert (beat.pid, beat.host, beat.cores, beat.gpus, beat.message) == (7, "gpu1", 16, 4, "no MLflow")
+        assert beat.machines == (GPU1,)
 
     def test_a_wish_to_go_down_stays_until_it_is_withdrawn(self, store: Store) -> None:
         assert store.down_requested() is None
@@ -432,6 +436,30 @@ class TestSchedulers:
         assert store.down_requested() == Down(at=50.0, force=True)
         store.clear_down()
         assert store.down_requested() is None
+
+
+class TestLogs:
+    def test_pieces_are_read_as_one_from_anywhere(self, store: Store, running: int) -> None:
+        assert (store.log(running, 1), store.log_size(running, 1)) == (b"", 0)
+        store.add_log(running, 1, 0, b"one\n")
+        store.add_log(running, 1, 4, b"two\n")
+        store.add_log(running, 2, 0, b"again\n")
+        assert [store.log(running, 1, position) for position in (0, 2, 4, 6, 8)] == [
+            b"one\ntwo\n",
+            b"e\ntwo\n",
+            b"two\n",
+            b"o\n",
+            b"",
+        ]
+        assert store.log_size(running, 1) == 8
+
+    def test_a_piece_is_kept_once_and_goes_with_its_run(self, store: Store, finished: int) -> None:
+        for _ in range(2):
+            store.add_log(finished, 1, 0, b"one\n")
+        assert store.log(finished, 1) == b"one\n"
+        store.remove([finished])
+        store.add_log(finished, 1, 4, b"two\n")
+        assert store.log(finished, 1) == b""
 
 
 class TestPublishing:
