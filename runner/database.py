@@ -34,6 +34,10 @@ class StoreError(Exception):
     """The queue cannot be used; one line that says what to do."""
 
 
+class Unreachable(StoreError):  # noqa: N818 - the name says what happened
+    """The database server does not answer at the moment; one line."""
+
+
 class NoQueue(StoreError):  # noqa: N818 - the name says what happened
     """There is no queue yet where one was looked for."""
 

@@ -16,7 +16,7 @@ from typing import Self, Unpack
 from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, or_, select, update
 
 from runner import moves
-from runner.database import NoQueue, StoreError, one_line_errors, open_database
+from runner.database import NoQueue, StoreError, Unreachable, one_line_errors, open_database
 from runner.paths import Home
 from runner.queries import (
     all_runs,
@@ -32,7 +32,16 @@ from runner.rows import Attempt, Beat, Down, Intent, Machine, NewRun, Outcome, P
 from runner.states import ENDED, Event, IllegalMove, State
 from runner.tables import BEAT, RUN, attempts, log_pieces, queue, runs
 
-__all__ = ["NoQueue", "Occupied", "Store", "StoreError", "Superseded", "UnknownRun", "open_store"]
+__all__ = [
+    "NoQueue",
+    "Occupied",
+    "Store",
+    "StoreError",
+    "Superseded",
+    "UnknownRun",
+    "Unreachable",
+    "open_store",
+]
 
 
 class UnknownRun(StoreError):  # noqa: N818 - the name says what happened
@@ -107,6 +116,11 @@ class Store:
         with self._reading() as connection:
             row = connection.execute(select(*BEAT)).mappings().one()
         return None if row["at"] is None else Beat(**row)
+
+    def recorded_home(self) -> str | None:
+        """The folder of the runs as the newest scheduler has named it, also when it has left."""
+        with self._reading() as connection:
+            return connection.execute(select(queue.c.home)).scalar_one()
 
     def down_requested(self) -> Down | None:
         """The wish that the scheduler go down, where there is one."""
