@@ -139,9 +139,13 @@ class Store:
 
     def log_size(self, run_id: int, attempt: int) -> int:
         """How many bytes of an attempt's log are kept here."""
-        end = func.max(log_pieces.c.position + func.length(log_pieces.c.data))
         with self._reading() as connection:
-            return connection.execute(select(end).where(_of_attempt(run_id, attempt))).scalar() or 0
+            return _log_end(connection, run_id, attempt)[0]
+
+    def log_whole(self, run_id: int, attempt: int) -> bool:
+        """Whether all of an attempt's log is kept here that ever will be."""
+        with self._reading() as connection:
+            return _log_end(connection, run_id, attempt)[1]
 
     # What the user asks for.
 
@@ -213,13 +217,13 @@ class Store:
 
     # What the publisher asks and notes.
 
-    def unpublished(self) -> list[Run]:
-        """The runs of which tracking may lack something, by number."""
+    def unpublished(self, started: bool = False) -> list[Run]:
+        """The runs of which tracking may lack something, by number; `started`: that have had an attempt."""
         behind = func.coalesce(runs.c.durable_epoch, 0) > func.coalesce(runs.c.published_epoch, 0)
         moved = or_(runs.c.published_state.is_(None), runs.c.published_state != runs.c.state)
         query = select(*RUN).where(or_(runs.c.state == State.RUNNING, moved, behind)).order_by(runs.c.id)
         with self._reading() as connection:
-            return all_runs(connection, query)
+            return all_runs(connection, query.where(runs.c.attempt > 0) if started else query)
 
     def published(
         self,
@@ -245,15 +249,21 @@ class Store:
                 changes.pop("published_state", None)
             write(connection, run, {**changes, "publish_error": error})
 
-    def add_log(self, run_id: int, attempt: int, position: int, data: bytes) -> None:
-        """Keeps a piece of an attempt's log; one that is here already, or whose run is not, is let be."""
+    def add_log(self, run_id: int, attempt: int, position: int, data: bytes) -> int:
+        """Keeps a piece of an attempt's log where it begins at the end of what is kept; the end after.
+
+        An empty piece says that the log is whole, after which nothing is added. A piece that is let be
+        leaves the end where it is; that of a run which was removed is 0.
+        """
         with self._writing() as connection:
             if locked_run(connection, run_id) is None:
-                return
-            here = select(log_pieces.c.run).where(_of_attempt(run_id, attempt))
-            if connection.execute(here.where(log_pieces.c.position >= position)).first() is None:
-                row = {"run": run_id, "attempt": attempt, "position": position, "data": data}
-                connection.execute(insert(log_pieces).values(row))
+                return 0
+            end, whole = _log_end(connection, run_id, attempt)
+            if whole or position != end:
+                return end
+            row = {"run": run_id, "attempt": attempt, "position": position, "data": data}
+            connection.execute(insert(log_pieces).values(row))
+            return end + len(data)
 
     # What the scheduler of an epoch writes.
 
@@ -402,3 +412,11 @@ def _expected(connection: Connection, run_id: int) -> Run:
 
 def _of_attempt(run_id: int, attempt: int) -> ColumnElement[bool]:
     return (log_pieces.c.run == run_id) & (log_pieces.c.attempt == attempt)
+
+
+def _log_end(connection: Connection, run_id: int, attempt: int) -> tuple[int, bool]:
+    """The byte after the last one that is kept of an attempt's log, and whether no more will come."""
+    position, size = log_pieces.c.position, func.length(log_pieces.c.data)
+    pieces = select(position, size).where(_of_attempt(run_id, attempt))
+    last = connection.execute(pieces.order_by(position.desc()).limit(1)).first()
+    return (last[0] + last[1], last[1] == 0) if last else (0, False)

@@ -458,8 +458,25 @@ class TestLogs:
             store.add_log(finished, 1, 0, b"one\n")
         assert store.log(finished, 1) == b"one\n"
         store.remove([finished])
-        store.add_log(finished, 1, 4, b"two\n")
+        assert store.add_log(finished, 1, 4, b"two\n") == 0
         assert store.log(finished, 1) == b""
+
+    def test_a_second_copier_leaves_no_gap_and_learns_where_to_go_on(
+        self, store: Store, running: int
+    ) -> None:
+        assert store.add_log(running, 1, 0, b"one\n") == 4
+        assert store.add_log(running, 1, 0, b"one\ntwo\n") == 4
+        assert store.add_log(running, 1, 8, b"three\n") == 4
+        assert store.log(running, 1) == b"one\n"
+
+    def test_a_log_that_is_whole_stays_so(self, store: Store, running: int) -> None:
+        store.add_log(running, 1, 0, b"one\n")
+        assert not store.log_whole(running, 1)
+        assert store.add_log(running, 1, 4, b"") == 4
+        assert store.log_whole(running, 1)
+        assert store.add_log(running, 1, 4, b"two\n") == 4
+        assert [store.log(running, 1, position) for position in (0, 4)] == [b"one\n", b""]
+        assert (store.log_size(running, 1), store.log_whole(running, 2)) == (4, False)
 
 
 class TestPublishing:
