@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from end_to_end.harness import Service, wait_until
-from end_to_end.hosts import Host, Hosts, bare_python
+from end_to_end.raylets import Host, Hosts, bare_python
 from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, submit, undisturbed
 
 from runner.rows import Beat, Run
