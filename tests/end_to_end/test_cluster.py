@@ -12,7 +12,7 @@ import psutil
 import pytest
 from end_to_end.harness import Service, wait_until
 from end_to_end.raylets import Hosts, bare_python
-from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, submit, undisturbed
+from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, undisturbed
 
 from runner.rows import Attempt, Beat
 from runner.states import State
@@ -51,6 +51,10 @@ def service(
     service = Service(tmp_path_factory.mktemp("home"), variables)
     service.call("up")
     return service
+
+
+def submit(service: Service, small: Path) -> int:
+    return service.submit(small, ENDLESS, "threads=1", "runner.gpus=1", "runner.cpus=1")
 
 
 def beat(service: Service) -> Beat:
