@@ -38,6 +38,10 @@ class NoQueue(StoreError):  # noqa: N818 - the name says what happened
     """There is no queue yet where one was looked for."""
 
 
+class Unreachable(StoreError):  # noqa: N818 - the name says what happened
+    """The database server does not answer at the moment; one line."""
+
+
 def open_database(place: str | Path, create: bool) -> tuple[Engine, str]:
     """The engine of the database at a path or URL, and the id of the queue in it.
 

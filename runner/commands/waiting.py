@@ -24,15 +24,15 @@ def wait(
     """
     from runner.commands.access import all_named, open_queue
     from runner.commands.listing import documents
-    from runner.following import wait_for
+    from runner.following import patiently, wait_for
     from runner.narration import ending
 
     with open_queue() as access:
         ids = [run.id for run in all_named(access.store, runs)]
         code = wait_for(access.store, ids, timeout)
-        for run in map(access.store.run, ids):
+        for run in patiently(lambda: [access.store.run(id_) for id_ in ids]):
             if run is not None and run.state in ENDED:
                 hint(ending(run))
         if json:
-            emit_json(documents(access, ids))
+            emit_json(patiently(lambda: documents(access, ids)))
         raise typer.Exit(code)
