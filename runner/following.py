@@ -49,11 +49,11 @@ def patiently(ask: Callable[[], Found], deadline: float = math.inf) -> Found:
         try:
             return ask()
         except Unreachable as error:
+            if time.monotonic() >= deadline:
+                raise TimedOut from error
             if not told:
                 hint(f"{error}; going on as soon as it answers")
                 told = True
-        if time.monotonic() >= deadline:
-            raise TimedOut
         time.sleep(RETRY_SECONDS)
 
 
