@@ -96,10 +96,24 @@ class Standing:
 
 def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
     """Run the attempt to its end."""
+    if lack := _lack():
+        return standing.end("unable", lack)
     try:
         standing.end("finished" if _train(assignment, orders, standing) else "stopped")
     except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
         standing.end("failed", _explained(error, assignment))
+
+
+def _lack() -> str | None:
+    """What this machine is missing to train any run at all; it is no fault of this one."""
+    try:
+        from capsnet import training
+        from runner import keeper
+    except (ImportError, OSError) as error:  # OSError: a library of PyTorch's that cannot be loaded
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    del training, keeper
+    return None
 
 
 def leave() -> NoReturn:

@@ -148,6 +148,11 @@ class Store:
             row = connection.execute(select(*BEAT)).mappings().one()
         return None if row["at"] is None else Beat(**row)
 
+    def recorded_home(self) -> str | None:
+        """The folder of the runs as the newest scheduler has named it, also when it has left."""
+        with self._reading() as connection:
+            return connection.execute(select(queue.c.home)).scalar_one()
+
     def down_requested(self) -> Down | None:
         """The wish that the scheduler go down, where there is one."""
         with self._reading() as connection:

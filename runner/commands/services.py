@@ -25,10 +25,10 @@ def up() -> None:
       python -m runner up
     """
     from runner.commands.access import open_queue
-    from runner.service import ensure
+    from runner.service import bring_up
 
     with open_queue(create=True) as (home, store):
-        ensure(home, store)
+        bring_up(home, store)
         hint(f"up; {_unfinished(store)}")
 
 
