@@ -1,19 +1,41 @@
 """Which queued run starts where: lists in, starts out. Pure, and the same answer for the same lists.
 
-The order is strict. A run that fits the cluster but has to wait is overtaken only by what takes nothing
-that it will need; one that can never fit, or waits for another run's files, holds nobody up.
+A run starts on one machine: what two have together serves nobody. The order is strict among runs that need
+the same. A run that fits the cluster but has to wait is overtaken only by what does not delay it: of those
+that need GPUs, and of those that need none, the first that must wait keeps one machine, the one that lacks
+least of what it needs, and those behind it keep what is left of that machine. All other machines are filled
+with whatever fits, so that one large run idles one machine and not the cluster. Nobody is starved: what the
+kept machine lacks only becomes less from one decision to the next, also where another machine is then nearer
+and is kept instead, and whoever waits is the first of its kind one day. A run that can never fit, or waits
+for another run's files, holds nobody up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from runner.room import Node, Request, Room, fits_when_empty
-from runner.rows import Run
+from runner.rows import Auto
 
-__all__ = ["Node", "Request", "Start", "place", "resolve", "waiting"]
+__all__ = ["Node", "Plan", "Request", "Start", "Wanted", "place", "plan", "resolve", "resolve_all", "waiting"]
+
+
+class Wanted(Protocol):
+    """What a run's row says about its needs."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def gpus(self) -> float | Auto: ...
+    @property
+    def cpus(self) -> float | Auto: ...
+    @property
+    def loader_workers(self) -> int: ...
+    @property
+    def exclusive(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -26,7 +48,15 @@ class Start:
     cpus: float
 
 
-def resolve(run: Run, nodes: Sequence[Node]) -> Request:
+@dataclass(frozen=True)
+class Plan:
+    """What is to start now, and the node that each run keeps which must wait and keeps one."""
+
+    starts: list[Start]
+    kept: Mapping[int, str]
+
+
+def resolve(run: Wanted, nodes: Sequence[Node]) -> Request:
     """What a run needs here, where it may have left that to us.
 
     "auto" means one GPU where the cluster has any; without a GPU the cores of the largest machine, with
@@ -37,29 +67,61 @@ def resolve(run: Run, nodes: Sequence[Node]) -> Request:
     return Request(run.id, gpus, cpus, run.exclusive)
 
 
+def resolve_all(runs: Sequence[Wanted], nodes: Sequence[Node]) -> list[Request]:
+    """The same for many runs, of which most ask for the same as others do."""
+    known: dict[tuple[object, ...], Request] = {}
+    requests = []
+    for run in runs:
+        asked = run.gpus, run.cpus, run.loader_workers
+        if (like := known.get(asked)) is None:
+            like = known[asked] = resolve(run, nodes)
+        requests.append(Request(run.id, like.gpus, like.cpus, run.exclusive))
+    return requests
+
+
 def place(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> list[Start]:
     """The runs to start now, in the order given; of the running ones only their files matter."""
+    return plan(queued, running, nodes).starts
+
+
+def plan(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> Plan:
+    """The runs to start now, and what is kept for those that must wait."""
     rooms = [Room(node) for node in nodes]
     taken = {path for request in running for path in request.exclusive}
     starts: list[Start] = []
+    kept: dict[int, str] = {}
+    first: dict[bool, Room] = {}  # the machine that the first which must wait keeps: with GPUs, without
+    possible: dict[tuple[float, float], bool] = {}
     hopeless: set[tuple[float, float]] = set()  # needs that change nothing any more, however long the queue
     for request in queued:
-        if not any(fits_when_empty(request, node) for node in nodes):
+        needs = request.gpus, request.cpus
+        if needs not in possible:
+            possible[needs] = any(fits_when_empty(request, node) for node in nodes)
+        if not possible[needs]:
             continue
         waits_for_a_file = not taken.isdisjoint(request.exclusive)
         taken.update(request.exclusive)  # of one that waits, too: a later run must not snatch them
-        if waits_for_a_file or (request.gpus, request.cpus) in hopeless:
+        if waits_for_a_file or needs in hopeless:
             continue
-        admitting = [room for room in rooms if room.admits(request)]
-        if admitting:
+        if admitting := [room for room in rooms if room.admits(request)]:
             room = min(admitting, key=lambda room: room.preference(request))
             room.take(request)
             starts.append(Start(request.run_id, room.node.name, request.gpus, request.cpus))
+        elif (room := _to_keep(request, rooms, first.get(request.gpus > 0))) is not None:
+            room.keep(request)
+            first[request.gpus > 0] = room
+            kept[request.run_id] = room.node.name
         else:
-            reserved = [room.reserve(request) for room in rooms]
-            if not any(reserved):
-                hopeless.add((request.gpus, request.cpus))
-    return starts
+            hopeless.add(needs)
+    return Plan(starts, kept)
+
+
+def _to_keep(request: Request, rooms: Sequence[Room], of_the_first: Room | None) -> Room | None:
+    """The machine that a run which must wait keeps; None where it keeps none."""
+    candidates = [room for room in rooms if room.can_keep(request)]
+    if of_the_first is not None:
+        return of_the_first if of_the_first in candidates else None
+    return min(candidates, key=lambda room: room.lack(request), default=None)
 
 
 def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> dict[int, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import capsnet
 from capsnet.history import Row, read_history
 from runner import model_artifact, record, storage, system_metrics
+from runner.log_copy import LogCopy
 from runner.paths import Home, RunPaths
 from runner.rows import Run
 from runner.states import ENDED, State
@@ -40,10 +41,12 @@ class Wait:
 class Publisher:
     """What a publishing process remembers between two looks at the queue."""
 
-    def __init__(self, store: Store, home: Home, tracker: Tracker) -> None:
+    def __init__(self, store: Store, home: Home, tracker: Tracker, logs: LogCopy | None = None) -> None:
+        """`logs`: what is copied of the logs; no end is published before it is settled there."""
         self._store = store
         self._home = home
         self._tracker = tracker
+        self._logs = logs
         self._records: dict[int, Record] = {}
         self._published: dict[int, Fingerprint] = {}
         self._sampled: dict[Path, int] = {}  # bytes of each system.csv that were published
@@ -70,6 +73,8 @@ class Publisher:
         """What the run looks like now, if that is not published yet."""
         wait = self._waits.get(run.id)
         if wait and now < wait.until:
+            return None
+        if self._logs is not None and not self._logs.settled(run):
             return None
         fingerprint = _fingerprint(run, self._paths(run))
         return None if self._published.get(run.id) == fingerprint else fingerprint

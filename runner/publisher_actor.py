@@ -10,11 +10,16 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.output_log import log_to
 from runner.paths import Home
+
+if TYPE_CHECKING:
+    from runner.log_copy import LogCopy
+    from runner.store import Store
 
 NAME = "publisher"
 ROUND_SECONDS = 1.0
@@ -32,17 +37,22 @@ class PublisherActor:
         os.environ.update(settings)
         log_to(self._home.publisher_log)
         os.nice(19)  # it has time; on a small machine training has not
-        threading.Thread(target=self._live, name="publisher", daemon=True).start()
+        self._start(self._publish)
 
     def status(self) -> None:
         """Answer, which says that it lives."""
 
-    def _live(self) -> None:
-        try:
-            self._publish()
-        except BaseException:
-            traceback.print_exc()
-        os._exit(0)  # the scheduler starts another one when there is something to do
+    def _start(self, work: Callable[[], None]) -> None:
+        """Do this in a thread, with whose end this process ends."""
+
+        def live() -> None:
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)  # the scheduler starts another one when there is something to do
+
+        threading.Thread(target=live, name=work.__name__, daemon=True).start()
 
     def _publish(self) -> None:
         from runner.publisher import Publisher
@@ -50,10 +60,25 @@ class PublisherActor:
         from runner.tracking import Tracker, target
 
         with open_store(self._home, create=False) as store:
-            publisher = Publisher(store, self._home, Tracker(target(self._home)))
+            logs = self._copied_logs(store) if self._home.shared else None
+            publisher = Publisher(store, self._home, Tracker(target(self._home)), logs)
             idle_since = time.monotonic()
             while time.monotonic() - idle_since < IDLE_SECONDS:
                 publisher.publish_once(time.time())
                 if store.unpublished():
                     idle_since = time.monotonic()
                 time.sleep(ROUND_SECONDS)
+
+    def _copied_logs(self, store: Store) -> LogCopy:
+        """The logs, copied in a thread of its own: MLflow may keep the other one for minutes."""
+        from runner.log_copy import LogCopy
+
+        logs = LogCopy(store, self._home)
+
+        def copy_logs() -> None:
+            while True:
+                logs.copy_once(time.monotonic())
+                time.sleep(ROUND_SECONDS)
+
+        self._start(copy_logs)
+        return logs

@@ -57,9 +57,12 @@ def write_attempt(connection: Connection, run_id: int, number: int, changes: Cha
     connection.execute(update(attempts).where(this).values(changes))
 
 
-def scheduler_epoch(connection: Connection) -> int:
-    """The epoch of the scheduler that may write, which stays so for this transaction."""
-    return connection.execute(select(queue.c.epoch).with_for_update(read=True)).scalar_one()
+def scheduler_epoch(connection: Connection, to_write: bool = False) -> int:
+    """The epoch of the scheduler that may write, which stays so for this transaction.
+
+    `to_write`: the row itself is to be written. Two that first share it would wait for each other then.
+    """
+    return connection.execute(select(queue.c.epoch).with_for_update(read=not to_write)).scalar_one()
 
 
 def _first(found: list[Run]) -> Run | None:

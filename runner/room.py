@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 DIGITS = 4  # of shares and cores, as Ray counts them: 0.3 of a GPU three times leaves 0.1, not 0.0999...
@@ -68,16 +69,31 @@ class Room:
         if request.gpus:
             self.gpu_cpus = round(self.gpu_cpus + request.cpus, DIGITS)
 
-    def reserve(self, request: Request) -> bool:
-        """Keep what a run that must wait will need; False where no more can wait for this node."""
-        gpus = _without(self._unkept_gpus, request.gpus)
+    def can_keep(self, request: Request) -> bool:
+        """Whether one more run can wait for this node."""
         cpus = round(self._unkept_cpus - request.cpus, DIGITS)
-        if gpus is None or cpus < 0:
-            return False
-        self._unkept_gpus, self._unkept_cpus = gpus, cpus
+        return cpus >= 0 and _without(self._unkept_gpus, request.gpus) is not None
+
+    def keep(self, request: Request) -> None:
+        """Keep what a run that must wait will need."""
+        self._unkept_gpus = _without(self._unkept_gpus, request.gpus) or ()
+        self._unkept_cpus = round(self._unkept_cpus - request.cpus, DIGITS)
         self.kept_cpus = round(self.kept_cpus + request.cpus, DIGITS)
         self.keeps_gpus = self.keeps_gpus or request.gpus > 0
-        return True
+
+    def lack(self, request: Request) -> tuple[int, float, str]:
+        """The least is nearest: how many GPUs must become free here for a run, then how many cores.
+
+        On a machine that is kept, neither ever grows. So for a run without a GPU it is the cores of runs
+        like itself that count, whatever those with GPUs beside it hold of the rest.
+        """
+        enough = sum(share >= min(request.gpus, 1.0) for share in self.gpus)
+        gpus = max(0, math.ceil(request.gpus) - enough)
+        if request.gpus:
+            return gpus, max(0.0, round(request.cpus - self.cpus, DIGITS)), self.node.name
+        without_gpus = self.node.total_cpus - self.cpus - self.gpu_cpus
+        too_many = max(0.0, self.gpu_cpus + request.cpus - self.node.total_cpus)
+        return gpus, round(without_gpus + too_many, DIGITS), self.node.name
 
     def preference(self, request: Request) -> tuple[float, float, str]:
         """The least is best: the fullest node, so that whole ones stay free; without a GPU, one without."""

@@ -7,16 +7,16 @@ its number and is refused once that attempt has ended.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, Unpack
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
 
 from runner import moves
-from runner.database import NoQueue, StoreError, one_line_errors, open_database
+from runner.database import Database, NoQueue, StoreError, Unreachable
+from runner.opening import open_database
 from runner.paths import Home
 from runner.queries import (
     all_runs,
@@ -32,7 +32,16 @@ from runner.rows import Attempt, Beat, Down, Intent, Machine, NewRun, Outcome, P
 from runner.states import ENDED, Event, IllegalMove, State
 from runner.tables import BEAT, RUN, attempts, log_pieces, queue, runs
 
-__all__ = ["NoQueue", "Occupied", "Store", "StoreError", "Superseded", "UnknownRun", "open_store"]
+__all__ = [
+    "NoQueue",
+    "Occupied",
+    "Store",
+    "StoreError",
+    "Superseded",
+    "UnknownRun",
+    "Unreachable",
+    "open_store",
+]
 
 
 class UnknownRun(StoreError):  # noqa: N818 - the name says what happened
@@ -48,25 +57,29 @@ class Superseded(Exception):  # noqa: N818 - the name says what happened
 
 
 def open_store(place: Home | Path | str, create: bool = True) -> Store:
-    """The queue of a home, or in the database at a path or URL (`sqlite:///...`).
+    """The queue of a home, or in the database at a path or URL (`sqlite:///...`, `postgresql+psycopg://...`).
 
-    It is made where there is none, unless `create` is false (raises NoQueue, a StoreError). Raises
-    StoreError, in one line, where it cannot be used.
+    It is made where there is none, unless `create` is false (raises NoQueue, a StoreError), and migrated
+    where its schema is an older one. Raises StoreError, in one line, where it cannot be used; Unreachable
+    where the server may answer again.
     """
-    engine, queue_id = open_database(place.database if isinstance(place, Home) else place, create)
-    return Store(engine, queue_id)
+    if isinstance(place, Home):
+        place = place.database_url or place.database
+    return Store(*open_database(place, create))
 
 
 class Store:
-    """An open queue. Thread-safe; close it, or use it as a context manager."""
+    """An open queue. Thread-safe; close it, or use it as a context manager.
 
-    def __init__(self, engine: Engine, queue_id: str) -> None:
+    Every call may raise Unreachable where the queue lies on a server; the next one may succeed.
+    """
+
+    def __init__(self, database: Database, queue_id: str) -> None:
         self.queue_id = queue_id  # made with the queue; names it to Ray and to MLflow
-        self._engine = engine
-        self._writer = engine.execution_options(writes=True)
+        self._database = database
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +89,7 @@ class Store:
 
     def now(self) -> float:
         """The time, in unix seconds, by the clock that all hosts of this queue go by."""
-        return time.time()
+        return self._database.now()
 
     # What anybody may read.
 
@@ -126,9 +139,13 @@ class Store:
 
     def log_size(self, run_id: int, attempt: int) -> int:
         """How many bytes of an attempt's log are kept here."""
-        end = func.max(log_pieces.c.position + func.length(log_pieces.c.data))
         with self._reading() as connection:
-            return connection.execute(select(end).where(_of_attempt(run_id, attempt))).scalar() or 0
+            return _log_end(connection, run_id, attempt)[0]
+
+    def log_whole(self, run_id: int, attempt: int) -> bool:
+        """Whether all of an attempt's log is kept here that ever will be."""
+        with self._reading() as connection:
+            return _log_end(connection, run_id, attempt)[1]
 
     # What the user asks for.
 
@@ -137,6 +154,7 @@ class Store:
         if not new_runs:
             return []
         with self._writing() as connection:
+            self._database.take_turn(connection)  # numbers follow each other, and appear in their order
             query = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
             return list(connection.execute(query, [moves.added(new, now) for new in new_runs]).scalars())
 
@@ -181,7 +199,7 @@ class Store:
         Raises UnknownRun, and IllegalMove for an unfinished one.
         """
         with self._writing() as connection:
-            for run_id in run_ids:
+            for run_id in sorted(run_ids):  # in one order, lest two of us wait for each other
                 run = _expected(connection, run_id)
                 if run.state not in ENDED:
                     raise IllegalMove(f"run {run_id}: it is {run.state}: cancel it first")
@@ -199,13 +217,13 @@ class Store:
 
     # What the publisher asks and notes.
 
-    def unpublished(self) -> list[Run]:
-        """The runs of which tracking may lack something, by number."""
+    def unpublished(self, started: bool = False) -> list[Run]:
+        """The runs of which tracking may lack something, by number; `started`: that have had an attempt."""
         behind = func.coalesce(runs.c.durable_epoch, 0) > func.coalesce(runs.c.published_epoch, 0)
         moved = or_(runs.c.published_state.is_(None), runs.c.published_state != runs.c.state)
         query = select(*RUN).where(or_(runs.c.state == State.RUNNING, moved, behind)).order_by(runs.c.id)
         with self._reading() as connection:
-            return all_runs(connection, query)
+            return all_runs(connection, query.where(runs.c.attempt > 0) if started else query)
 
     def published(
         self,
@@ -231,15 +249,21 @@ class Store:
                 changes.pop("published_state", None)
             write(connection, run, {**changes, "publish_error": error})
 
-    def add_log(self, run_id: int, attempt: int, position: int, data: bytes) -> None:
-        """Keeps a piece of an attempt's log; one that is here already, or whose run is not, is let be."""
+    def add_log(self, run_id: int, attempt: int, position: int, data: bytes) -> int:
+        """Keeps a piece of an attempt's log where it begins at the end of what is kept; the end after.
+
+        An empty piece says that the log is whole, after which nothing is added. A piece that is let be
+        leaves the end where it is; that of a run which was removed is 0.
+        """
         with self._writing() as connection:
             if locked_run(connection, run_id) is None:
-                return
-            here = select(log_pieces.c.run).where(_of_attempt(run_id, attempt))
-            if connection.execute(here.where(log_pieces.c.position >= position)).first() is None:
-                row = {"run": run_id, "attempt": attempt, "position": position, "data": data}
-                connection.execute(insert(log_pieces).values(row))
+                return 0
+            end, whole = _log_end(connection, run_id, attempt)
+            if whole or position != end:
+                return end
+            row = {"run": run_id, "attempt": attempt, "position": position, "data": data}
+            connection.execute(insert(log_pieces).values(row))
+            return end + len(data)
 
     # What the scheduler of an epoch writes.
 
@@ -298,12 +322,12 @@ class Store:
             "machines": machines,
             "message": message,
         }
-        with self._scheduling(epoch) as connection:
+        with self._scheduling(epoch, own_row=True) as connection:
             connection.execute(update(queue).values(values))
 
     def leave(self, epoch: int) -> None:
         """The scheduler goes in peace: any cluster may take over at once."""
-        with self._scheduling(epoch) as connection:
+        with self._scheduling(epoch, own_row=True) as connection:
             connection.execute(update(queue).values(at=None))
 
     def claim(self, epoch: int, run_id: int, now: float, gpus: float, cpus: float) -> Attempt | None:
@@ -356,19 +380,24 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with one_line_errors(self._engine.url.database), self._engine.connect() as connection:
+        with self._database.one_line_errors(), self._database.reader.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with one_line_errors(self._engine.url.database), self._writer.begin() as connection:
+        with (
+            self._database.one_line_errors(),
+            self._database.writer.connect() as connection,
+            connection.begin() as transaction,
+        ):
             yield connection
+            self._database.commit(transaction)
 
     @contextmanager
-    def _scheduling(self, epoch: int) -> Iterator[Connection]:
-        """A transaction that only the scheduler of the newest epoch may have."""
+    def _scheduling(self, epoch: int, own_row: bool = False) -> Iterator[Connection]:
+        """A transaction that only the scheduler of the newest epoch may have; `own_row`: for its beat."""
         with self._writing() as connection:
-            newest = scheduler_epoch(connection)
+            newest = scheduler_epoch(connection, to_write=own_row)
             if newest != epoch:
                 raise Superseded(f"the scheduler of epoch {newest} has taken over from that of epoch {epoch}")
             yield connection
@@ -383,3 +412,11 @@ def _expected(connection: Connection, run_id: int) -> Run:
 
 def _of_attempt(run_id: int, attempt: int) -> ColumnElement[bool]:
     return (log_pieces.c.run == run_id) & (log_pieces.c.attempt == attempt)
+
+
+def _log_end(connection: Connection, run_id: int, attempt: int) -> tuple[int, bool]:
+    """The byte after the last one that is kept of an attempt's log, and whether no more will come."""
+    position, size = log_pieces.c.position, func.length(log_pieces.c.data)
+    pieces = select(position, size).where(_of_attempt(run_id, attempt))
+    last = connection.execute(pieces.order_by(position.desc()).limit(1)).first()
+    return (last[0] + last[1], last[1] == 0) if last else (0, False)

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -44,6 +45,18 @@ class Json(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return self.empty(json.loads(value)) if value else self.empty()
+
+
+class Remark(TypeDecorator[Any]):
+    """What happened, in the words of whatever library; signs that a database refuses are replaced."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 class Request(TypeDecorator[Any]):
@@ -95,7 +108,7 @@ runs = Table(
     Column("git_dirty", Boolean),
     Column("attempt", Integer, nullable=False),
     Column("losses", Integer, nullable=False),
-    Column("reason", Text),
+    Column("reason", Remark),
     Column("intent", String(16)),
     Column("intent_at", Float),
     Column("grace_seconds", Float),
@@ -121,7 +134,7 @@ runs = Table(
     Column("mlflow_run_id", Text),
     Column("published_epoch", Integer),
     Column("published_state", StateName),
-    Column("publish_error", Text),
+    Column("publish_error", Remark),
     Column("config", Text, nullable=False),  # last, so that SQLite need not walk over it to reach the others
     sqlite_autoincrement=True,
 )
@@ -136,7 +149,7 @@ attempts = Table(
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("outcome", String(16)),
-    Column("reason", Text),
+    Column("reason", Remark),
     Column("gpus", Float, nullable=False),
     Column("cpus", Float, nullable=False),
     Column("host", Text),
@@ -173,9 +186,17 @@ queue = Table(
     Column("gpus", Float),
     Column("machines", Json(tuple)),
     Column("home", Text),
-    Column("message", Text),
+    Column("message", Remark),
     Column("down_at", Float),
     Column("down_force", Boolean),
+)
+
+# Alembic's own table, which notes the schema; apart from the others, as Alembic wants it.
+alembic_version = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 
 RUN = [runs.c[field.name] for field in fields(Run)]

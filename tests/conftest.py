@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import postgres
+import pytest
 from hypothesis import HealthCheck, settings
 
 import capsnet  # noqa: F401 - before PyTorch, whose threads it keeps from spinning
@@ -9,3 +13,39 @@ import capsnet  # noqa: F401 - before PyTorch, whose threads it keeps from spinn
 # A busy machine must not fail a property: what is tested is what comes out, not how soon.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL for all tests that do not stop it."""
+    if (reason := postgres.missing()) is not None:
+        pytest.skip(reason)
+    with postgres.server("fsync=off", "full_page_writes=off") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_queue(postgres_server: postgres.Server) -> str:
+    """The URL of a queue on PostgreSQL, to be emptied before it is used again."""
+    from runner.store import open_store
+
+    url = postgres_server.new_database()
+    open_store(url).close()
+    return url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: postgres.Server, postgres_queue: str) -> str:
+    """The URL of a queue without runs on PostgreSQL, whose numbers begin at 1."""
+    empty_queue(postgres_server, postgres_queue)
+    return postgres_queue
+
+
+def empty_queue(server: postgres.Server, url: str) -> None:
+    """Make a queue as good as new, which is quicker than to make one."""
+    server.execute(
+        "TRUNCATE runs, attempts, log_pieces RESTART IDENTITY; UPDATE queue SET epoch = 0, at = NULL, "
+        "cluster = NULL, version = NULL, tracking = NULL, pid = NULL, host = NULL, cores = NULL, "
+        "gpus = NULL, machines = NULL, home = NULL, message = NULL, down_at = NULL, down_force = NULL",
+        database=url.rpartition("/")[2],
+    )

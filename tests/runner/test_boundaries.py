@@ -34,8 +34,8 @@ FLOORS = {
     "runner": [
         "spec loading paths",
         "states rows moves room placement storage record system_metrics",
-        "store database tables queries",
-        "worker attempt keeper orders output_log publisher tracking model_artifact capsnet_pyfunc",
+        "store database tables queries schema sqlite postgres postgres_errors opening clock migrations.*",
+        "worker attempt keeper orders output_log log_copy publisher tracking model_artifact capsnet_pyfunc",
         "cluster resources",
         "scheduler scheduler_actor publisher_actor attendance launch service local_ray",
         "cli __main__ commands.* output exits wording notes narration following views editing git ui",
@@ -46,7 +46,19 @@ FLOORS = {
 ONLY = {
     "ray": {"runner.cluster"},
     "mlflow": {"runner.tracking", "runner.model_artifact"},
-    "sqlalchemy": {"runner.store", "runner.database", "runner.tables", "runner.queries"},
+    "sqlalchemy": {
+        "runner.store",
+        "runner.database",
+        "runner.tables",
+        "runner.queries",
+        "runner.schema",
+        "runner.sqlite",
+        "runner.postgres",
+        "runner.opening",
+        "runner.migrations",
+    },
+    "psycopg": {"runner.postgres"},
+    "alembic": {"runner.schema", "runner.migrations"},
     "typer": {"runner.cli", "runner.output", "runner.commands"},
 }
 OPTIONAL = {"tensorboard", "sklearn", "scipy", "matplotlib", "rich", "torchvision", "torch.utils.tensorboard"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner import database
+from runner import sqlite
 from runner.paths import Home
 from runner.rows import NewRun
 from runner.store import NoQueue, StoreError, open_store
@@ -81,7 +81,7 @@ def test_the_journal_of_a_deleted_queue_does_not_come_back_to_life_in_the_next(f
 
 
 def test_every_transaction_is_on_the_disk_before_it_counts(file: Path) -> None:
-    with open_store(file) as store, store._engine.connect() as connection:
+    with open_store(file) as store, store._database.reader.connect() as connection:
         settings = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
@@ -136,7 +136,7 @@ class TestErrors:
     def test_a_newer_schema_is_refused(self, file: Path) -> None:
         queue_id(file)
         with closing(sqlite3.connect(file)) as connection, connection:
-            connection.execute("UPDATE queue SET schema_version = ?", [SCHEMA_VERSION + 1])
+            connection.execute("UPDATE alembic_version SET version_num = ?", [str(SCHEMA_VERSION + 1)])
         assert self.refused(file) == (
             f"{file}: written by a newer version of this program (schema {SCHEMA_VERSION + 1}, "
             f"this one knows {SCHEMA_VERSION}): update this installation"
@@ -159,8 +159,8 @@ class TestErrors:
         assert self.refused(Path("/proc/home/queue.db")).endswith(": set RUNNER_HOME to another folder")
 
     def test_a_url_of_another_kind_of_database(self) -> None:
-        said = self.refused("postgresql+psycopg://ada:secret@host/queue")
-        assert "only SQLite is supported: use sqlite:///PATH" in said
+        said = self.refused("mysql://ada:secret@host/queue")
+        assert "only PostgreSQL and SQLite are supported: use postgresql+psycopg://" in said
         assert "secret" not in said
 
     def test_a_url_that_is_none(self) -> None:
@@ -171,7 +171,7 @@ class TestErrors:
         assert "must outlive this process" in self.refused("sqlite://")
 
     def test_a_database_that_stays_busy(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+        monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
         with open_store(file) as store, closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreError, match="another process has kept it busy"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.placement import Node, Request, Start, place, resolve, waiting
+from runner.placement import Node, Request, Start, place, plan, resolve, resolve_all, waiting
 from runner.rows import Run
 from runner.states import State
 
@@ -77,6 +79,16 @@ class TestWhatAutoMeans:
     def test_it_can_be_asked_before_any_machine_is_up(self) -> None:
         assert resolve(queued_run(), []) == Request(1, 0, 1)
 
+    def test_many_runs_get_what_each_would_get_alone(self) -> None:
+        nodes = [node("a", [1, 1], cpus=4), node("b", cpus=12)]
+        runs = [
+            queued_run(id=number, gpus=gpus, cpus=cpus, loader_workers=loaders, exclusive=(f"/{number}",))
+            for number, (gpus, cpus, loaders) in enumerate(
+                itertools.product(["auto", 0, 0.5, 1], ["auto", 3], [0, 4])
+            )
+        ] * 2
+        assert resolve_all(runs, nodes) == [resolve(run, nodes) for run in runs]
+
 
 class TestOrder:
     def test_eight_runs_on_four_gpus_are_four_at_a_time(self) -> None:
@@ -130,6 +142,53 @@ class TestOrder:
 
     def test_nothing_starts_before_a_machine_is_up(self) -> None:
         assert place([Request(1, 0, 1)], [], []) == []
+
+
+class TestSeveralMachines:
+    """What waits keeps one machine; the others go on."""
+
+    def test_a_run_that_needs_four_gpus_is_not_given_two_and_two(self) -> None:
+        nodes = [node("a", [1, 1]), node("b", [1, 1]), node("c", [0, 0, 0, 0])]
+        assert place([Request(1, 4, 1)], [], nodes) == []
+
+    def test_a_large_run_that_waits_idles_one_machine_and_not_the_cluster(self) -> None:
+        nodes = [node("a", [1, 0, 0, 0]), node("b", [1, 1, 0, 0]), node("c", [1, 0, 0, 0])]
+        queue = [Request(1, 4, 1), *(Request(number, 1, 1) for number in range(2, 9))]
+        assert place(queue, [], nodes) == [Start(2, "a", 1, 1), Start(3, "c", 1, 1)]
+        assert plan(queue, [], nodes).kept == {1: "b"}
+
+    def test_it_keeps_the_machine_that_lacks_the_fewest_gpus_then_the_fewest_cores(self) -> None:
+        nodes = [node("a", [1, 0]), node("b", [1, 1], busy_cpus=12), node("c", [1, 1], busy_cpus=10)]
+        assert plan([Request(1, 2, 8)], [], nodes).kept == {1: "c"}
+
+    def test_of_machines_that_lack_the_same_always_the_same_is_kept(self) -> None:
+        nodes = [node("b", [1, 0]), node("a", [0, 1]), node("c", [1, 0])]
+        assert plan([Request(1, 2, 1)], [], nodes).kept == {1: "a"}
+
+    def test_the_next_large_run_keeps_no_machine_until_the_first_has_started(self) -> None:
+        nodes = [node("a", [1, 1, 0, 0]), node("b", [1, 0, 0, 0])]
+        queue = [Request(1, 4, 1), Request(2, 4, 1), Request(3, 1, 1)]
+        assert place(queue, [], nodes) == [Start(3, "b", 1, 1)]
+        after = [node("a", [0, 0, 0, 0]), node("b", [1, 0, 0, 0])]
+        assert plan(queue[1:], [], after).kept == {2: "b"}
+
+    def test_those_behind_keep_what_is_left_of_the_same_machine(self) -> None:
+        nodes = [node("a", [0, 0, 0, 0], cpus=8), node("b", [0], cpus=8)]
+        queue = [Request(1, 2, 2), Request(2, 2, 2), Request(3, 2, 2), Request(4, 0, 5), Request(5, 0, 4)]
+        decided = plan(queue, [], nodes)
+        assert {run: where for run, where in decided.kept.items() if run < 4} == {1: "a", 2: "a"}
+        assert decided.starts == [Start(4, "b", 0, 5), Start(5, "a", 0, 4)]
+
+    def test_a_run_without_gpu_that_waits_keeps_the_cores_of_one_machine(self) -> None:
+        nodes = [node("a", cpus=16, busy_cpus=8), node("b", cpus=16, busy_cpus=4)]
+        queue = [Request(1, 0, 16), Request(2, 0, 4), Request(3, 0, 12)]
+        assert plan(queue, [], nodes).kept == {1: "b"}
+        assert place(queue, [], nodes) == [Start(2, "a", 0, 4)]
+
+    def test_cores_that_runs_with_gpus_hold_do_not_make_a_machine_look_farther(self) -> None:
+        lent = node("a", [0, 1], cpus=16, busy_cpus=8, gpu_cpus=4)  # 4 to a run without a GPU
+        full = node("b", [1, 1], cpus=16, busy_cpus=7)
+        assert plan([Request(1, 0, 12)], [], [lent, full]).kept == {1: "a"}
 
 
 class TestSharesOfAGPU:
@@ -293,23 +352,65 @@ def test_the_first_that_must_wait_is_not_delayed_by_those_behind_it(
     queue: list[Request], nodes: list[Node]
 ) -> None:
     queue = [dataclasses.replace(request, exclusive=()) for request in queue]
-    starts = place(queue, [], nodes)
-    possible = [request for request in queue if any(fits_when_empty(request, each) for each in nodes)]
-    waiter = next((request for request in possible if request.run_id not in started(starts)), None)
-    if waiter is None:
+    decided = plan(queue, [], nodes)
+    if not decided.kept:
         return
-    behind = [start for start in starts if start.run_id > waiter.run_id]
+    waiter = next(request for request in queue if request.run_id in decided.kept)
+    (kept,) = (each for each in nodes if each.name == decided.kept[waiter.run_id])
+    overtakers = [start for start in on(kept.name, decided.starts) if start.run_id > waiter.run_id]
+    here = on(kept.name, decided.starts)
+    with_gpus = sum(start.cpus for start in here if start.gpus)
+    if waiter.gpus and overtakers:
+        assert all(start.gpus == 0 for start in overtakers)
+        assert sum(start.cpus for start in here) + waiter.cpus <= kept.cpus
+    elif overtakers:  # those ahead of it, and what it needs itself, are left to runs without GPUs
+        assert all(start.gpus for start in overtakers)
+        assert with_gpus + kept.gpu_cpus + waiter.cpus <= kept.total_cpus
+
+
+@given(requests(10), clusters())
+def test_among_runs_that_need_the_same_none_overtakes_another(
+    queue: list[Request], nodes: list[Node]
+) -> None:
+    queue = [dataclasses.replace(request, exclusive=()) for request in queue]
+    begun = set(started(place(queue, [], nodes)))
+    for needs in {(request.gpus, request.cpus) for request in queue}:
+        equal = [request.run_id for request in queue if (request.gpus, request.cpus) == needs]
+        assert [run in begun for run in equal] == sorted((run in begun for run in equal), reverse=True)
+
+
+@given(requests(10), clusters())
+def test_no_machine_that_nobody_keeps_has_room_for_a_run_that_waits(
+    queue: list[Request], nodes: list[Node]
+) -> None:
+    queue = [dataclasses.replace(request, exclusive=()) for request in queue]
+    decided = plan(queue, [], nodes)
+    assert len({decided.kept[request.run_id] for request in queue if request.run_id in decided.kept}) <= 2
     for each in nodes:
-        if not fits_when_empty(waiter, each):
+        if each.name in decided.kept.values():
             continue
-        overtakers = on(each.name, behind)
-        with_gpus = sum(start.cpus for start in on(each.name, starts) if start.gpus)
-        if waiter.gpus and overtakers:
-            assert all(start.gpus == 0 for start in overtakers)
-            assert sum(start.cpus for start in on(each.name, starts)) + waiter.cpus <= each.cpus
-        elif overtakers:  # those ahead of it, and what it needs itself, are left to runs without GPUs
-            assert all(start.gpus for start in overtakers)
-            assert with_gpus + each.gpu_cpus + waiter.cpus <= each.total_cpus
+        here = on(each.name, decided.starts)
+        gpus = [start.gpus for start in here if start.gpus]
+        for request in queue:
+            if request.run_id in started(decided.starts) or not fits_when_empty(request, each):
+                continue
+            without_cores = sum(start.cpus for start in here) + request.cpus > each.cpus
+            in_order = [*gpus, request.gpus] if request.gpus else gpus
+            assert without_cores or not packs(each.gpus, in_order)
+
+
+def packs(shares: Sequence[float], needs: Sequence[float]) -> bool:
+    """Whether the GPUs hold these needs one after the other, each from the fullest that has it."""
+    left = tuple(shares)
+    for need in needs:
+        whole = [index for index, share in enumerate(left) if share >= min(need, 1)]
+        if len(whole) < math.ceil(need):
+            return False
+        chosen = sorted(whole, key=lambda index: left[index])[: math.ceil(need)]
+        left = tuple(
+            round(share - min(need, 1), 4) if index in chosen else share for index, share in enumerate(left)
+        )
+    return True
 
 
 @given(requests(10, st.sampled_from([0, 1, 1, 2, 4])), clusters(shares=(0, 1)))
@@ -390,3 +491,134 @@ def test_a_run_without_gpu_starts_as_soon_as_the_one_before_it_ends_however_many
             ends[start.run_id] = ends[start.run_id] or now + stream[start.run_id - 1][0]
         queue = [request for request in queue if request.run_id not in held]
         assert (0 in held) == (now == 7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a run that goes on holds of its machine: which GPUs, how much of each, how many cores."""
+
+    gpus: tuple[int, ...]
+    share: float
+    cpus: float
+
+
+def after(held: Sequence[Held], total_gpus: int) -> tuple[float, ...]:
+    """The free shares of the GPUs of a machine on which these go on."""
+    return tuple(
+        round(1 - sum(one.share for one in held if index in one.gpus), 4) for index in range(total_gpus)
+    )
+
+
+def started_on(where: Node, starts: Sequence[Start]) -> list[Held]:
+    """The starts on a machine, each on the GPUs that are freest of those that are just enough."""
+    held: list[Held] = []
+    for start in starts:
+        shares = [
+            round(free - sum(one.share for one in held if index in one.gpus), 4)
+            for index, free in enumerate(where.gpus)
+        ]
+        need = min(start.gpus, 1.0)
+        fitting = sorted((index for index, share in enumerate(shares) if share >= need), key=shares.__getitem__)
+        count = math.ceil(start.gpus)
+        assert len(fitting) >= count
+        held.append(Held(tuple(fitting[:count]), need, start.cpus))
+    return held
+
+
+@st.composite
+def busy_machines(draw: st.DrawFn) -> tuple[list[Node], dict[str, list[Held]]]:
+    """Up to three machines and what goes on there."""
+    nodes, runs = [], {}
+    for name in "abc"[: draw(st.integers(1, 3))]:
+        total_gpus, total_cpus = draw(st.integers(0, 3)), draw(st.integers(2, 8))
+        held: list[Held] = []
+        for _ in range(draw(st.integers(0, 4))):
+            share = draw(st.sampled_from([0.0, 0.5, 1.0]))
+            shares = after(held, total_gpus)
+            free = [index for index, one in enumerate(shares) if one >= share]
+            chosen = tuple(free[: draw(st.integers(1, 2)) if share == 1 else 1]) if share else ()
+            cpus = draw(st.integers(1, 3))
+            if (chosen or not share) and sum(one.cpus for one in held) + cpus <= total_cpus:
+                held.append(Held(chosen, share, cpus))
+        busy = sum(one.cpus for one in held)
+        with_gpus = sum(one.cpus for one in held if one.gpus)
+        nodes.append(Node(name, after(held, total_gpus), total_gpus, total_cpus - busy, total_cpus, with_gpus))
+        runs[name] = held
+    return nodes, runs
+
+
+@settings(max_examples=300)
+@given(busy_machines(), requests(10, st.sampled_from([0, 0.5, 1, 2, 3])))
+def test_whichever_runs_end_first_the_one_that_waits_starts_as_if_nobody_had_slipped_in(
+    machines: tuple[list[Node], dict[str, list[Held]]], queue: list[Request]
+) -> None:
+    """By trying every set of running runs that may have ended: those that slipped in go on for ever.
+
+    A run without a GPU waits for runs like itself: the sets in which all of those have ended are tried.
+    """
+    nodes, running = machines
+    queue = [dataclasses.replace(request, exclusive=()) for request in queue]
+    decided = plan(queue, [], nodes)
+    for line in (True, False):
+        waiter = next((one for one in queue if one.run_id in decided.kept and (one.gpus > 0) is line), None)
+        if waiter is None:
+            continue
+        (kept,) = (each for each in nodes if each.name == decided.kept[waiter.run_id])
+        here = list(
+            zip(on(kept.name, decided.starts), started_on(kept, on(kept.name, decided.starts)), strict=True)
+        )
+        if not line:
+            here = [(start, held) for start, held in here if held.gpus]
+        ahead = [held for start, held in here if start.run_id < waiter.run_id]
+        behind = [held for start, held in here if start.run_id > waiter.run_id]
+        may_go_on = [one for one in running[kept.name] if line or one.gpus]
+        for count in range(len(may_go_on) + 1):
+            for going_on in itertools.combinations(may_go_on, count):
+                if fits(waiter, kept, [*going_on, *ahead]):
+                    assert fits(waiter, kept, [*going_on, *ahead, *behind])
+
+
+def fits(request: Request, where: Node, held: Sequence[Held]) -> bool:
+    """Whether a run could start on a machine where just these go on."""
+    enough = sum(share >= min(request.gpus, 1) for share in after(held, where.total_gpus))
+    free = where.total_cpus - sum(one.cpus for one in held)
+    return enough >= math.ceil(request.gpus) and free >= request.cpus
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.integers(2, 4), min_size=2, max_size=4),
+    st.lists(st.tuples(st.integers(1, 6), st.sampled_from([1, 1, 2])), min_size=1, max_size=40),
+    st.integers(0, 12),
+)
+def test_an_endless_stream_of_small_runs_does_not_starve_a_large_one(
+    sizes: list[int], small: list[tuple[int, int]], comes_at: int
+) -> None:
+    """Each machine turns over as fast as it can; the large run needs all GPUs of the largest one."""
+    names = [f"host-{index}" for index in range(len(sizes))]
+    large = Request(0, max(sizes), 1)
+    longest = max(length for length, _ in small)
+    ends: dict[int, tuple[str, float, int]] = {}  # by run: where, its GPUs, when
+    numbers = itertools.count(1)
+    queue: list[Request] = []
+    length_of = {0: 1}
+    bound = comes_at + longest * len(sizes) * (max(sizes) + 1)
+    for now in range(bound + 1):
+        ends = {run: held for run, held in ends.items() if held[2] > now}
+        while len(queue) < sum(sizes):
+            number = next(numbers)
+            length_of[number], gpus = small[number % len(small)]
+            queue.append(Request(number, gpus, 1))
+        if now == comes_at:
+            queue.insert(0, large)
+        nodes = [
+            node(name, [0.0] * int(held) + [1.0] * (size - int(held)))
+            for name, size in zip(names, sizes, strict=True)
+            for held in [sum(gpus for where, gpus, _ in ends.values() if where == name)]
+        ]
+        for start in place(queue, [], nodes):
+            ends[start.run_id] = start.node, start.gpus, now + length_of[start.run_id]
+        if 0 in ends:
+            return
+        queue = [request for request in queue if request.run_id not in ends]
+    raise AssertionError(f"the large run waits since {comes_at} and is now, at {bound}, not started")

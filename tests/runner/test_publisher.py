@@ -19,11 +19,12 @@ import pytest
 from capsnet.history import write_history
 from runner import publisher as publishing
 from runner import storage, tracking, ui
+from runner.log_copy import SETTLING_SECONDS, LogCopy
 from runner.paths import Home, RunPaths
 from runner.publisher import Publisher
 from runner.record import SAMPLE
 from runner.rows import NewRun, Run
-from runner.states import Event
+from runner.states import Event, State
 from runner.store import Store, open_store
 from runner.tracking import Tracker
 
@@ -271,6 +272,24 @@ def test_a_run_that_is_resumed_three_times_is_one_mlflow_run_with_one_point_an_e
     assert steps(tracker) == steps(tracker, "epoch") == steps(tracker, "train/loss") == [1, 2, 3]
     assert mlflow_run(tracker).data.tags["runner.attempt"] == "4"
     assert mlflow_run(tracker).info.status == "RUNNING"
+
+
+def test_an_end_is_published_when_the_copy_of_its_logs_is_whole(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    logs = LogCopy(store, home)
+    publisher = Publisher(store, home, tracker, logs)
+    scheduler.measure(running_run, 1, [1])
+    scheduler.paths(running_run).attempt(1).log.write_text("epoch 1\n")
+    logs.copy_once(now=0.0)
+    publisher.publish_once(now=100.0)
+    assert scheduler.run(running_run).published_epoch == 1
+    scheduler.end(running_run, Event.FAIL)
+    for now, published in ((1.0, State.RUNNING), (1.0 + SETTLING_SECONDS, State.FAILED)):
+        logs.copy_once(now)
+        publisher.publish_once(now=100.0)
+        assert scheduler.run(running_run).published_state is published
+    assert store.log(running_run, 1) == b"epoch 1\n"
 
 
 def test_a_failed_run_says_why_and_brings_its_files(

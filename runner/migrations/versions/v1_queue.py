@@ -1,0 +1,93 @@
+"""The queue as it was at first, for one machine."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "1"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "runs",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("num_epochs", sa.Integer, nullable=False),
+        sa.Column("priority", sa.Integer, nullable=False),
+        sa.Column("gpus", sa.Float),
+        sa.Column("cpus", sa.Float),
+        sa.Column("loader_workers", sa.Integer, nullable=False),
+        sa.Column("max_retries", sa.Integer, nullable=False),
+        sa.Column("tags", sa.Text),
+        sa.Column("exclusive", sa.Text),
+        sa.Column("source_file", sa.Text),
+        sa.Column("submit_directory", sa.Text),
+        sa.Column("git_commit", sa.Text),
+        sa.Column("git_dirty", sa.Boolean),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("losses", sa.Integer, nullable=False),
+        sa.Column("reason", sa.Text),
+        sa.Column("intent", sa.String(16)),
+        sa.Column("intent_at", sa.Float),
+        sa.Column("grace_seconds", sa.Float),
+        sa.Column("use_best", sa.Boolean, nullable=False),
+        sa.Column("submitted_at", sa.Float, nullable=False),
+        sa.Column("queued_at", sa.Float, nullable=False),
+        sa.Column("started_at", sa.Float),
+        sa.Column("ended_at", sa.Float),
+        sa.Column("epoch", sa.Integer),
+        sa.Column("step", sa.Integer),
+        sa.Column("steps_per_epoch", sa.Integer),
+        sa.Column("images_per_second", sa.Float),
+        sa.Column("loss", sa.Float),
+        sa.Column("accuracy", sa.Float),
+        sa.Column("metrics", sa.Text),
+        sa.Column("seconds_left", sa.Float),
+        sa.Column("durable_epoch", sa.Integer),
+        sa.Column("durable_step", sa.Integer),
+        sa.Column("answered_at", sa.Float),
+        sa.Column("host", sa.Text),
+        sa.Column("pid", sa.Integer),
+        sa.Column("devices", sa.Text),
+        sa.Column("mlflow_run_id", sa.Text),
+        sa.Column("published_epoch", sa.Integer),
+        sa.Column("published_state", sa.String(16)),
+        sa.Column("publish_error", sa.Text),
+        sa.Column("config", sa.Text, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("runs_in_order", "runs", ["state", sa.text("priority DESC"), "id"])
+    op.create_table(
+        "attempts",
+        sa.Column("run", sa.Integer, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("started_at", sa.Float, nullable=False),
+        sa.Column("ended_at", sa.Float),
+        sa.Column("outcome", sa.String(16)),
+        sa.Column("reason", sa.Text),
+        sa.Column("gpus", sa.Float, nullable=False),
+        sa.Column("cpus", sa.Float, nullable=False),
+        sa.Column("host", sa.Text),
+        sa.Column("pid", sa.Integer),
+        sa.Column("devices", sa.Text),
+    )
+    op.create_table(
+        "queue",
+        sa.Column("only_row", sa.Integer, sa.CheckConstraint("only_row = 1"), primary_key=True),
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("schema_version", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("at", sa.Float),
+        sa.Column("cluster", sa.Text),
+        sa.Column("version", sa.Text),
+        sa.Column("tracking", sa.Text),
+        sa.Column("pid", sa.Integer),
+        sa.Column("host", sa.Text),
+        sa.Column("cores", sa.Float),
+        sa.Column("gpus", sa.Float),
+        sa.Column("message", sa.Text),
+        sa.Column("down_at", sa.Float),
+        sa.Column("down_force", sa.Boolean),
+    )

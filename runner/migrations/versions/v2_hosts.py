@@ -1,0 +1,21 @@
+"""Several hosts: what the machines of the cluster have, where the runs' folders are, pieces of logs."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "2"
+down_revision = "1"
+
+
+def upgrade() -> None:
+    op.add_column("queue", sa.Column("machines", sa.Text))
+    op.add_column("queue", sa.Column("home", sa.Text))
+    op.create_table(
+        "log_pieces",
+        sa.Column("run", sa.Integer, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("attempt", sa.Integer, primary_key=True),
+        sa.Column("position", sa.Integer, primary_key=True),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+    )
+    # Programs that know the first schema alone look here, and refuse what is newer.
+    op.execute("UPDATE queue SET schema_version = 2")

@@ -1,0 +1,136 @@
+"""A queue in an SQLite file: for one machine, and whoever shares its disk."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from capsnet.files import sync_folder
+from runner import schema
+from runner.database import Database, StoreError
+
+BUSY_SECONDS = 30.0  # how long a writer waits for another one
+
+ELSEWHERE = "set RUNNER_HOME to another folder"
+ADVICE = {
+    "unable to open database file": "cannot be opened: is its folder writable?",
+    "attempt to write a readonly database": f"is read-only: make it writable, or {ELSEWHERE}",
+    "file is not a database": f"is not a database: {ELSEWHERE}",
+    "database is locked": f"another process has kept it busy for {BUSY_SECONDS:.0f} s: try again",
+    "database or disk is full": "the disk is full: free some space and try again",
+    "database disk image is malformed": f"is damaged: put back a copy of it, or {ELSEWHERE}",
+}
+
+
+class SqliteDatabase(Database):
+    """The queue in a file."""
+
+    elsewhere = ELSEWHERE
+
+    def __init__(self, file: Path) -> None:
+        self.name = str(file)
+        self._file = file
+        self.reader = _engine(file)
+        self.writer = self.reader.execution_options(writes=True)
+
+    def look(self) -> schema.Found | None:
+        """What is there of a queue; an empty file is none yet."""
+        return super().look() if _has_content(self._file) else None
+
+    def make(self) -> None:
+        """Make the queue under another name and rename it when it is whole.
+
+        So nobody ever opens half a queue, and nobody reads it while its journal mode changes, at which
+        SQLite would fail and not wait.
+        """
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            if _has_content(self._file):
+                return
+            for left_by_a_killed_process in self._file.parent.glob(f"{glob.escape(self._file.name)}.new*"):
+                left_by_a_killed_process.unlink()
+            draft = Path(f"{self._file}.new")
+            engine = _engine(draft)
+            with engine.connect() as connection:
+                connection.connection.execute("PRAGMA journal_mode=WAL")
+            with engine.execution_options(writes=True).begin() as connection:
+                schema.fill(connection)
+            engine.dispose()  # the last connection to close brings the journal back into the file
+            for journal in (
+                "-wal",
+                "-shm",
+            ):  # of a database that was deleted: SQLite would replay it into ours
+                Path(f"{self._file}{journal}").unlink(missing_ok=True)
+            draft.replace(self._file)
+            sync_folder(self._file.parent)
+
+    def upgrade(self) -> None:
+        """Migrate the file in one transaction, after a copy of it was kept as `queue.db.schema-<n>`."""
+        with self._alone():
+            found = self.look()
+            if found is None or not found.is_old:
+                return
+            with self.writer.begin() as connection:  # nobody else writes between the copy and the change
+                self._keep_copy(Path(f"{self._file}.schema-{found.revision}"))
+                schema.upgrade(connection)
+
+    def _keep_copy(self, copy: Path) -> None:
+        draft = Path(f"{copy}.new")
+        draft.unlink(missing_ok=True)
+        with closing(sqlite3.connect(self._file)) as source, closing(sqlite3.connect(draft)) as target:
+            try:
+                source.backup(target)
+            except sqlite3.Error as error:
+                raise StoreError(f"{copy}: no copy can be kept before the migration: {error}") from error
+        draft.replace(copy)
+        sync_folder(copy.parent)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with Path(f"{self._file}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def take_turn(self, connection: Connection) -> None:
+        """Nothing to wait for: a transaction that writes has the whole file to itself."""
+
+    def now(self) -> float:
+        """This machine's time: whoever opens the file goes by it too."""
+        return time.time()
+
+    def explain(self, error: DBAPIError) -> StoreError:
+        """What SQLite said."""
+        said = str(error.orig).splitlines()[0]
+        return StoreError(f"{self.name}: {ADVICE.get(said, said)}")
+
+
+def _has_content(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
+def _engine(file: Path) -> Engine:
+    """An engine with SQLite's own settings; transactions begin as SQLAlchemy's documentation advises."""
+    engine = create_engine(URL.create("sqlite", database=str(file)), connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def settings(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # no BEGIN of sqlite3's own: it would come too late, see below
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later fails at once where another one wrote in
+        # between, whatever the timeout. So those that will write take their lock before they read.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
