@@ -88,6 +88,17 @@ class Run:
     publish_error: str | None
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What placement asks of a queued run, by the names that it has in a Run."""
+
+    id: int
+    gpus: float | Auto
+    cpus: float | Auto
+    loader_workers: int
+    exclusive: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One attempt of a run; it ends once."""
