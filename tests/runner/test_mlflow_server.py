@@ -296,7 +296,7 @@ class OldServer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"2.22.5" if self.path == "/version" else b"<!doctype html>")
 
-    def log_message(self, *said: Any) -> None:
+    def log_message(self, format: str, *said: Any) -> None:  # noqa: A002 - as it is called above
         """Nothing on the terminal of the tests."""
 
 
