@@ -276,6 +276,18 @@ class Store:
                 changes.pop("published_state", None)
             write(connection, run, {**changes, "publish_error": error})
 
+    def bind(self, run_id: int, before: str | None, mlflow_run_id: str) -> str | None:
+        """Notes the MLflow run of a run whose noted one was `before`; the one that counts.
+
+        That is another one where another publisher has noted it meanwhile; None for a removed run.
+        """
+        with self._writing() as connection:
+            run = locked_run(connection, run_id)
+            if run is None or run.mlflow_run_id != before:
+                return run and run.mlflow_run_id
+            write(connection, run, {"mlflow_run_id": mlflow_run_id})
+            return mlflow_run_id
+
     def add_log(self, run_id: int, attempt: int, position: int, data: bytes) -> int:
         """Keeps a piece of an attempt's log where it begins at the end of what is kept; the end after.
 

@@ -46,6 +46,7 @@ done
 mkdir "$root/proc" "$root/tmp"
 mount -t proc proc "$root/proc"
 mount --bind "$files/tmp" "$root/tmp"
+chmod 1777 "$root/tmp"
 mount -t tmpfs tmpfs "$root/dev/shm"
 mount --bind "$files/hosts" "$root/etc/hosts"
 hostname "$name"
@@ -224,7 +225,18 @@ class Lan:
         pairs = [f"{source}:{target}" for source, target in seen.items()]
         with (files / "host.log").open("ab") as log:
             unshared = subprocess.Popen(
-                ["unshare", *NAMESPACES, "bash", "-c", FILE_SYSTEM, "host", files / "root", files, name, *pairs],
+                [
+                    "unshare",
+                    *NAMESPACES,
+                    "bash",
+                    "-c",
+                    FILE_SYSTEM,
+                    "host",
+                    files / "root",
+                    files,
+                    name,
+                    *pairs,
+                ],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 preexec_fn=_die_with_parent,
