@@ -242,13 +242,13 @@ class Scheduler:
         log.info("run %d, attempt %d: %s, now %s", run.id, run.attempt, ending, state)
 
     def _place(self, now: float) -> None:
-        queued = [run for run in self._store.queue() if self._held.get(run.id, 0.0) < time.monotonic()]
+        queued = [run for run in self._store.line() if self._held.get(run.id, 0.0) < time.monotonic()]
         if not queued:
             return
         bookings = [charge.booking for charge in self._charges.values()]
         free = resources.nodes(self._machines, bookings, self._shut())
-        waiting = [placement.resolve(run, free) for run in queued]
-        running = [placement.resolve(run, free) for run in self._store.runs([State.RUNNING])]
+        waiting = placement.resolve_all(queued, free)
+        running = placement.resolve_all(self._store.runs([State.RUNNING]), free)
         for start in placement.place(waiting, running, free):
             self._start(start, now)
 

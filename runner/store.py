@@ -131,11 +131,6 @@ class Store:
             found = {row[0]: row[1] for row in connection.execute(query)}
         return {state: found.get(state, 0) for state in State}
 
-    def folder(self) -> str | None:
-        """The folder of the runs as the newest scheduler saw it, also after it has left."""
-        with self._reading() as connection:
-            return connection.execute(select(queue.c.home)).scalar_one()
-
     def attempts(self, run_id: int) -> list[Attempt]:
         """The attempts of a run, the oldest first."""
         with self._reading() as connection:
