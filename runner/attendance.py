@@ -23,7 +23,11 @@ class Seen:
     status: Status | None = None  # it has answered
     silent_seconds: float = 0.0  # it has not, for so long
     dead: str | None = None  # Ray says that it is gone, and why
+    unknown: bool = False  # it is gone, and Ray knows of none: perhaps it was never started
+    lack: str | None = None  # what its machine is missing to run it
     ending: Ending | None = None  # on disk, for one that is gone
+    machine: str = "its machine"  # by name
+    leaving: bool = False  # the machine is drained: it has little time
 
 
 @dataclass(frozen=True)
@@ -50,42 +54,63 @@ class Close:
     reason: str | None
 
 
-Action = Note | TellToStop | Close
+@dataclass(frozen=True)
+class Avoid:
+    """Start nothing on the run's machine for a while."""
+
+    reason: str
+
+
+Action = Note | TellToStop | Close | Avoid
 
 
 def attend(
     run: Run, seen: Seen, now: float, down_since: float | None, kill_at_once: bool = False
 ) -> list[Action]:
     """Decide about one RUNNING run; `down_since`: since when `down` waits, in unix seconds."""
+    if seen.lack is not None:
+        return _move_away(seen, seen.lack)
     if seen.dead is not None:
-        return [_bury(run, seen.dead, seen.ending, down_since)]
+        return [_bury(run, seen, down_since)]
     if seen.status is not None and seen.status.ending is not None:
-        return [Note(seen.status), _conclude(seen.status.ending)]
+        if seen.status.ending.kind == "unable":
+            return _move_away(seen, seen.status.ending.reason or "")
+        return [Note(seen.status), _conclude(run, seen.status.ending, seen)]
     if kill_at_once:
         return [Close(Event.RELEASE, "lost", "killed by down --force")]
     if late := _out_of_patience(run, seen, now, down_since):
         return [late]
     actions: list[Action] = [Note(seen.status)] if seen.status is not None else []
-    if run.intent is not None or down_since is not None:
+    if run.intent is not None or down_since is not None or seen.leaving:
         actions.append(TellToStop())
     return actions
 
 
-def _conclude(ending: Ending) -> Close:
+def _move_away(seen: Seen, lack: str) -> list[Action]:
+    """Put back a run whose machine cannot run it: others may, and it is not the run's fault."""
+    reason = f"{seen.machine} cannot run it: {lack}"
+    return [Avoid(reason), Close(Event.RELEASE, "lost", reason)]
+
+
+def _conclude(run: Run, ending: Ending, seen: Seen) -> Close:
     """Close an attempt that said how it ended; a stop is what the user intended, else a release."""
     if ending.kind == "finished":
         return Close(Event.FINISH, "finished", None)
     if ending.kind == "failed":
         return Close(Event.FAIL, "failed", ending.reason)
-    return Close(Event.RELEASE, "stopped", None)
+    drained = seen.leaving and run.intent is None
+    return Close(Event.RELEASE, "stopped", f"{seen.machine} is being drained" if drained else None)
 
 
-def _bury(run: Run, reason: str, ending: Ending | None, down_since: float | None) -> Close:
+def _bury(run: Run, seen: Seen, down_since: float | None) -> Close:
     """Close an attempt whose process is gone."""
-    if ending is not None:
-        return _conclude(ending)
+    reason = seen.dead
+    if seen.ending is not None and seen.ending.kind != "unable":
+        return _conclude(run, seen.ending, seen)
     if down_since is not None:
         return Close(Event.RELEASE, "lost", reason)
+    if seen.unknown and run.answered_at is None:  # the scheduler was ended between the row and the start
+        return Close(Event.RELEASE, "lost", "its worker was not started")
     if run.intent is None and run.losses >= run.max_retries:
         times = f"{run.losses + 1} times" if run.losses else "once"
         return Close(Event.LOSE, "lost", f"its process died {times} without getting further: {reason}")

@@ -6,20 +6,38 @@ attempts are detached, named actors in the queue's namespace, so that each outli
 
 from __future__ import annotations
 
+import functools
 import logging
+import pickle
+import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node  # Ray has no public call for it
+from ray._private.state import available_resources_per_node, state  # Ray has no public calls for these
 from ray.actor import exit_actor
-from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayActorError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    AuthenticationError,
+    RayActorError,
+    RayError,
+)
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+import capsnet
+from runner.guest import guest
+
 THREADS = 4  # of an actor: its work goes on in one of its own, so that it always answers
+ANSWER_SECONDS = 5.0  # for which Ray itself would wait a minute or two
+NO_TOKEN = "its hosts use a token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH name none"
+REFUSED = (
+    "it lets nobody in without its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH "
+    "as on its hosts"
+)
 
 
 class ClusterError(Exception):
@@ -36,6 +54,7 @@ class Machine:
     cpus: float
     free_gpus: float
     free_cpus: float
+    leaving: bool = False  # Ray drains it
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,13 @@ class Answer:
     """What an actor's `status` method returned."""
 
     status: Any
+
+
+@dataclass(frozen=True)
+class Lack:
+    """The actor's machine cannot run it: something is missing there."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +85,9 @@ class Death:
     reason: str
 
 
+Reply = Answer | Lack | Silence | Death
+
+
 @dataclass
 class Member:
     """A handle on an actor, and the one question that it has been asked."""
@@ -73,8 +102,10 @@ def connect(address: str, namespace: str) -> None:
     """Join the cluster at `address`; what is named from here on lies in `namespace`.
 
     Raises:
-        ClusterError: nobody answers there, or refuses the token.
+        ClusterError: nobody answers there, refuses the token, or has another version.
     """
+    if address != "auto":
+        _expect_somebody(address)
     try:
         ray.init(
             address=address,
@@ -83,9 +114,31 @@ def connect(address: str, namespace: str) -> None:
             configure_logging=False,
             logging_level=logging.ERROR,
         )
+    except AuthenticationError as error:
+        raise ClusterError(f"the Ray at {address} cannot be joined: {NO_TOKEN}") from error
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        said = " ".join(str(error).split())
+        reason = REFUSED if said.startswith("Failed to connect to Ray cluster") else said
         raise ClusterError(f"the Ray at {address} cannot be joined: {reason}") from error
+
+
+def _expect_somebody(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ClusterError(f"no Ray answers at {address}: {reason}; is the cluster's head up?") from error
+
+
+def identity() -> str:
+    """The name of this cluster, the same from each of its hosts and by whatever address it was joined."""
+    return f"Ray cluster {ray.get_runtime_context().get_session_name()}"
+
+
+def own_node() -> str:
+    """The id of the node on which this runs."""
+    return ray.get_runtime_context().get_node_id()
 
 
 def start(
@@ -96,11 +149,13 @@ def start(
     gpus: float = 0.0,
     cpus: float = 0.0,
     node: str | None = None,
+    prefers: str | None = None,
     restart: bool = False,
 ) -> Member:
     """Start a detached actor; one that exists under this name is returned instead.
 
-    `restart`: Ray starts it anew whenever its process dies.
+    `node`: the id of the only one on which it may live; `prefers`: of the one where it lives if it can.
+    `restart`: Ray starts it anew whenever its process dies, elsewhere where its node is gone.
     """
     options: dict[str, Any] = {
         "name": name,
@@ -111,9 +166,19 @@ def start(
         "max_restarts": -1 if restart else 0,
         "max_concurrency": THREADS,
     }
-    if node is not None:
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-    return Member(name, ray.remote(actor_class).options(**options).remote(*arguments))
+    if chosen := node or prefers:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(chosen, soft=node is None)
+    if prefers:
+        options["memory"] = (
+            1  # byte: an actor that needs nothing goes to any node, whatever it prefers
+        )
+    actor = _remote(actor_class, restart).options(**options)
+    return Member(name, actor.remote(capsnet.__version__, pickle.dumps(tuple(arguments))))
+
+
+@functools.cache  # Ray keeps every class that it is given
+def _remote(actor_class: type, restarted: bool) -> Any:
+    return ray.remote(guest(actor_class, restarted))
 
 
 def find(name: str) -> Member | None:
@@ -124,7 +189,7 @@ def find(name: str) -> Member | None:
         return None
 
 
-def poll(members: Iterable[Member], timeout: float) -> dict[str, Answer | Silence | Death]:
+def poll(members: Iterable[Member], timeout: float) -> dict[str, Reply]:
     """Ask each member for its status and wait at most `timeout` seconds for all together.
 
     A question that is not answered stays asked: a member that hangs gets one question, not a pile.
@@ -132,23 +197,24 @@ def poll(members: Iterable[Member], timeout: float) -> dict[str, Answer | Silenc
     members = list(members)
     for member in members:
         if member.question is None:
-            member.question = member.actor.status.remote()
+            member.question = member.actor.call.remote("status")
             member.asked_at = time.monotonic()
     questions = [member.question for member in members]
     ready = set(ray.wait(questions, num_returns=len(questions), timeout=timeout)[0]) if questions else set()
     return {member.name: _read(member, member.question in ready) for member in members}
 
 
-def _read(member: Member, ready: bool) -> Answer | Silence | Death:
+def _read(member: Member, ready: bool) -> Reply:
     if not ready:
         return Silence(time.monotonic() - member.asked_at)
     question, member.question = member.question, None
     try:
-        return Answer(ray.get(question))
+        kind, said = ray.get(question)
     except ActorUnavailableError:  # the network failed, not the actor: ask again
         return Silence(time.monotonic() - member.asked_at)
     except (RayActorError, ActorUnschedulableError) as error:
         return Death(_cause(str(error)))
+    return Answer(said) if kind == "answer" else Lack(said)
 
 
 def _cause(said: str) -> str:
@@ -162,7 +228,7 @@ def _cause(said: str) -> str:
 
 def tell(member: Member, message: str) -> None:
     """Call a method of the actor without waiting for it; a dead one shows at the next `poll`."""
-    getattr(member.actor, message).remote()
+    member.actor.call.remote(message)
 
 
 def kill(member: Member) -> None:
@@ -177,7 +243,7 @@ def restart(member: Member) -> None:
 
 def tell_self(message: str) -> None:
     """Call a method of the actor in which this runs, from a thread of it."""
-    getattr(ray.get_runtime_context().current_actor, message).remote()
+    ray.get_runtime_context().current_actor.call.remote(message)
 
 
 def leave() -> None:
@@ -187,22 +253,24 @@ def leave() -> None:
 
 def machines() -> list[Machine]:
     """Return the nodes that live, in a stable order."""
-    free = available_resources_per_node()
+    free, leaving = available_resources_per_node(), state.get_draining_nodes()
     return sorted(
-        (_machine(node, free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"]),
+        (_machine(node, free.get(node["NodeID"], {}), leaving) for node in ray.nodes() if node["Alive"]),
         key=lambda machine: (machine.name, machine.id),
     )
 
 
-def _machine(node: Mapping[str, Any], free: Mapping[str, float]) -> Machine:
+def _machine(node: Mapping[str, Any], free: Mapping[str, float], leaving: Collection[str]) -> Machine:
     has = node["Resources"]
+    named = node["NodeName"] != node["NodeManagerAddress"]  # Ray's name for a node that was given none
     return Machine(
         id=node["NodeID"],
-        name=node["NodeManagerHostname"],
+        name=node["NodeName"] if named else node["NodeManagerHostname"],
         gpus=has.get("GPU", 0.0),
         cpus=has.get("CPU", 0.0),
         free_gpus=free.get("GPU", 0.0),
         free_cpus=free.get("CPU", 0.0),
+        leaving=node["NodeID"] in leaving,
     )
 
 

@@ -1,8 +1,10 @@
 """A short-lived process that joins Ray, starts or ends this queue's actors, and leaves.
 
-    python -P -m runner.launch up|down ADDRESS CLUSTER HOME
+    python -P -m runner.launch up|down|name ADDRESS CLUSTER HOME
 
-Exit status: 0 done, 1 not done; the last line on stderr says why.
+CLUSTER is what a local Ray is called; empty: what Ray calls the cluster, which `name` prints. The database's
+URL comes by environment, for it may hold a password. Exit status: 0 done, 1 not done; the last line on
+stderr says why.
 """
 
 from __future__ import annotations
@@ -16,37 +18,75 @@ from pathlib import Path
 from runner import cluster, publisher_actor, scheduler_actor
 from runner.cluster import Answer, ClusterError
 from runner.paths import Home
+from runner.rows import Beat
 from runner.scheduler_actor import SchedulerActor
-from runner.store import Store, open_store
+from runner.store import Store, StoreError, open_store
 
-START_SECONDS = 50.0
+START_SECONDS = 50.0  # within which a scheduler that was started must beat
 HUNG_SECONDS = 10.0  # after which a scheduler that was there and does not beat is ended, and so started anew
 
 
 def main(arguments: list[str]) -> int:
     action, address, cluster_name, root = arguments
-    home = Home(Path(root))
-    with open_store(home, create=False) as store:
-        try:
+    home = Home(Path(root), os.environ.get("RUNNER_DATABASE_URL") or None)
+    try:
+        with open_store(home, create=False) as store:
             cluster.connect(address, store.queue_id)
-        except ClusterError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return _up(store, home, cluster_name) if action == "up" else _down(store.queue_id)
+            cluster_name = cluster_name or cluster.identity()
+            if action == "up":
+                return _up(store, home, cluster_name)
+            if action == "down":
+                return _down(store.queue_id)
+            print(cluster_name)
+    except (ClusterError, StoreError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _up(store: Store, home: Home, cluster_name: str) -> int:
     """Start the scheduler where none lives, and wait for its beat."""
-    asked_at, deadline = time.time(), time.monotonic() + START_SECONDS
+    trouble = (
+        scheduler_actor.elsewhere(store, home)
+        or _served_elsewhere(store, cluster_name)
+        or _started(store, home, cluster_name)
+    )
+    if trouble:
+        print(trouble, file=sys.stderr)
+    return 1 if trouble else 0
+
+
+def _served_elsewhere(store: Store, cluster_name: str) -> str | None:
+    """Who else serves this queue, in one line; of one that may have died, whether it falls silent."""
+    first = beat = store.scheduler_beat()
+    while first and beat and _is_foreign(beat, cluster_name, store.now()):
+        if beat.at != first.at:
+            return (
+                f"this queue is served by {beat.cluster} (host {beat.host}): use that one, or `runner down` "
+                "there first"
+            )
+        time.sleep(0.2)
+        beat = store.scheduler_beat()
+    return None
+
+
+def _is_foreign(beat: Beat, cluster_name: str, now: float) -> bool:
+    return beat.cluster != cluster_name and now - beat.at < scheduler_actor.STALE_SECONDS
+
+
+def _started(store: Store, home: Home, cluster_name: str) -> str | None:
+    """Start the scheduler where none lives and wait for its beat; why there is none, in one line."""
+    asked_at, deadline = store.now(), time.monotonic() + START_SECONDS
     hung_at = time.monotonic() + HUNG_SECONDS if cluster.find(scheduler_actor.NAME) else math.inf
     tracking = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
-    arguments = [str(home.root), cluster_name, tracking]
-    member = cluster.start(scheduler_actor.NAME, SchedulerActor, arguments, restart=True)
+    arguments = [str(home.root), home.database_url, cluster_name, tracking]
+    here = cluster.own_node()
+    member = cluster.start(scheduler_actor.NAME, SchedulerActor, arguments, prefers=here, restart=True)
     said = "it does not answer"
     while time.monotonic() < deadline:
         beat = store.scheduler_beat()
         if beat is not None and beat.cluster == cluster_name and beat.at >= asked_at:
-            return 0
+            return None
         answer = cluster.poll([member], timeout=0.2)[member.name]
         if isinstance(answer, Answer):
             said = answer.status
@@ -54,8 +94,7 @@ def _up(store: Store, home: Home, cluster_name: str) -> int:
             cluster.restart(member)
             hung_at = math.inf
         time.sleep(0.1)
-    print(said, file=sys.stderr)
-    return 1
+    return said
 
 
 def _down(queue: str) -> int:

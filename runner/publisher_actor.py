@@ -29,9 +29,9 @@ IDLE_SECONDS = 60.0
 class PublisherActor:
     """Ray makes one at a time for each queue."""
 
-    def __init__(self, root: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, root: str, database_url: str | None, settings: Mapping[str, str]) -> None:
         """`settings`: MLflow's variables as they are where the scheduler was started."""
-        self._home = Home(Path(root))
+        self._home = Home(Path(root), database_url)
         for key in [key for key in os.environ if key.startswith("MLFLOW_")]:
             del os.environ[key]
         os.environ.update(settings)

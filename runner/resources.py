@@ -7,8 +7,8 @@ home of this user, or a stranger on the cluster, holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from runner.cluster import Machine
 from runner.placement import Node
@@ -26,9 +26,20 @@ class Booking:
     devices: tuple[str, ...] = ()  # indices of its GPUs, once it has said so
 
 
-def nodes(machines: Iterable[Machine], bookings: Sequence[Booking]) -> list[Node]:
-    """Return each machine with the shares of its GPUs and the cores that nobody holds."""
-    return [_node(machine, [b for b in bookings if b.machine == machine.id]) for machine in machines]
+def nodes(
+    machines: Iterable[Machine], bookings: Sequence[Booking], closed: Collection[str] = ()
+) -> list[Node]:
+    """Return each machine with the shares of its GPUs and the cores that nobody holds.
+
+    One whose id is in `closed`, or that is leaving, has nothing free, but is there still: while it is, a
+    run that may choose does not take the cluster for one without GPUs.
+    """
+    found = []
+    for machine in machines:
+        node = _node(machine, [booking for booking in bookings if booking.machine == machine.id])
+        shut = machine.leaving or machine.id in closed
+        found.append(replace(node, gpus=(0.0,) * node.total_gpus, cpus=0.0) if shut else node)
+    return found
 
 
 def _node(machine: Machine, bookings: Sequence[Booking]) -> Node:

@@ -10,14 +10,13 @@ import logging
 import os
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from runner import attendance, cluster, placement, publisher_actor, resources, storage
 from runner.attempt import Assignment, Status
-from runner.attendance import Close, Note, Seen, TellToStop
-from runner.cluster import Answer, Death, Member, Silence
+from runner.attendance import Avoid, Close, Note, Seen, TellToStop
+from runner.cluster import Answer, Death, Lack, Member, Reply, Silence
 from runner.paths import Home
 from runner.publisher_actor import PublisherActor
 from runner.resources import Booking
@@ -33,6 +32,7 @@ BEAT_SECONDS = 1.0  # between two signs of life
 REPORT_SECONDS = 1.0  # between two rows that say how far a run is
 PUBLISHER_SECONDS = 2.0  # between two looks whether one is needed
 HOLD_SECONDS = 30.0  # before a run whose folder could not be written is started again
+AVOID_SECONDS = 300.0  # in which a machine that cannot run what we start is left alone
 UNKNOWN = ""  # machine of an adopted run until its worker answers; Ray counts what it holds meanwhile
 
 
@@ -51,6 +51,24 @@ class Interval:
         return True
 
 
+@dataclass
+class Charge:
+    """A running run's worker, and what it holds."""
+
+    member: Member
+    booking: Booking
+    reports: Interval = field(default_factory=lambda: Interval(REPORT_SECONDS))
+    close: Close | None = None  # it has ended so, and the store may not know it yet
+
+
+@dataclass(frozen=True)
+class Avoided:
+    """A machine on which nothing is started before a monotonic time."""
+
+    until: float
+    reason: str
+
+
 class Scheduler:
     """One epoch of scheduling; a second one that takes over makes every write of this one fail."""
 
@@ -62,18 +80,20 @@ class Scheduler:
         self._publisher: Member | None = None
         self._beats = Interval(BEAT_SECONDS)
         self._looks = Interval(PUBLISHER_SECONDS)
-        self._reports: dict[int, Interval] = defaultdict(lambda: Interval(REPORT_SECONDS))  # by run
         self._held: dict[int, float] = {}  # runs not to be started before a monotonic time
-        self._members: dict[int, Member] = {}  # by run
-        self._bookings: dict[int, Booking] = {}  # by run
+        self._avoided: dict[str, Avoided] = {}  # by the machine's id
+        self._charges: dict[int, Charge] = {}  # by run
+        self._machines: list[cluster.Machine] = []
 
     def tick(self, now: float) -> None:
         """Do once all that is to do.
 
         Raises:
             Superseded: another scheduler has taken over; nothing was written.
+            Unreachable: the store does not answer; what was not written is tried again by the next tick.
         """
         down = self._store.down_requested()
+        self._machines = cluster.machines()
         if self._beats.due():
             self._beat(now, "going down" if down else None)
         self._attend(now, down.at if down else None, kill_at_once=bool(down and down.force))
@@ -81,44 +101,102 @@ class Scheduler:
             self._place(now)
         self._see_to_publisher()
 
+    def keep_workers(self) -> None:
+        """Ask the workers while the store is away, lest they take themselves for cut off.
+
+        What they answer they say again when asked by `tick`; what they have ended is on their disk as well.
+        """
+        cluster.poll(self._open_members(), POLL_SECONDS)
+
+    @property
+    def outstays(self) -> bool:
+        """Whether this process keeps a drained machine from going, and may live on another one."""
+        here = cluster.own_node()
+        leaving = any(machine.id == here and machine.leaving for machine in self._machines)
+        others = any(not machine.leaving and machine.id not in self._shut() for machine in self._machines)
+        return leaving and others and all(held.booking.machine != here for held in self._charges.values())
+
+    def give_way(self) -> None:
+        """End the publisher, which may live on the same machine; whoever schedules next starts another."""
+        if self._publisher is not None:
+            cluster.kill(self._publisher)
+
     def _beat(self, now: float, message: str | None) -> None:
+        shut = self._shut()
+        said = [message] if message else []
+        said += [f"{avoided.reason}; nothing starts there for a while" for avoided in shut.values()]
         machines = [
-            Machine(name=found.name, gpus=int(found.gpus), cpus=found.cpus, leaving=False)
-            for found in cluster.machines()
+            Machine(
+                name=found.name,
+                gpus=int(found.gpus),
+                cpus=found.cpus,
+                leaving=found.leaving or found.id in shut,
+            )
+            for found in self._machines
         ]
         self._store.beat(
-            self._epoch, now, pid=os.getpid(), host=socket.gethostname(), machines=machines, message=message
+            self._epoch,
+            now,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            machines=machines,
+            message="; ".join(said) or None,
         )
+
+    def _shut(self) -> dict[str, Avoided]:
+        """The machines on which nothing is started at the moment, though they are not drained."""
+        now = time.monotonic()
+        return {machine: avoided for machine, avoided in self._avoided.items() if avoided.until > now}
 
     def _attend(self, now: float, down_since: float | None, kill_at_once: bool) -> None:
         running = self._store.runs([State.RUNNING])
+        for gone in self._charges.keys() - {run.id for run in running}:
+            del self._charges[gone]  # its end was written, and the store's answer lost
         for run in running:
             self._adopt(run)
-        answers = cluster.poll(self._members.values(), POLL_SECONDS)
+        answers = cluster.poll(self._open_members(), POLL_SECONDS)
         for run in running:
+            charge = self._charges.get(run.id)
+            if charge is not None and charge.close is not None:
+                self._close(run, charge.close, now)
+                continue
             seen = self._look(run, answers)
             for action in attendance.attend(run, seen, now, down_since, kill_at_once):
                 self._act(run, action, now)
 
+    def _open_members(self) -> list[Member]:
+        return [charge.member for charge in self._charges.values() if charge.close is None]
+
     def _adopt(self, run: Run) -> None:
         """Find the worker of a run that an earlier scheduler started."""
-        if run.id in self._members:
+        if run.id in self._charges:
             return
         if (member := cluster.find(_actor_name(run.id, run.attempt))) is not None:
-            self._members[run.id] = member
             held = self._store.attempts(run.id)[-1]
-            self._bookings[run.id] = Booking(UNKNOWN, held.gpus, held.cpus, held.devices)
+            booking = Booking(UNKNOWN, held.gpus, held.cpus, held.devices)
+            self._charges[run.id] = Charge(member, booking)
 
-    def _look(self, run: Run, answers: Mapping[str, Answer | Silence | Death]) -> Seen:
+    def _look(self, run: Run, answers: Mapping[str, Reply]) -> Seen:
+        machine = self._machine_of(run)
+        seen = Seen()
+        if machine is not None:
+            seen = Seen(machine=machine.name, leaving=machine.leaving)
         match answers.get(_actor_name(run.id, run.attempt)):
             case Answer(status):
-                return Seen(status=status)
+                return replace(seen, status=status)
+            case Lack(reason):
+                return replace(seen, lack=reason)
             case Silence(seconds):
-                return Seen(silent_seconds=seconds)
+                return replace(seen, silent_seconds=seconds)
             case Death(reason):
-                return Seen(dead=reason, ending=self._ending(run))
+                return replace(seen, dead=reason, ending=self._ending(run))
             case _:
-                return Seen(dead="its worker is gone", ending=self._ending(run))
+                return replace(seen, dead="its worker is gone", unknown=True, ending=self._ending(run))
+
+    def _machine_of(self, run: Run) -> cluster.Machine | None:
+        charge = self._charges.get(run.id)
+        held = charge.booking.machine if charge else UNKNOWN
+        return next((machine for machine in self._machines if machine.id == held), None)
 
     def _ending(self, run: Run) -> storage.Ending | None:
         return storage.read_ending(self._home.run(run.id, run.name).attempt(run.attempt))
@@ -128,27 +206,38 @@ class Scheduler:
             case Note(status):
                 self._note(run, status, now)
             case TellToStop():
-                cluster.tell(self._members[run.id], "stop")
+                cluster.tell(self._charges[run.id].member, "stop")
+            case Avoid(reason):
+                self._avoid(run, reason)
             case Close():
                 self._close(run, action, now)
 
     def _note(self, run: Run, status: Status, now: float) -> None:
         """Write down an answer; often enough for a person who watches, for each costs the disk a write."""
-        held = self._bookings[run.id]
-        self._bookings[run.id] = replace(held, machine=status.node, devices=status.fields.get("devices", ()))
-        if self._reports[run.id].due() or status.ending is not None:
+        charge = self._charges[run.id]
+        devices = status.fields.get("devices", ())
+        charge.booking = replace(charge.booking, machine=status.node, devices=devices)
+        if charge.reports.due() or status.ending is not None:
             # Pyright takes the field `epoch` for the positional parameter of that name.
             self._store.report(self._epoch, run.id, run.attempt, now, **status.fields)  # pyright: ignore
 
+    def _avoid(self, run: Run, reason: str) -> None:
+        if machine := self._machine_of(run):
+            self._avoided[machine.id] = Avoided(time.monotonic() + AVOID_SECONDS, reason)
+            log.warning("%s; nothing starts there for %g s", reason, AVOID_SECONDS)
+
     def _close(self, run: Run, close: Close, now: float) -> None:
-        """End the attempt's process first: what it holds must be free when the row says so."""
-        if (member := self._members.pop(run.id, None)) is not None:
-            cluster.kill(member)
-        self._bookings.pop(run.id, None)
-        self._reports.pop(run.id, None)
+        """End the attempt's process first: what it holds must be free when the row says so.
+
+        And it is held until the row says so: no other run may have it before that.
+        """
+        if (charge := self._charges.get(run.id)) is not None:
+            charge.close = close
+            cluster.kill(charge.member)
         state = self._store.end(
             self._epoch, run.id, run.attempt, close.event, now, close.outcome, close.reason
         )
+        self._charges.pop(run.id, None)
         ending = f"{close.outcome} ({close.reason})" if close.reason else close.outcome
         log.info("run %d, attempt %d: %s, now %s", run.id, run.attempt, ending, state)
 
@@ -156,7 +245,8 @@ class Scheduler:
         queued = [run for run in self._store.queue() if self._held.get(run.id, 0.0) < time.monotonic()]
         if not queued:
             return
-        free = resources.nodes(cluster.machines(), list(self._bookings.values()))
+        bookings = [charge.booking for charge in self._charges.values()]
+        free = resources.nodes(self._machines, bookings, self._shut())
         waiting = [placement.resolve(run, free) for run in queued]
         running = [placement.resolve(run, free) for run in self._store.runs([State.RUNNING])]
         for start in placement.place(waiting, running, free):
@@ -173,8 +263,7 @@ class Scheduler:
             self._held[run.id] = time.monotonic() + HOLD_SECONDS
             self._close(run, Close(Event.RELEASE, "lost", f"its folder cannot be written: {error}"), now)
             return
-        self._bookings[run.id] = Booking(start.node, start.gpus, start.cpus)
-        self._members[run.id] = cluster.start(
+        member = cluster.start(
             _actor_name(run.id, run.attempt),
             Worker,
             [self._assignment(run, start)],
@@ -182,6 +271,7 @@ class Scheduler:
             cpus=start.cpus,
             node=start.node,
         )
+        self._charges[run.id] = Charge(member, Booking(start.node, start.gpus, start.cpus))
         log.info("run %d, attempt %d: started on %s", run.id, run.attempt, start.node)
 
     def _see_to_publisher(self) -> None:
@@ -189,11 +279,16 @@ class Scheduler:
         if not self._looks.due():
             return
         if self._publisher is not None:
-            if isinstance(cluster.poll([self._publisher], 0.0)[publisher_actor.NAME], Death):
-                self._publisher = None
+            match cluster.poll([self._publisher], 0.0)[publisher_actor.NAME]:
+                case Death():
+                    self._publisher = None
+                case Lack(reason):  # it prefers this machine, which has it all, and was given another one
+                    log.warning("the publisher's machine cannot run it: %s", reason)
+                    cluster.kill(self._publisher)
         elif self._store.unpublished():
-            arguments = [str(self._home.root), self._tracking]
-            self._publisher = cluster.start(publisher_actor.NAME, PublisherActor, arguments)
+            arguments = [str(self._home.root), self._home.database_url, self._tracking]
+            here = cluster.own_node()
+            self._publisher = cluster.start(publisher_actor.NAME, PublisherActor, arguments, prefers=here)
 
     def _assignment(self, run: Run, start: placement.Start) -> Assignment:
         return Assignment(

@@ -19,23 +19,31 @@ import capsnet
 from runner import cluster
 from runner.paths import Home
 from runner.scheduler import Scheduler
-from runner.store import NoQueue, Occupied, Store, Superseded, open_store
+from runner.states import UNFINISHED
+from runner.store import NoQueue, Occupied, Store, Superseded, Unreachable, open_store
 from runner.tracking import shown, target
 
 log = logging.getLogger("runner")
 
 NAME = "scheduler"
 TICK_SECONDS = 0.3
-RETRY_SECONDS = 1.0  # before it takes over, or is started anew
+RETRY_SECONDS = 1.0  # before it takes over, asks the database again, or is started anew
+STALE_SECONDS = 30.0  # of silence, after which the scheduler of another cluster may be followed
 LOG_BYTES = 1_000_000
+
+
+class Elsewhere(Exception):  # noqa: N818 - the name says what happened
+    """This machine is not the place for the scheduler; one line."""
 
 
 class SchedulerActor:
     """Ray makes one for each queue."""
 
-    def __init__(self, root: str, cluster_name: str, tracking: Mapping[str, str]) -> None:
+    def __init__(
+        self, root: str, database_url: str | None, cluster_name: str, tracking: Mapping[str, str]
+    ) -> None:
         """`tracking`: MLflow's variables, for the publisher."""
-        self._home = Home(Path(root))
+        self._home = Home(Path(root), database_url)
         self._cluster_name = cluster_name
         self._tracking = tracking
         self._message = "starting"
@@ -55,38 +63,97 @@ class SchedulerActor:
         except (NoQueue, Superseded) as error:
             log.info("leaving: %s", error)
             cluster.tell_self("leave")
+        except Elsewhere as error:
+            log.info("going on elsewhere: %s", error)
+            time.sleep(RETRY_SECONDS)
+            os._exit(1)
         except BaseException:
             log.exception("unexpected error; starting anew")
             time.sleep(RETRY_SECONDS)
             os._exit(1)
 
     def _serve(self) -> None:
-        with open_store(self._home, create=False) as store:
+        with self._opened() as store:
             epoch = self._take_over(store)
             log.info("scheduler epoch %d: serving %s on %s", epoch, self._home.root, self._cluster_name)
-            self._message = "serving"
             scheduler = Scheduler(store, self._home, epoch, self._tracking)
             queue = _identity(self._home)
             while True:
                 started = time.monotonic()
-                scheduler.tick(time.time())
+                self._tick(scheduler, store)
                 if _identity(self._home) != queue:
                     raise NoQueue(f"{self._home.database} was removed or replaced")
+                if scheduler.outstays:
+                    scheduler.give_way()
+                    raise Elsewhere("its machine is being drained")
                 time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
+
+    def _tick(self, scheduler: Scheduler, store: Store) -> None:
+        try:
+            scheduler.tick(store.now())
+        except Unreachable as error:
+            self._say(f"waiting for the database: {error}")
+            scheduler.keep_workers()
+        else:
+            self._say("serving")
+
+    def _say(self, message: str) -> None:
+        """Answer so from now on; the log says it once."""
+        if message != self._message:
+            log.info("%s", message)
+            self._message = message
+
+    def _opened(self) -> Store:
+        while True:
+            try:
+                return open_store(self._home, create=False)
+            except Unreachable as error:
+                self._say(f"waiting for the database: {error}")
+                time.sleep(RETRY_SECONDS)
 
     def _take_over(self, store: Store) -> int:
         """Begin an epoch; the scheduler of another cluster must have been silent for a while."""
+        tracking = shown(target(self._home, self._tracking).uri)
         while True:
             try:
-                tracking = shown(target(self._home, self._tracking).uri)
-                return store.take_over(time.time(), self._cluster_name, capsnet.__version__, tracking)
+                if refusal := elsewhere(store, self._home):
+                    raise Elsewhere(refusal)
+                return store.take_over(
+                    store.now(),
+                    self._cluster_name,
+                    capsnet.__version__,
+                    tracking,
+                    home=str(self._home.root),
+                    stale_after=STALE_SECONDS,
+                )
             except Occupied as error:
-                self._message = str(error)
-                time.sleep(RETRY_SECONDS)
+                self._say(str(error))
+            except Unreachable as error:
+                self._say(f"waiting for the database: {error}")
+            time.sleep(RETRY_SECONDS)
+
+
+def elsewhere(store: Store, home: Home) -> str | None:
+    """Say, in one line, that runs which are to go on have their folders in another home than this one."""
+    recorded = store.recorded_home()
+    if recorded in (None, str(home.root)):
+        return None
+    begun = [run for run in store.runs(UNFINISHED) if run.attempt]
+    missing = [run for run in begun if not home.run(run.id, run.name).folder.is_dir()]
+    if not missing:
+        return None
+    number = f"run {missing[0].id}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+    has = "have" if missing[1:] else "has"
+    return (
+        f"what {number} {has} saved lies in {recorded} and not in {home.root}: set RUNNER_HOME={recorded}, "
+        "or move the folders"
+    )
 
 
 def _identity(home: Home) -> tuple[int, int] | None:
     """Which file the database is: an open connection would not notice that its folder was deleted."""
+    if home.shared:
+        return None
     try:
         found = home.database.stat()
     except FileNotFoundError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -26,8 +27,10 @@ from runner.states import State
 from runner.store import Store
 
 ALIVE_SECONDS = 10.0  # a beat younger than this comes from a scheduler that lives; it beats every second
-START_OR_END = {"up": "start", "down": "end"}
-LAUNCH_SECONDS = 60.0
+FAILURE = {"up": "the scheduler did not start: ", "down": "the scheduler did not end: ", "name": ""}
+HOST_AND_PORT = re.compile(r"[\w.-]+:\d+|\[[0-9a-fA-F:.]+\]:\d+")
+JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "3"}  # seconds for which Ray tries a token that is refused
+LAUNCH_SECONDS = 90.0  # to follow a cluster that fell silent, and to start
 DOWN_SECONDS = 60.0  # the workers' grace and some
 PUBLISH_SECONDS = 20.0  # which `down` gives the publisher
 
@@ -51,28 +54,44 @@ def ensure(home: Home, store: Store) -> None:
     Raises:
         ServiceError: one of them did not start.
     """
-    if is_alive(store, time.time()) and store.down_requested() is None:
+    if is_alive(store, store.now()) and store.down_requested() is None:
         return
     with _one_at_a_time(home):
         store.clear_down()  # perhaps left by a `down` that was killed
-        if not is_alive(store, time.time()):
+        if not is_alive(store, store.now()):
             _start(home)
+
+
+def bring_up(home: Home, store: Store) -> None:
+    """Do so in this host's own cluster: `ensure` is content with a scheduler in any other.
+
+    Raises:
+        ServiceError: one of them did not start, or another cluster serves this queue.
+    """
+    if not os.environ.get("RAY_ADDRESS") and _is_served_by(store, _own_cluster()):
+        ensure(home, store)
+        return
+    with _one_at_a_time(home):
+        store.clear_down()
+        _start(home)
 
 
 def shut_down(home: Home, store: Store, force: bool = False) -> None:
     """Save what runs and queue it again, end the scheduler, and Ray where no other home uses it.
 
     Raises:
-        ServiceError: the scheduler did not do so; it goes on as before.
+        ServiceError: the scheduler did not do so and goes on as before, or another cluster serves this queue.
     """
     with _one_at_a_time(home):
-        ray = None if os.environ.get("RAY_ADDRESS") else local_ray.find()
-        if ray is None and not os.environ.get("RAY_ADDRESS"):
+        address = _address()
+        ray = None if address else local_ray.find()
+        if address is None and ray is None and not is_alive(store, store.now()):
             return
+        _expect_ours(home, store)
         beat = store.scheduler_beat()
         try:
-            if is_alive(store, time.time()):
-                store.ask_down(time.time(), force)
+            if is_alive(store, store.now()):
+                store.ask_down(store.now(), force)
                 _await_rest(store)
                 if not force:
                     _await_published(store)
@@ -85,9 +104,27 @@ def shut_down(home: Home, store: Store, force: bool = False) -> None:
             local_ray.stop(ray)
 
 
+def _expect_ours(home: Home, store: Store) -> None:
+    """Raise ServiceError where the scheduler of another cluster serves this queue."""
+    if not is_alive(store, store.now()):
+        return
+    ours = _launch("name", home, None) if _address() else _own_cluster()
+    if not _is_served_by(store, ours) and (beat := store.scheduler_beat()):
+        raise ServiceError(
+            f"this queue is served by {beat.cluster} (host {beat.host}): run `down` on a host of it, with "
+            "RAY_ADDRESS where it needs one"
+        )
+
+
+def _is_served_by(store: Store, cluster: str) -> bool:
+    beat = store.scheduler_beat()
+    return beat is not None and beat.cluster == cluster and is_alive(store, store.now())
+
+
 @contextmanager
 def _one_at_a_time(home: Home) -> Iterator[None]:
     """Held while the service of a home is started or ended."""
+    home.root.mkdir(parents=True, exist_ok=True)
     with home.service_lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -104,6 +141,21 @@ def _start(home: Home) -> None:
         _launch("up", home, _ray())
 
 
+def _address() -> str | None:
+    """The cluster that RAY_ADDRESS names; None where there is to be a local Ray.
+
+    Raises:
+        ServiceError: it names something else.
+    """
+    address = os.environ.get("RAY_ADDRESS") or None
+    if address is None or address == "auto" or HOST_AND_PORT.fullmatch(address):
+        return address
+    raise ServiceError(
+        f"RAY_ADDRESS={address}: name the cluster's head as HOST:PORT, or `auto`, and run this on a host "
+        "that belongs to the cluster"
+    )
+
+
 def _own_cluster() -> str:
     """The name of the cluster that a local Ray is; of two records only one can name a Ray at a time."""
     return f"local Ray of {platform.node()}, kept in {local_ray.folder()}"
@@ -111,7 +163,7 @@ def _own_cluster() -> str:
 
 def status(home: Home, store: Store) -> dict[str, Any]:
     """Return what is up, as plain values."""
-    now = time.time()
+    now = store.now()
     beat, ray = store.scheduler_beat(), local_ray.find()
     counts = Counter(run.state for run in store.runs())
     return {
@@ -146,7 +198,7 @@ def _scheduler(beat: Beat | None, alive: bool, now: float) -> dict[str, Any]:
 
 def _ray() -> LocalRay | None:
     """Return the local Ray, started where none runs; None where RAY_ADDRESS names a cluster."""
-    if os.environ.get("RAY_ADDRESS"):
+    if _address():
         return None
     try:
         return local_ray.ensure()
@@ -158,7 +210,7 @@ def _await_rest(store: Store) -> None:
     """Wait until nothing runs any more."""
     deadline = time.monotonic() + DOWN_SECONDS
     while store.runs([State.RUNNING]):
-        if time.monotonic() > deadline or not is_alive(store, time.time()):
+        if time.monotonic() > deadline or not is_alive(store, store.now()):
             raise ServiceError("the scheduler did not release its runs: `runner down --force` kills them")
         time.sleep(0.1)
 
@@ -174,9 +226,11 @@ def _await_published(store: Store) -> None:
 
 def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
     """Run `runner.launch` in a process of its own and return its last line."""
-    address = ray.address if ray else os.environ["RAY_ADDRESS"]
-    cluster = _own_cluster() if ray else address
-    environment = local_ray.environment(ray.token, os.environ) if ray else dict(os.environ)
+    address = ray.address if ray else _address()
+    assert address, "without a local Ray there is an address"
+    cluster = _own_cluster() if ray else ""
+    environment = local_ray.environment(ray.token, os.environ) if ray else {**os.environ, **JOINING}
+    environment["RUNNER_DATABASE_URL"] = home.database_url or ""
     command = [sys.executable, "-P", "-m", "runner.launch", action, address, cluster, str(home.root)]
     try:
         child = subprocess.run(
@@ -186,7 +240,7 @@ def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
         raise ServiceError(f"the Ray at {address} did not answer for {LAUNCH_SECONDS:g} s") from error
     if child.returncode:
         whose = f" (that Ray was started with {ray.python})" if ray and ray.python != sys.executable else ""
-        raise ServiceError(f"the scheduler did not {START_OR_END[action]}: {_last_line(child.stderr)}{whose}")
+        raise ServiceError(f"{FAILURE[action]}{_last_line(child.stderr)}{whose}")
     return child.stdout.strip()
 
 

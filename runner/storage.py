@@ -22,7 +22,7 @@ from runner.paths import AttemptPaths, RunPaths
 
 log = logging.getLogger(__name__)
 
-EndingKind = Literal["finished", "failed", "stopped"]
+EndingKind = Literal["finished", "failed", "stopped", "unable"]  # unable: its machine lacks what it needs
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ FLOORS = {
         "states rows moves room placement storage record system_metrics",
         "store database tables queries schema sqlite postgres postgres_errors opening clock migrations.*",
         "worker attempt keeper orders output_log log_copy publisher tracking model_artifact capsnet_pyfunc",
-        "cluster resources",
+        "cluster resources guest",
         "scheduler scheduler_actor publisher_actor attendance launch service local_ray",
         "cli __main__ commands.* output exits wording notes narration following views editing git ui",
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 
 from capsnet.history import write_history
 from runner import publisher as publishing
-from runner import storage, tracking, ui
+from runner import record, storage, tracking, ui
 from runner.log_copy import SETTLING_SECONDS, LogCopy
 from runner.paths import Home, RunPaths
 from runner.publisher import Publisher
@@ -230,7 +231,7 @@ def test_a_crash_between_mlflows_write_and_the_rows_doubles_nothing(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store, "published", crash)
         publish()
-    assert scheduler.run(running_run).mlflow_run_id is None
+    assert scheduler.run(running_run).published_epoch is None
     # The next attempt goes on from an earlier checkpoint and measures epoch 2 again, at another time.
     scheduler.end(running_run, Event.LOSE)
     scheduler.start(running_run)
@@ -238,6 +239,22 @@ def test_a_crash_between_mlflows_write_and_the_rows_doubles_nothing(
     publish()
     assert points(tracker, "test/accuracy") == [(1, 0.1, 51_000), (2, 0.2, 52_000), (3, 0.3, 73_000)]
     assert len(points(tracker, SAMPLE)) == 1
+
+
+def test_a_crash_between_the_making_of_an_mlflow_run_and_its_note_makes_no_second_one(
+    running_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "bind", crash)
+        publish()
+    assert scheduler.run(running_run).mlflow_run_id is None
+    publish()
+    assert mlflow_run(tracker).info.run_id == scheduler.run(running_run).mlflow_run_id
 
 
 def test_a_worker_that_was_cut_off_publishes_nothing_more(
@@ -393,24 +410,124 @@ def test_what_a_resume_changes_becomes_a_tag_beside_the_first_params(
 def test_system_samples_of_every_attempt_are_published_once(
     running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
 ) -> None:
-    first = scheduler.run(running_run).started_at
-    assert first is not None
     sample = {"process_cpu_percentage": 150.0, "gpu_0_power_usage_watts": float("nan")}
     publisher = Publisher(store, home, tracker)
-    append_samples(scheduler, running_run, 1, [{"time": first + 5, **sample}])
+    append_samples(scheduler, running_run, 1, [{"time": 1000.0, **sample}])
     publisher.publish_once(now=100.0)
-    append_samples(scheduler, running_run, 1, [{"time": first + 15, **sample}])
+    append_samples(scheduler, running_run, 1, [{"time": 1005.0, **sample}])
     publisher.publish_once(now=100.0)
     scheduler.end(running_run, Event.LOSE)
     scheduler.start(running_run)
-    append_samples(scheduler, running_run, 2, [{"time": first + 32, **sample}])
+    append_samples(scheduler, running_run, 2, [{"time": 1012.0, **sample}])
     Publisher(store, home, tracker).publish_once(now=100.0)
-    assert [(step, value) for step, value, _ in points(tracker, SAMPLE)] == [
-        (5, 150.0),
-        (15, 150.0),
-        (32, 150.0),
-    ]
+    assert points(tracker, SAMPLE) == [(0, 150.0, 1_000_000), (5, 150.0, 1_005_000), (10, 150.0, 1_012_000)]
     assert "system/gpu_0_power_usage_watts" not in mlflow_run(tracker).data.metrics
+
+
+@pytest.mark.parametrize("skew", [-3600.0, 3600.0])
+def test_hosts_whose_clocks_are_an_hour_apart_lose_no_point_and_show_one_run_that_goes_on(
+    queued_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker, skew: float
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    scheduler.clock = 1e6
+    starts = []
+    for attempt, clock in ((1, skew), (2, 0.0), (3, skew)):
+        scheduler.start(queued_run)
+        started = scheduler.run(queued_run).started_at
+        assert started is not None
+        starts.append(started)
+        times = [started + clock + second for second in (3.0, 5.0)]
+        append_samples(
+            scheduler,
+            queued_run,
+            attempt,
+            [{"time": at, "process_cpu_percentage": at % 100} for at in times],
+        )
+        rows = [
+            {"epoch": n, "time": starts[n - 1] + (skew if n != 2 else 0.0), "test/accuracy": n / 10}
+            for n in range(1, attempt + 1)
+        ]
+        write_history(rows, scheduler.paths(queued_run).attempt(attempt).history)
+        publisher.publish_once(now=100.0)
+        scheduler.end(queued_run, Event.LOSE)
+    Publisher(store, home, tracker).publish_once(now=100.0)
+    assert steps(tracker, SAMPLE) == [0, 2, 10, 12, 20, 22]
+    assert steps(tracker) == [1, 2, 3]
+
+
+def test_a_sample_at_the_time_of_another_attempts_is_not_taken_for_that_one(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    append_samples(scheduler, running_run, 1, [{"time": 50.0, "process_cpu_percentage": 90.0}])
+    publish()
+    scheduler.end(running_run, Event.LOSE)
+    scheduler.start(running_run)
+    append_samples(scheduler, running_run, 2, [{"time": 50.0, "process_cpu_percentage": 91.0}])
+    publish()
+    assert points(tracker, SAMPLE) == [(0, 90.0, 50_000), (10, 91.0, 50_000)]
+
+
+def test_a_store_that_was_emptied_gets_the_samples_again_from_the_same_process(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    append_samples(scheduler, running_run, 1, [{"time": 50.0, "process_cpu_percentage": 90.0}])
+    publisher.publish_once(now=100.0)
+    before = mlflow_run(tracker).info.run_id
+    with sqlite3.connect(home.mlflow_database) as database:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            database.execute(f"DELETE FROM {table}")
+    append_samples(scheduler, running_run, 1, [{"time": 51.0, "process_cpu_percentage": 90.0}])
+    publisher.publish_once(now=101.0)
+    publisher.publish_once(now=200.0)
+    assert mlflow_run(tracker).info.run_id != before
+    assert steps(tracker, SAMPLE) == [0, 1]
+
+
+def test_a_double_that_a_server_made_late_is_gone_at_the_runs_end(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    scheduler.measure(running_run, 1, [1])
+    publisher.publish_once(now=100.0)
+    [made] = mlflow_runs(tracker)
+    tags = {record.IDENTITY: made.data.tags[record.IDENTITY]}
+    tracker.client.create_run(made.info.experiment_id, 1000, tags, "1-tiny")
+    users_copy = tracker.client.create_run(made.info.experiment_id, 1000, tags, "mine").info.run_id
+    tracker.client.log_metric(users_copy, "epoch", 1.0)
+    scheduler.end(running_run, Event.FAIL)
+    publisher.publish_once(now=100.0)
+    assert {run.info.run_id for run in mlflow_runs(tracker)} == {
+        made.info.run_id,
+        users_copy,
+    }
+
+
+def test_two_publishers_that_make_the_same_mlflow_run_agree_on_one(
+    running_run: int,
+    scheduler: Scheduler,
+    store: Store,
+    home: Home,
+    tracker: Tracker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = Publisher(store, home, tracker), Publisher(store, home, tracker)
+    scheduler.measure(running_run, 1, [1, 2])
+    create = tracker.client.create_run
+
+    def create_after_the_first(*arguments: Any) -> Any:
+        monkeypatch.setattr(tracker.client, "create_run", create)
+        first.publish_once(now=100.0)
+        return create(*arguments)
+
+    monkeypatch.setattr(tracker.client, "create_run", create_after_the_first)
+    second.publish_once(now=100.0)
+    assert "another publisher made its MLflow run" in (scheduler.run(running_run).publish_error or "")
+    second.publish_once(now=100.0 + publishing.FIRST_WAIT_SECONDS)
+    first.publish_once(now=200.0)
+    assert scheduler.run(running_run).publish_error is None
+    assert mlflow_run(tracker).info.run_id == scheduler.run(running_run).mlflow_run_id
+    assert steps(tracker) == steps(tracker, "epoch") == [1, 2]
 
 
 def test_a_run_that_mlflow_refuses_is_noted_in_its_row_and_holds_up_no_other(

@@ -503,7 +503,16 @@ class TestPublishing:
         store.published(running, attempt=1, state=State.FAILED)
         assert [run.id for run in store.unpublished()] == [running]
 
+    def test_the_first_of_two_publishers_says_which_mlflow_run_it_is(
+        self, store: Store, running: int
+    ) -> None:
+        assert store.bind(running, None, "abc") == "abc"
+        assert store.bind(running, None, "def") == "abc"
+        assert store.bind(running, "abc", "def") == "def"  # MLflow's store was emptied
+        assert row(store, running).mlflow_run_id == "def"
+
     def test_a_run_that_was_removed_meanwhile_is_no_error(self, store: Store, finished: int) -> None:
         store.remove([finished])
+        assert store.bind(finished, None, "abc") is None
         store.published(finished, state=State.FINISHED)
         assert store.runs() == []
