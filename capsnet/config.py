@@ -329,9 +329,13 @@ def to_yaml(config: Config) -> str:
 
 
 def with_absolute_paths(
-    config: Config, directory: Path, environment: Mapping[str, str] = os.environ
+    config: Config, directory: Path, environment: Mapping[str, str] | None = os.environ
 ) -> Config:
-    """The same run for whoever starts it elsewhere: paths are relative to `directory`, `~` is a home."""
+    """The same run for whoever starts it elsewhere: paths are relative to `directory`, `~` is a home.
+
+    Data that the YAML gives no folder lie in the one that `environment` names, or, without one, in the one
+    that the environment of whoever trains will name.
+    """
 
     def absolute(path: str | None) -> str | None:
         if path is None:
@@ -341,8 +345,10 @@ def with_absolute_paths(
 
     dataset = config.dataset
     if isinstance(dataset, StoredDataset):
-        root = absolute(dataset.root or environment.get("CAPSNET_DATA") or "data")
-        dataset = dataset.model_copy(update={"root": root})
+        root = dataset.root
+        if root is None and environment is not None:
+            root = environment.get("CAPSNET_DATA") or "data"
+        dataset = dataset.model_copy(update={"root": absolute(root)})
     paths = {key: absolute(getattr(config.checkpoint, key)) for key in ("model_path", "log_dir")}
     checkpoint = config.checkpoint.model_copy(update=paths)
     return config.model_copy(update={"dataset": dataset, "checkpoint": checkpoint})

@@ -101,7 +101,7 @@ def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
     try:
         standing.end("finished" if _train(assignment, orders, standing) else "stopped")
     except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
-        standing.end("failed", _explained(error))
+        standing.end("failed", _explained(error, assignment))
 
 
 def _lack() -> str | None:
@@ -122,7 +122,7 @@ def leave() -> NoReturn:
     os._exit(0)
 
 
-def _explained(error: BaseException) -> str:
+def _explained(error: BaseException, assignment: Assignment) -> str:
     """Print the error and return it as one line; a traceback where the user is not the one to mend it."""
     from capsnet.checkpoint import CheckpointError
     from capsnet.datasets import DataError
@@ -132,10 +132,18 @@ def _explained(error: BaseException) -> str:
     if isinstance(error, CheckpointError | DataError | TrainingError | ConfigError):
         print(f"failed: {error}", flush=True)
         line = "; ".join(str(error).splitlines())
-        # The run has its own root since its submission: CAPSNET_DATA as it is now changes nothing for it.
-        return f"{line}; resume this run with --set dataset.root=FOLDER" if "dataset.root" in line else line
+        return f"{line}; {_ways_to_data(assignment)}" if "dataset.root" in line else line
     traceback.print_exception(error)
     return traceback.format_exception_only(error)[-1].splitlines()[0]
+
+
+def _ways_to_data(assignment: Assignment) -> str:
+    """What the user can do where there are no data on this host."""
+    resume = "resume this run with --set dataset.root=FOLDER"
+    config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
+    if getattr(config.dataset, "root", None) is not None:
+        return resume  # it has its own root since its submission: CAPSNET_DATA changes nothing for it
+    return f"set CAPSNET_DATA where Ray is started on {socket.gethostname()}, or {resume}"
 
 
 def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,9 +31,12 @@ class Edit(NamedTuple):
     num_epochs: int | None
 
 
-def edited(run: Run, settings: Sequence[str], best: bool) -> Edit:
+def edited(
+    run: Run, settings: Sequence[str], best: bool, environment: Mapping[str, str] | None = os.environ
+) -> Edit:
     """The run's configuration with `key=value` put over it, for a resume.
 
+    `environment` as in `Experiment.resolved`.
     Raises CommandError for what cannot change, ConfigError for values that are not allowed.
     """
     from runner import loading
@@ -54,7 +58,7 @@ def edited(run: Run, settings: Sequence[str], best: bool) -> Edit:
         raise CommandError(f"--set num_epochs={config.num_epochs}: {done}")
     if not settings:
         return Edit(None, None)
-    return Edit(experiment.resolved(Path(run.submit_directory or "/")), config.num_epochs)
+    return Edit(experiment.resolved(Path(run.submit_directory or "/"), environment), config.num_epochs)
 
 
 def is_changeable(setting: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from runner import exits, narration
 from runner.output import PROGRAM, hint, interactive
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 SITUATION_SECONDS = 1.0  # how old what concerns all runs may be
+RETRY_SECONDS = 1.0  # before a database that did not answer is asked again
+
+Found = TypeVar("Found")
 
 WORST_FIRST = {
     State.FAILED: exits.FAILED,
@@ -32,33 +37,69 @@ class TimedOut(Exception):  # noqa: N818 - the name says what happened
     """The runs had not all ended in time."""
 
 
+def patiently(ask: Callable[[], Found], deadline: float = math.inf) -> Found:
+    """What `ask` finds out, however long the database is away meanwhile, which is said once.
+
+    Raises TimedOut where it is away at the monotonic time `deadline`.
+    """
+    from runner.store import Unreachable
+
+    told = False
+    while True:
+        try:
+            return ask()
+        except Unreachable as error:
+            if time.monotonic() >= deadline:
+                raise TimedOut from error
+            if not told:
+                hint(f"{error}; going on as soon as it answers")
+                told = True
+        time.sleep(RETRY_SECONDS)
+
+
 def looks(store: Store, ids: Sequence[int], timeout: float | None = None) -> Iterator[list[Run]]:
     """Yield the rows of `ids` about five times a second; the last look shows each of them ended.
 
     What has ended once is not read again; a run that was removed is left out. Raises TimedOut after
     `timeout` seconds.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     ended: dict[int, Run | None] = {}
     while True:
-        seen = {id_: ended[id_] if id_ in ended else store.run(id_) for id_ in ids}
+        seen = {
+            id_: ended[id_] if id_ in ended else patiently(partial(store.run, id_), deadline) for id_ in ids
+        }
         ended |= {id_: run for id_, run in seen.items() if run is None or run.state in ENDED}
         yield [run for run in seen.values() if run is not None]
         if len(ended) == len(seen):
             return
-        if deadline is not None and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             raise TimedOut
         time.sleep(POLL_SECONDS)
 
 
 def looks_at_all(store: Store) -> Iterator[list[Run]]:
-    """Yield all rows about once a second, until none is unfinished."""
+    """Yield about once a second the runs worth a look, until none in the queue is unfinished.
+
+    Whatever was yielded as unfinished comes again, until it has been yielded as it ended.
+    """
+    unfinished: set[int] = set()
     while True:
-        runs = store.runs()
-        yield runs
-        if not any(run.state in UNFINISHED for run in runs):
+        runs = {run.id: run for run in patiently(lambda: _current(store))}
+        for id_ in sorted(unfinished - runs.keys()):
+            if (run := patiently(partial(store.run, id_))) is not None:
+                runs[id_] = run
+        unfinished = {run.id for run in runs.values() if run.state in UNFINISHED}
+        yield sorted(runs.values(), key=lambda run: run.id)
+        if not unfinished:
             return
         time.sleep(SITUATION_SECONDS)
+
+
+def _current(store: Store) -> list[Run]:
+    from runner.commands.situations import current_runs
+
+    return current_runs(store)
 
 
 def outcome(ids: Sequence[int], ended: Sequence[Run]) -> int:
@@ -97,7 +138,7 @@ def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
         view = Bar(stream) if len(ids) == 1 else Table(stream)
     last: list[Run] = []
     try:
-        last = show(access.store, looks(access.store, ids), view)
+        last = show(access, looks(access.store, ids), view)
     except KeyboardInterrupt:
         hint(f"stopped looking, nothing else: `{PROGRAM} watch {_few(ids[:1])}` comes back")
         return exits.STOPPED_LOOKING
@@ -111,16 +152,18 @@ def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
     return outcome(ids, last)
 
 
-def show(store: Store, looks: Iterator[list[Run]], view: View) -> list[Run]:
+def show(access: Access, looks: Iterator[list[Run]], view: View) -> list[Run]:
     """Let `view` show each look, and return the last."""
     from runner.commands.situations import situation
 
     runs: list[Run] = []
     now: Situation | None = None
+    stale_at = 0.0
     with view:
         for runs in looks:
-            if now is None or time.time() - now.now > SITUATION_SECONDS:
-                now = situation(store)
+            if now is None or time.monotonic() >= stale_at:
+                now = patiently(lambda: situation(access))
+                stale_at = time.monotonic() + SITUATION_SECONDS
             view.show(runs, now)
     return runs
 

@@ -12,6 +12,7 @@ from capsnet.config import Config, training_part, with_absolute_paths
 from capsnet.schema import dotted_keys
 from capsnet.validation import in_order
 from capsnet.yamlfile import ConfigError, Document
+from runner.paths import Home
 from runner.spec import Spec
 
 BLOCK = "runner"
@@ -26,13 +27,29 @@ class Experiment:
     source: str  # the text of the file, as it is
     file: str
 
-    def resolved(self, directory: Path, environment: Mapping[str, str] = os.environ) -> str:
+    def resolved(self, directory: Path, environment: Mapping[str, str] | None = os.environ) -> str:
         """The whole YAML, every key with its value, for a worker that starts elsewhere.
 
         Relative paths become absolute, from `directory`; so does the folder of data that `environment` names.
+        Without an environment that is left to the worker's own, where the YAML does not name the folder.
         """
         config = with_absolute_paths(self.config, directory, environment)
         return yamlfile.dump({**config.model_dump(), BLOCK: self.spec.model_dump()})
+
+    def relative_paths(self) -> dict[str, str]:
+        """The paths, by key, that depend on where and by whom the run is submitted."""
+        checkpoint = self.config.checkpoint
+        paths = {
+            "dataset.root": getattr(self.config.dataset, "root", None),
+            "checkpoint.model_path": checkpoint.model_path,
+            "checkpoint.log_dir": checkpoint.log_dir,
+        }
+        return {key: path for key, path in paths.items() if path and not Path(path).is_absolute()}
+
+
+def data_environment(home: Home) -> Mapping[str, str] | None:
+    """Whose CAPSNET_DATA counts: that of the submit or, with a queue for several hosts, the worker's."""
+    return None if home.shared else os.environ
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from runner.notes import Situation
     from runner.rows import Run
 
-UNSERVED = f"no scheduler runs, so nothing goes on: `{PROGRAM} up` starts it"
-
 LABELS = {  # of the metrics that the result shows, in this order
     "test/accuracy": "test accuracy",
     "test/loss": "test loss",
@@ -38,6 +36,11 @@ class Moment:
             run.state is State.RUNNING and notes.silent_seconds(run, situation.now) > notes.SILENT_SECONDS
         )
         return cls(run, notes.note(run, situation), silent)
+
+
+def unserved(situation: Situation) -> str:
+    """What there is to say once where runs wait or run and no scheduler does."""
+    return f"no scheduler runs, so nothing goes on: {situation.start} starts it"
 
 
 def changes(before: Moment | None, after: Moment) -> list[str]:

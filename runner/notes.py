@@ -23,6 +23,7 @@ class Situation:
     now: float  # unix seconds
     served: bool  # a scheduler is alive
     waits: Mapping[int, str] = field(default_factory=dict)  # why each queued run waits
+    start: str = f"`{PROGRAM} up`"  # what to do where none is
 
 
 def note(run: Run, situation: Situation) -> str:
@@ -37,7 +38,7 @@ def note(run: Run, situation: Situation) -> str:
 def queued_note(run: Run, situation: Situation) -> str:
     """Why it waits, and why it was queued again where it was."""
     if not situation.served:
-        wait = f"no scheduler runs: `{PROGRAM} up`"
+        wait = f"no scheduler runs: {situation.start}"
     else:
         wait = situation.waits.get(run.id, "starts next")
     return f"{wait} (queued again: {run.reason})" if run.reason else wait
@@ -45,7 +46,7 @@ def queued_note(run: Run, situation: Situation) -> str:
 
 def running_notes(run: Run, situation: Situation) -> list[str]:
     if not situation.served:
-        return [f"no scheduler watches it: `{PROGRAM} up`"]
+        return [f"no scheduler watches it: {situation.start}"]
     notes = []
     if run.intent == "interrupt":
         notes.append("saves and stops")

@@ -13,7 +13,7 @@ for another run's files, holds nobody up.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,21 +62,25 @@ def resolve(run: Wanted, nodes: Sequence[Node]) -> Request:
     "auto" means one GPU where the cluster has any; without a GPU the cores of the largest machine, with
     one a core for the training and one for each process that loads data.
     """
-    gpus = float(any(node.total_gpus for node in nodes)) if run.gpus == "auto" else run.gpus
-    cpus = _auto_cpus(run.loader_workers, gpus, nodes) if run.cpus == "auto" else run.cpus
-    return Request(run.id, gpus, cpus, run.exclusive)
+    return Request(run.id, *_needed(run, nodes), run.exclusive)
 
 
-def resolve_all(runs: Sequence[Wanted], nodes: Sequence[Node]) -> list[Request]:
+def resolve_all(runs: Iterable[Wanted], nodes: Sequence[Node]) -> list[Request]:
     """The same for many runs, of which most ask for the same as others do."""
-    known: dict[tuple[object, ...], Request] = {}
+    known: dict[tuple[object, ...], tuple[float, float]] = {}
     requests = []
     for run in runs:
         asked = run.gpus, run.cpus, run.loader_workers
-        if (like := known.get(asked)) is None:
-            like = known[asked] = resolve(run, nodes)
-        requests.append(Request(run.id, like.gpus, like.cpus, run.exclusive))
+        if (needed := known.get(asked)) is None:
+            needed = known[asked] = _needed(run, nodes)
+        requests.append(Request(run.id, *needed, run.exclusive))
     return requests
+
+
+def _needed(run: Wanted, nodes: Sequence[Node]) -> tuple[float, float]:
+    """GPUs and cores."""
+    gpus = float(any(node.total_gpus for node in nodes)) if run.gpus == "auto" else run.gpus
+    return gpus, _auto_cpus(run.loader_workers, gpus, nodes) if run.cpus == "auto" else run.cpus
 
 
 def place(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> list[Start]:
@@ -99,9 +103,12 @@ def plan(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[
             possible[needs] = any(fits_when_empty(request, node) for node in nodes)
         if not possible[needs]:
             continue
-        waits_for_a_file = not taken.isdisjoint(request.exclusive)
-        taken.update(request.exclusive)  # of one that waits, too: a later run must not snatch them
-        if waits_for_a_file or needs in hopeless:
+        if request.exclusive:
+            waits_for_a_file = not taken.isdisjoint(request.exclusive)
+            taken.update(request.exclusive)  # of one that waits, too: a later run must not snatch them
+            if waits_for_a_file:
+                continue
+        if needs in hopeless:
             continue
         if admitting := [room for room in rooms if room.admits(request)]:
             room = min(admitting, key=lambda room: room.preference(request))

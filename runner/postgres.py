@@ -45,7 +45,7 @@ class PostgresDatabase(Database):
     elsewhere = "make another one with `createdb` and name it in RUNNER_DATABASE_URL"
 
     def __init__(self, url: URL) -> None:
-        self.name = url.set(drivername="postgresql", password=None, query={}).render_as_string()
+        self.name = _without_password(url)
         self._engine = _engine(url)
         self.reader = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -85,6 +85,11 @@ class PostgresDatabase(Database):
         """What the server or the driver said, and whether it may pass."""
         said, passes = postgres_errors.explain(str(error.orig), getattr(error.orig, "sqlstate", None))
         return (Unreachable if passes else StoreError)(f"{self.name}: {said}")
+
+
+def _without_password(url: URL) -> str:
+    shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database)
+    return shown.render_as_string()
 
 
 def _engine(url: URL) -> Engine:

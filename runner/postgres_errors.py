@@ -40,6 +40,10 @@ PASSING = {
 PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
 
 
+# Without a code it has not connected: what the server, encryption or the URL forbids stays so.
+LASTING_SIGNS = ("FATAL:", "SSL", "ssl", "certificate", "invalid", "bad value")
+
+
 def explain(message: str, code: str | None) -> tuple[str, bool]:
     """What to tell the user, and whether it may pass by itself."""
     said = one_line(message)
@@ -47,22 +51,17 @@ def explain(message: str, code: str | None) -> tuple[str, bool]:
         if words in said:
             return advice, False
     for kind, advice in MISSING.items():
-        if said.endswith("does not exist") and f'FATAL:  {kind} "' in message:
+        if said.startswith(f'FATAL: {kind} "') and said.endswith("does not exist"):
             return advice, False
     for words, advice in PASSING.items():
         if words in said:
             return advice, True
     if code is not None:
         return said, code.startswith(PASSING_CLASSES)
-    return said, not any(
-        sign in said for sign in ("FATAL:", "SSL", "ssl", "certificate", "invalid", "bad value")
-    )
+    return said, not any(sign in said for sign in LASTING_SIGNS)
 
 
 def one_line(message: str) -> str:
-    """The first line that says anything, without the driver's introduction."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    said = next((line for line in lines if not line.startswith("connection failed: connection to")), "")
-    if not said and lines:
-        said = lines[0].rpartition(" failed: ")[2]
-    return " ".join(said.split())
+    """The first line without the driver's introduction; hints and other addresses follow it."""
+    first = message.strip().partition("\n")[0]
+    return " ".join(first.rpartition(" failed: ")[2].removeprefix("connection is bad: ").split())

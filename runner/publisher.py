@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import getpass
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,14 @@ Fingerprint = tuple[object, ...]
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """How far a system.csv was published."""
+
+    first: float  # time of its first sample
+    end: int  # bytes
+
+
+@dataclass(frozen=True)
 class Wait:
     """When a run that could not be published is tried again."""
 
@@ -49,7 +58,7 @@ class Publisher:
         self._logs = logs
         self._records: dict[int, Record] = {}
         self._published: dict[int, Fingerprint] = {}
-        self._sampled: dict[Path, int] = {}  # bytes of each system.csv that were published
+        self._sampled: dict[tuple[str, Path], Sampled] = {}  # by MLflow run and system.csv
         self._waits: dict[int, Wait] = {}
 
     def publish_once(self, now: float) -> None:
@@ -112,16 +121,14 @@ class Publisher:
             self._add_files(run, known, paths)
         if run.state is State.FINISHED:
             self._add_result(run, known, paths, rows)
-        self._store.published(
-            run.id, attempt=run.attempt, epoch=known.epoch, mlflow_run_id=known.id, state=run.state
-        )
+        self._store.published(run.id, attempt=run.attempt, epoch=known.epoch, state=run.state)
 
     def _describe(self, run: Run, paths: RunPaths) -> Record:
         """Bring the run's params, tags and status up to date; what MLflow holds of it."""
         tags = record.tags(run, self._store.queue_id, str(paths.folder), _user(), capsnet.__version__)
-        if run.id not in self._records:
-            found = self._tracker.open(run.mlflow_run_id, record.label(run), run.submitted_at, tags)
-            self._records[run.id] = found
+        if run.id not in self._records or run.state in ENDED:
+            # At the end MLflow is asked again: one that hung may have made a double of the run since.
+            self._records[run.id] = self._open(run, tags)
         known = self._records[run.id]
         if not known.params:
             self._tracker.add_params(known, record.params(run.config))
@@ -129,13 +136,26 @@ class Publisher:
         self._tracker.set_status(known, record.STATUS[run.state], run.ended_at)
         return known
 
+    def _open(self, run: Run, tags: Mapping[str, str | None]) -> Record:
+        """What MLflow holds of the run; where it is made now, all publishers agree which one it is."""
+        found = self._tracker.open(run.mlflow_run_id, record.label(run), run.submitted_at, tags)
+        if found.id != run.mlflow_run_id:
+            agreed = self._store.bind(run.id, run.mlflow_run_id, found.id)
+            if agreed != found.id:  # the one that was just made is empty, and goes when MLflow is asked again
+                raise TrackingError(f"another publisher made its MLflow run {agreed}: going on with that one")
+        return found
+
     def _add_samples(self, run: Run, known: Record, paths: RunPaths) -> None:
         attempts = self._store.attempts(run.id)
-        for file in (paths.attempt(attempt.number).system for attempt in attempts):
-            rows, end = system_metrics.read(file, self._sampled.get(file, 0))
-            points = record.samples(rows, attempts[0].started_at, known.sampled)
-            self._tracker.add_points(known, points)
-            self._sampled[file] = end
+        for attempt in attempts:
+            file = paths.attempt(attempt.number).system
+            before = self._sampled.get((known.id, file))
+            rows, end = system_metrics.read(file, before.end if before else 0)
+            if rows:
+                first = before.first if before else rows[0]["time"]
+                started = attempt.started_at - attempts[0].started_at
+                self._tracker.add_points(known, record.samples(rows, first, started, known.sampled))
+                self._sampled[known.id, file] = Sampled(first, end)
 
     def _add_files(self, run: Run, known: Record, paths: RunPaths) -> None:
         """The files of a run that has ended, laid out as in its own folder."""

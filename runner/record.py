@@ -27,13 +27,16 @@ STATUS = {
 IDENTITY = "runner.id"  # the tag by which a run is found again, whoever made it
 EPOCH = "epoch"  # a metric of its own: its last step is how far the run has been published
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
-SAMPLE = SYSTEM + system_metrics.CPU  # in every sample: its times are those of the samples published
+SAMPLE = SYSTEM + system_metrics.CPU  # in every sample: by its points one knows the samples published
 BEST = {
     "best/epoch": "best_epoch",
     "best/validation/accuracy": "validation/accuracy_at_best_epoch",
     "best/test/accuracy": "test/accuracy_at_best_epoch",
 }
 LONGEST_KEY = 250  # characters, MLflow's limit
+
+
+Sample = tuple[int, float]  # its time in ms and its CPU load: two attempts' clocks may show the same time
 
 
 class Point(NamedTuple):
@@ -121,16 +124,19 @@ def best(history: Sequence[Row]) -> list[Point]:
     return [Point(name, figures[key], at, epoch) for key, name in BEST.items() if key in figures]
 
 
-def samples(rows: Iterable[Mapping[str, float]], since: float, known: set[int]) -> Iterator[list[Point]]:
-    """The points of each system sample whose time (in ms) is not `known`, one list a sample.
+def samples(
+    rows: Iterable[Mapping[str, float]], first: float, started: float, known: set[Sample]
+) -> Iterator[list[Point]]:
+    """The points of each system sample that is not `known`, one list a sample.
 
-    The step is in seconds after `since`, the start of the first attempt: a pure function of the sample,
-    so that publishing it again, from another process, makes the same point.
+    `first` is the time of the attempt's first sample and `started` when the attempt was started, in seconds
+    after the run's first attempt; the step is in seconds from there on too. So hosts whose clocks disagree
+    show one run that goes on, and publishing a sample again, from another process, makes the same point.
     """
     for row in rows:
         at = _milliseconds(row["time"])
-        if at not in known:
-            step = round(row["time"] - since)
+        if (at, row[system_metrics.CPU]) not in known:
+            step = round(started + row["time"] - first)
             yield [Point(SYSTEM + key, value, at, step) for key, value in row.items() if key != "time"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from runner.states import State
 
@@ -86,6 +86,16 @@ class Run:
     published_epoch: int | None
     published_state: State | None
     publish_error: str | None
+
+
+class Waiting(NamedTuple):
+    """What decides when a queued run starts: little, for there may be ten thousand of them."""
+
+    id: int
+    gpus: float | Auto
+    cpus: float | Auto
+    loader_workers: int
+    exclusive: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

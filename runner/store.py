@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, Unpack
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from runner import moves
 from runner.database import Database, NoQueue, StoreError, Unreachable
@@ -28,9 +28,9 @@ from runner.queries import (
     write,
     write_attempt,
 )
-from runner.rows import Attempt, Beat, Down, Intent, Machine, NewRun, Outcome, ProgressFields, Run
+from runner.rows import Attempt, Beat, Down, Intent, Machine, NewRun, Outcome, ProgressFields, Run, Waiting
 from runner.states import ENDED, Event, IllegalMove, State
-from runner.tables import BEAT, RUN, attempts, log_pieces, queue, runs
+from runner.tables import BEAT, BEHIND, RUN, WAITING, attempts, log_pieces, queue, runs
 
 __all__ = [
     "NoQueue",
@@ -42,6 +42,8 @@ __all__ = [
     "Unreachable",
     "open_store",
 ]
+
+IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to start
 
 
 class UnknownRun(StoreError):  # noqa: N818 - the name says what happened
@@ -104,11 +106,30 @@ class Store:
         with self._reading() as connection:
             return all_runs(connection, query if states is None else query.where(runs.c.state.in_(states)))
 
-    def queue(self) -> list[Run]:
-        """The QUEUED runs in the order in which they are to start: by priority, then by number."""
-        query = select(*RUN).where(runs.c.state == State.QUEUED)
+    def queue(self, at_most: int | None = None) -> list[Run]:
+        """The QUEUED runs, or the first of them, in the order in which they are to start."""
+        query = select(*RUN).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
         with self._reading() as connection:
-            return all_runs(connection, query.order_by(runs.c.priority.desc(), runs.c.id))
+            return all_runs(connection, query.limit(at_most))
+
+    def line(self) -> list[Waiting]:
+        """All QUEUED runs in the same order, with no more than placement must know."""
+        query = select(*WAITING).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
+        with self._reading() as connection:
+            return [Waiting._make(row) for row in connection.execute(query)]
+
+    def latest(self, at_most: int) -> list[Run]:
+        """The runs that ended last, by number."""
+        ended = select(*RUN).where(runs.c.state.in_(ENDED)).order_by(runs.c.ended_at.desc(), runs.c.id.desc())
+        with self._reading() as connection:
+            return sorted(all_runs(connection, ended.limit(at_most)), key=lambda run: run.id)
+
+    def counts(self) -> dict[State, int]:
+        """How many runs there are in each state."""
+        query = select(runs.c.state, func.count()).group_by(runs.c.state)
+        with self._reading() as connection:
+            found = {row[0]: row[1] for row in connection.execute(query)}
+        return {state: found.get(state, 0) for state in State}
 
     def attempts(self, run_id: int) -> list[Attempt]:
         """The attempts of a run, the oldest first."""
@@ -224,11 +245,14 @@ class Store:
 
     def unpublished(self, started: bool = False) -> list[Run]:
         """The runs of which tracking may lack something, by number; `started`: that have had an attempt."""
-        behind = func.coalesce(runs.c.durable_epoch, 0) > func.coalesce(runs.c.published_epoch, 0)
-        moved = or_(runs.c.published_state.is_(None), runs.c.published_state != runs.c.state)
-        query = select(*RUN).where(or_(runs.c.state == State.RUNNING, moved, behind)).order_by(runs.c.id)
+        query = select(*RUN).where(BEHIND).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query.where(runs.c.attempt > 0) if started else query)
+
+    def anything_unpublished(self) -> bool:
+        """Whether there is such a run, which is quicker to know than which ones there are."""
+        with self._reading() as connection:
+            return connection.execute(select(runs.c.id).where(BEHIND).limit(1)).first() is not None
 
     def published(
         self,
@@ -253,6 +277,18 @@ class Store:
             if attempt not in (None, run.attempt):
                 changes.pop("published_state", None)
             write(connection, run, {**changes, "publish_error": error})
+
+    def bind(self, run_id: int, before: str | None, mlflow_run_id: str) -> str | None:
+        """Notes the MLflow run of a run whose noted one was `before`; the one that counts.
+
+        That is another one where another publisher has noted it meanwhile; None for a removed run.
+        """
+        with self._writing() as connection:
+            run = locked_run(connection, run_id)
+            if run is None or run.mlflow_run_id != before:
+                return run and run.mlflow_run_id
+            write(connection, run, {"mlflow_run_id": mlflow_run_id})
+            return mlflow_run_id
 
     def add_log(self, run_id: int, attempt: int, position: int, data: bytes) -> int:
         """Keeps a piece of an attempt's log where it begins at the end of what is kept; the end after.

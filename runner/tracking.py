@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner import record
 from runner.paths import Home
-from runner.record import Point
+from runner.record import Point, Sample
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,18 +27,21 @@ if TYPE_CHECKING:
 
 POINTS_A_BATCH = 1000  # MLflow's limits for one request
 TAGS_A_BATCH = 100
+OLDEST_SERVER = 3  # major version; the ones before know no logged models
 MODEL_EPOCH = "runner.epoch"  # tag of a model: the epoch after which its weights were taken
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its UI shows runs, not chats
 
 SETTINGS = {
-    # A server that is away is tried again at the next tick; MLflow itself would wait for minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # A server that is away is tried again at a later round; MLflow itself would wait for minutes, and
+    # send again what a server that hangs has received and carries out later.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; a model that is uploaded takes some
     # No calls home, and nothing on the worker's or the user's terminal.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password in it
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     # The requirements of a model are given: asking pip whether they agree would need the network.
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
@@ -119,7 +122,7 @@ class Record:
     params: dict[str, str]
     tags: dict[str, str]
     epoch: int = 0  # the last one whose metrics it has
-    sampled: set[int] = field(default_factory=set)  # times of the system samples that it has, in ms
+    sampled: set[Sample] = field(default_factory=set)  # the system samples that it has
 
 
 class Tracker:
@@ -134,7 +137,7 @@ class Tracker:
         """Raises unless the store answers and the experiment, created where it is missing, is in use."""
         if self._client is None:
             with locked(self.target.lock):
-                self._client = _connect(self.target.uri)
+                self._client = _connect(self.target)
                 self._experiment_id = self._experiment()
         else:
             self._experiment_id = self._experiment()
@@ -184,7 +187,7 @@ class Tracker:
             known = {key: value for key, value in tags.items() if value is not None}
             run = self.client.create_run(str(self._experiment_id), round(started_at * 1000), known, name)
             return Record(run.info.run_id, run.info.experiment_id, run.info.status, params={}, tags=known)
-        if run.info.lifecycle_stage != "active":
+        if not _is_active(run):
             raise TrackingError(f"its MLflow run {run.info.run_id} was deleted: restore it in MLflow's UI")
         history = self.client.get_metric_history
         return Record(
@@ -194,24 +197,40 @@ class Tracker:
             params=dict(run.data.params),
             tags=dict(run.data.tags),
             epoch=max((point.step for point in history(run.info.run_id, record.EPOCH)), default=0),
-            sampled={point.timestamp for point in history(run.info.run_id, record.SAMPLE)},
+            sampled={(point.timestamp, point.value) for point in history(run.info.run_id, record.SAMPLE)},
         )
 
     def _find(self, known_id: str | None, identity: str | None) -> Any:
-        from mlflow.entities import ViewType
+        """The run of this id, else the fullest of this identity; empty doubles of it are deleted.
+
+        A server that hung may carry out the making of a run after its client has given up and made another.
+        """
+        known = self._run(known_id)
+        experiment_id = known.info.experiment_id if known else str(self._experiment_id)
+        query = f"tags.`{record.IDENTITY}` = '{identity}'"
+        found = self.client.search_runs([experiment_id], query, _any_stage())
+        # In an order that another process, which looks at the same moment, finds too.
+        found.sort(key=lambda run: (not _is_active(run), _is_empty(run), run.info.run_id))
+        if known is None and not found:
+            return None
+        chosen = known or found[0]
+        for run in found:
+            if _is_active(run) and _is_empty(run) and run.info.run_id != chosen.info.run_id:
+                self.client.delete_run(run.info.run_id)
+        return chosen
+
+    def _run(self, run_id: str | None) -> Any:
+        """The run of this id, None where there is none: the store was emptied, or is another one."""
         from mlflow.exceptions import MlflowException
 
-        if known_id is not None:
-            try:
-                return self.client.get_run(known_id)
-            except MlflowException as error:  # the store was emptied, or is another one
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        query = f"tags.`{record.IDENTITY}` = '{identity}'"
-        found = self.client.search_runs(
-            [str(self._experiment_id)], query, ViewType.ALL, order_by=["attributes.start_time ASC"]
-        )
-        return found[0] if found else None
+        if run_id is None:
+            return None
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
     def add_points(self, run: Record, groups: Iterable[Sequence[Point]]) -> None:
         """Writes groups of points, in order; a group is written whole or not at all."""
@@ -264,24 +283,24 @@ class Tracker:
         from mlflow.models import Model
 
         model = self._model(run, name, epoch)
-        if model.status == "READY":
-            return
-        with tempfile.TemporaryDirectory(prefix="runner-model-") as folder:
-            identity = Model(artifact_path=model.artifact_location, run_id=run.id, model_id=model.model_id)
-            save(Path(folder) / "model", identity)
-            self.client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
-        # The run has these points already, where MLflow drops the second one.
-        self.client.log_batch(run.id, metrics=[_metric(point, model.model_id) for point in points])
-        self.client.finalize_logged_model(model.model_id, "READY")
+        if model.status != "READY":
+            with tempfile.TemporaryDirectory(prefix="runner-model-") as folder:
+                identity = Model(
+                    artifact_path=model.artifact_location, run_id=run.id, model_id=model.model_id
+                )
+                save(Path(folder) / "model", identity)
+                self.client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+            # The run has these points already, where MLflow drops the second one.
+            self.client.log_batch(run.id, metrics=[_metric(point, model.model_id) for point in points])
+            self.client.finalize_logged_model(model.model_id, "READY")
+        self._delete_doubles(run, epoch, model)
 
     def _model(self, run: Record, name: str, epoch: int) -> LoggedModel:
         """The run's model after this epoch, perhaps left unfinished by an earlier process."""
         from mlflow.entities import LoggedModelOutput
 
-        models = self.client.search_logged_models([run.experiment_id], f"source_run_id = '{run.id}'")
-        model = next((model for model in models if model.tags.get(MODEL_EPOCH) == str(epoch)), None)
-        if model is None:
-            model = self.client.create_logged_model(
+        if not self._models(run, epoch):
+            self.client.create_logged_model(
                 run.experiment_id,
                 name=re.sub("[/:.%\"']", "_", name),
                 source_run_id=run.id,
@@ -289,18 +308,77 @@ class Tracker:
                 params=run.params,
                 model_type="classifier",
             )
+        model = self._models(run, epoch)[0]  # looked for again: another process may have been quicker
         outputs = self.client.get_run(run.id).outputs
         if outputs is None or model.model_id not in {output.model_id for output in outputs.model_outputs}:
             self.client.log_outputs(run.id, [LoggedModelOutput(model.model_id, step=epoch)])
         return model
 
+    def _models(self, run: Record, epoch: int) -> list[LoggedModel]:
+        """The run's models after this epoch; first the one that counts: a finished one, else the oldest."""
+        models = self.client.search_logged_models([run.experiment_id], f"source_run_id = '{run.id}'")
+        found = [model for model in models if model.tags.get(MODEL_EPOCH) == str(epoch)]
+        return sorted(found, key=lambda model: (model.status != "READY", *_age(model)))
 
-def _connect(uri: str) -> MlflowClient:
-    """A client; in a new SQLite file this makes MLflow's tables, which takes seconds."""
+    def _delete_doubles(self, run: Record, epoch: int, model: LoggedModel) -> None:
+        """Delete what a server that hung has made of the model after its client had given up.
+
+        Only younger ones: who looks at the same moment and holds another one for the model keeps the older.
+        """
+        for other in self._models(run, epoch):
+            if _age(other) > _age(model):
+                self.client.delete_logged_model(other.model_id)
+
+
+def _age(model: LoggedModel) -> tuple[int, str]:
+    """Sorts models by when they were made."""
+    return model.creation_timestamp, model.model_id
+
+
+def _is_active(run: Any) -> bool:
+    """Whether an MLflow run is not deleted."""
+    return run.info.lifecycle_stage == "active"
+
+
+def _is_empty(run: Any) -> bool:
+    """Whether nothing but the making of an MLflow run was ever written to it."""
+    return not run.data.params and not run.data.metrics
+
+
+def _any_stage() -> int:
+    """Which runs to search: those that were deleted too."""
+    from mlflow.entities import ViewType
+
+    return ViewType.ALL
+
+
+def _connect(target: Target) -> MlflowClient:
+    """A client; in a new SQLite file this makes MLflow's tables, which takes seconds.
+
+    Raises TrackingError for a server that is too old.
+    """
     with quiet():
         from mlflow import MlflowClient
 
-        return MlflowClient(uri)
+        if target.served:
+            _require_server(target.uri)
+        return MlflowClient(target.uri)
+
+
+def _require_server(uri: str) -> None:
+    """Raises unless the server answers and is, as far as it says, one that takes all that is published."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+    from mlflow.version import VERSION
+
+    answer: Any = http_request(get_default_host_creds(uri), "/version", "GET")
+    # Behind some gateways there is no such page, but one for people.
+    said = re.fullmatch(r"(\d+)\.\d[\w.+-]*", answer.text.strip()) if answer.status_code == 200 else None
+    if said and int(said[1]) < OLDEST_SERVER:
+        raise TrackingError(
+            f"this server is MLflow {said[0]}, which takes no models from the MLflow {VERSION} of this host: "
+            f"upgrade the server to {OLDEST_SERVER} or newer, or name another one in MLFLOW_TRACKING_URI"
+        )
 
 
 def _metric(point: Point, model_id: str | None = None) -> Any:

@@ -47,7 +47,7 @@ class Lines:
     def show(self, runs: Sequence[Run], situation: Situation) -> None:
         unfinished = any(run.state in UNFINISHED for run in runs)
         if self._served and not situation.served and unfinished:
-            print(narration.UNSERVED, file=self._stream, flush=True)
+            print(narration.unserved(situation), file=self._stream, flush=True)
         self._served = situation.served
         for run in runs:
             before, after = self._seen.get(run.id), Moment.of(run, situation)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +42,15 @@ class Done(NamedTuple):
 class Lab:
     """A directory to submit from, and a home in it."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        database_url: str | None = None,
+    ):
         self.folder = folder
-        self.home = Home(folder / "home")
+        self.home = Home(folder / "home", database_url)
         self._monkeypatch = monkeypatch
         self._capsys = capsys
         self._store: Store | None = None
@@ -53,6 +59,14 @@ class Lab:
         monkeypatch.setenv("RUNNER_HOME", str(self.home.root))
         monkeypatch.setenv("RAY_ADDRESS", ELSEWHERE)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        if database_url is not None:
+            monkeypatch.setenv("RUNNER_DATABASE_URL", database_url)
+
+    def become_a_laptop(self) -> None:
+        """Of the cluster that serves the queue, and of the runs' folders, there is nothing on this host."""
+        self._monkeypatch.delenv("RUNNER_HOME")
+        self._monkeypatch.delenv("RAY_ADDRESS")
+        self._monkeypatch.setenv("RUNNER_RAY_DIR", str(self.folder / "ray"))
 
     @property
     def store(self) -> Store:
@@ -82,10 +96,12 @@ class Lab:
 
     def process(self, *words: object, **variables: str) -> Done:
         """Run a command in a process of its own, without a terminal."""
+        return self.finish(self.command(*words), **variables)
+
+    def finish(self, command: Sequence[str], **variables: str) -> Done:
+        """Run any process to its end."""
         environment = {**os.environ, **variables}
-        done = subprocess.run(
-            self.command(*words), env=environment, capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         return Done(done.returncode, done.stdout, done.stderr)
 
     def file(self, name: str = "tiny.yaml", text: str = TINY) -> Path:
@@ -96,13 +112,21 @@ class Lab:
 
     # The scheduler's part.
 
-    def serve(self, gpus: float = 0, cores: float = 2) -> None:
-        """A scheduler is alive, and stays so."""
-        now = time.time() + FAR_AHEAD
-        tracking = target(self.home, {}).uri
-        self._epoch = self.store.take_over(now, "lab", capsnet.__version__, tracking)
-        machine = Machine(name="bench", gpus=int(gpus), cpus=cores, leaving=False)
-        self.store.beat(self._epoch, now, pid=1, host="bench", machines=[machine])
+    def serve(
+        self,
+        gpus: float = 0,
+        cores: float = 2,
+        machines: Sequence[Machine] = (),
+        tracking: str | None = None,
+        home: str | None = None,
+        ahead: float = FAR_AHEAD,
+    ) -> None:
+        """A scheduler is alive, and stays so for `ahead` seconds and some."""
+        now = self.store.now() + ahead
+        tracking = tracking or target(self.home, {}).uri
+        self._epoch = self.store.take_over(now, "lab", capsnet.__version__, tracking, home)
+        bench = Machine(name="bench", gpus=int(gpus), cpus=cores, leaving=False)
+        self.store.beat(self._epoch, now, pid=1, host="bench", machines=machines or [bench])
 
     def submit(self, text: str = TINY, **options: object) -> int:
         """A queued run; its number."""

@@ -17,10 +17,10 @@ settings.load_profile("patient")
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
-    """A PostgreSQL for all tests that do not stop it."""
+    """A PostgreSQL for all tests; one that stops it starts it again."""
     if (reason := postgres.missing()) is not None:
         pytest.skip(reason)
-    with postgres.server("fsync=off", "full_page_writes=off") as server:
+    with postgres.server("fsync=off", "max_connections=40") as server:
         yield server
 
 
@@ -37,15 +37,5 @@ def postgres_queue(postgres_server: postgres.Server) -> str:
 @pytest.fixture
 def postgres_url(postgres_server: postgres.Server, postgres_queue: str) -> str:
     """The URL of a queue without runs on PostgreSQL, whose numbers begin at 1."""
-    empty_queue(postgres_server, postgres_queue)
+    postgres_server.empty_queue(postgres_queue)
     return postgres_queue
-
-
-def empty_queue(server: postgres.Server, url: str) -> None:
-    """Make a queue as good as new, which is quicker than to make one."""
-    server.execute(
-        "TRUNCATE runs, attempts, log_pieces RESTART IDENTITY; UPDATE queue SET epoch = 0, at = NULL, "
-        "cluster = NULL, version = NULL, tracking = NULL, pid = NULL, host = NULL, cores = NULL, "
-        "gpus = NULL, machines = NULL, home = NULL, message = NULL, down_at = NULL, down_force = NULL",
-        database=url.rpartition("/")[2],
-    )

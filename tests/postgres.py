@@ -24,9 +24,9 @@ START_SECONDS = 60
 
 def missing() -> str | None:
     """Why no server can be started here; None where one can."""
-    if _programs() is None:
+    if programs() is None:
         return "no PostgreSQL here: no initdb on the PATH or in /usr/lib/postgresql (apt install postgresql)"
-    if os.getuid() == 0 and _servant() is None:
+    if os.getuid() == 0 and servant() is None:
         return "PostgreSQL does not run as root, and there is no user postgres or nobody to run it as"
     return None
 
@@ -35,7 +35,7 @@ class Server:
     """A server of the superuser `postgres`, whom it believes without a password through its socket alone."""
 
     def __init__(self, folder: Path, *settings: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._data = folder / "data"
         self.port = _free_port()
         self._settings = [
@@ -47,7 +47,7 @@ class Server:
         self._new = 0
         password_file = folder / "password"
         password_file.write_text(PASSWORD)
-        if (user := _servant()) is not None:
+        if (user := servant()) is not None:
             for path in (folder, password_file):
                 shutil.chown(path, user.pw_name)
         access = ["--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password_file}"]
@@ -57,7 +57,7 @@ class Server:
     def start(self) -> None:
         """Start, and wait until it can be used."""
         options = " ".join(f"-c {setting}" for setting in self._settings)
-        log = f"--log={self._folder / 'log'}"
+        log = f"--log={self.folder / 'log'}"
         self._run("pg_ctl", "start", f"--pgdata={self._data}", "-w", f"-t{START_SECONDS}", log, "-o", options)
 
     def stop(self, mode: str = "fast") -> None:
@@ -67,6 +67,15 @@ class Server:
     def restart(self, mode: str = "fast") -> None:
         self.stop(mode)
         self.start()
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """It is stopped for a while."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     @contextmanager
     def hung(self) -> Iterator[None]:
@@ -97,7 +106,7 @@ class Server:
     def connect(self, database: str) -> psycopg.Connection[Any]:
         """A connection of the superuser, in which each statement is a transaction."""
         return psycopg.connect(
-            host=str(self._folder), port=self.port, user="postgres", dbname=database, autocommit=True
+            host=str(self.folder), port=self.port, user="postgres", dbname=database, autocommit=True
         )
 
     def new_database(self, template: str = "template1") -> str:
@@ -107,14 +116,23 @@ class Server:
         self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
 
+    def empty_queue(self, url: str) -> None:
+        """Make a queue as good as new, which is quicker than to make one."""
+        self.execute(
+            "TRUNCATE runs, attempts, log_pieces RESTART IDENTITY; UPDATE queue SET epoch = 0, at = NULL, "
+            "cluster = NULL, version = NULL, tracking = NULL, pid = NULL, host = NULL, cores = NULL, "
+            "gpus = NULL, machines = NULL, home = NULL, message = NULL, down_at = NULL, down_force = NULL",
+            database=url.rpartition("/")[2],
+        )
+
     def _run(self, program: str, *arguments: str) -> None:
-        folder = _programs()
+        folder = programs()
         assert folder is not None
         command = [str(folder / program), *arguments]
-        if (user := _servant()) is not None:
+        if (user := servant()) is not None:
             own = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
             command = ["setpriv", *own, *command]
-        with (self._folder / "output").open(
+        with (self.folder / "output").open(
             "a+"
         ) as output:  # a pipe would stay open as long as the server runs
             done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd="/", check=False)
@@ -134,7 +152,7 @@ def server(*settings: str) -> Iterator[Server]:
             started.stop("immediate")
 
 
-def _programs() -> Path | None:
+def programs() -> Path | None:
     """The folder of PostgreSQL's programs, the newest one's where there are several."""
     on_path = shutil.which("initdb")
     if on_path is not None:
@@ -143,7 +161,7 @@ def _programs() -> Path | None:
     return max((path.parent for path in found), key=lambda path: int(path.parent.name), default=None)
 
 
-def _servant() -> pwd.struct_passwd | None:
+def servant() -> pwd.struct_passwd | None:
     """Whom the superuser lets run the server, which refuses to run as root; None for anybody else."""
     if os.getuid() != 0:
         return None

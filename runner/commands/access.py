@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.output import PROGRAM, CommandError
@@ -22,13 +25,38 @@ class Access(NamedTuple):
 
 @contextmanager
 def open_queue(create: bool = False) -> Iterator[Access]:
-    """The queue of this home; one that does not exist is made only where `create` says so."""
+    """The queue of this home; one that does not exist is made only where `create` says so.
+
+    The runs of a queue for several hosts lie where RUNNER_HOME says or, without it, where the hosts of the
+    cluster see them: this host need not.
+    """
     from runner.paths import home
     from runner.store import open_store
 
     place = home()
     with open_store(place, create=create) as store:
+        if place.shared and not os.environ.get("RUNNER_HOME") and (folder := store.recorded_home()):
+            place = replace(place, root=Path(folder))
         yield Access(place, store)
+
+
+def how_to_start(home: Home) -> str:
+    """What to do where no scheduler serves the queue."""
+    return f"`{PROGRAM} up` on a host of the cluster" if is_elsewhere(home) else f"`{PROGRAM} up`"
+
+
+def is_elsewhere(home: Home) -> bool:
+    """Whether the runs of this queue run on a cluster that this host does not belong to."""
+    return home.shared and not os.environ.get("RAY_ADDRESS")
+
+
+def require_folders(home: Home, what: str) -> None:
+    """Raises CommandError where the runs' folders are not to be seen from here, before `what` is done."""
+    if home.shared and not home.root.is_dir():
+        raise CommandError(
+            f"{home.root} with the runs' folders is not to be seen from this host: {what} on a host of the "
+            "cluster, or mount it and name it in RUNNER_HOME"
+        )
 
 
 def named(store: Store, text: str) -> Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +69,7 @@ def prune(
             seconds = parse_duration(older_than) if older_than is not None else 0.0
         except ValueError as error:
             raise CommandError(f"--older-than: {error}") from error
-        chosen = prunable(store.runs(ENDED), time.time() - seconds, keep_best)
+        chosen = prunable(store.runs(ENDED), store.now() - seconds, keep_best)
         unpublished = [run.id for run in chosen if not is_published(run)]
         if unpublished:
             hint(f"kept, for MLflow does not have all of them yet: {listed(unpublished)}")
@@ -108,7 +107,10 @@ def is_published(run: Run) -> bool:
 def remove(home: Home, store: Store, runs: list[Run], yes: bool, json: bool) -> None:
     """Ask, then forget the runs and delete their folders."""
     from runner import storage
+    from runner.commands.access import require_folders
 
+    if any(run.attempt for run in runs):
+        require_folders(home, "delete them")
     sizes = {run.id: storage.size(home.run(run.id, run.name)) for run in runs}
     freed = megabytes(sum(sizes.values()))
     if runs:

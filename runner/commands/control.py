@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,18 +42,18 @@ def cancel(runs: Runs, grace: Grace = GRACE_SECONDS, json: Json = False) -> None
 
 
 def _ask(texts: list[str], intent: Intent, grace: float, json: bool) -> None:
-    from runner.commands.access import all_named, open_queue
+    from runner.commands.access import all_named, how_to_start, open_queue
     from runner.service import is_alive
 
-    with open_queue() as (_, store):
+    with open_queue() as (home, store):
         chosen = all_named(store, texts)
         refuse([_ended(run, intent) for run in chosen if run.state in ENDED])
         states = {}
         for run in chosen:
-            states[run.id] = store.ask(run.id, intent, grace, time.time())
+            states[run.id] = store.ask(run.id, intent, grace, store.now())
             hint(_asked(run, states[run.id], intent))
-        if State.RUNNING in states.values() and not is_alive(store, time.time()):
-            hint(f"no scheduler runs to see to it: `{PROGRAM} up`")
+        if State.RUNNING in states.values() and not is_alive(store, store.now()):
+            hint(f"no scheduler runs to see to it: {how_to_start(home)}")
         if json:
             emit_json([{"id": run.id, "state": states[run.id]} for run in chosen])
 
@@ -93,13 +92,14 @@ def resume(
     from runner.commands.access import named, open_queue
     from runner.commands.starting import start_service
     from runner.editing import edited
+    from runner.loading import data_environment
 
     with open_queue() as (home, store):
         chosen = named(store, run)
         if chosen.state not in ENDED:
             raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
-        edit = edited(chosen, settings or [], best)
-        store.resume(chosen.id, edit.config, edit.num_epochs, best, now=time.time())
+        edit = edited(chosen, settings or [], best, data_environment(home))
+        store.resume(chosen.id, edit.config, edit.num_epochs, best, now=store.now())
         hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")
         started = start_service(home, store)
         if json:

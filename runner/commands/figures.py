@@ -37,7 +37,7 @@ def figures(run: RunArgument, kinds: Kinds = None, best: Best = False) -> None:
       python -m runner figures 3
       python -m runner figures 3 perturb rotate
     """
-    from runner.commands.access import named, open_queue
+    from runner.commands.access import named, open_queue, require_folders
     from runner.commands.show import newest_checkpoint
 
     for kind in kinds or []:
@@ -45,6 +45,8 @@ def figures(run: RunArgument, kinds: Kinds = None, best: Best = False) -> None:
             raise CommandError(f"there is no picture {kind!r}: choose from {', '.join(KINDS)}")
     with open_queue() as (home, store):
         chosen = named(store, run)
+        if chosen.attempt:
+            require_folders(home, "draw them")
         checkpoint = newest_checkpoint(chosen, home)
     if checkpoint is None:
         raise CommandError(f"run {chosen.id} is {chosen.state} and has saved nothing yet to draw")

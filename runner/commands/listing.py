@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from runner import notes
 from runner.commands.options import Json
 from runner.output import PROGRAM, Column, emit_json, emit_table, hint
-from runner.states import UNFINISHED, State
+from runner.states import ENDED, UNFINISHED, State
 from runner.wording import age, duration, percent, plural
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from runner.paths import Home
     from runner.rows import Run
 
-RECENT = 20  # ended runs that are listed without --all
 NOTE_LENGTH = 100  # characters of a note; `show` has all of it
 
 COLUMNS = (
@@ -38,11 +38,16 @@ COLUMNS = (
 
 def queue(
     everything: Annotated[
-        bool, typer.Option("--all", "-a", help="Also ended runs before the latest 20.")
+        bool,
+        typer.Option(
+            "--all", "-a", help="Also queued runs after the next 50, and ended ones before the last 20."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
     """List the runs: what waits and why, what runs and how far it is, what has ended and how well.
+
+    Of a long queue the next 50 runs are listed; JSON has all that are unfinished.
 
     ACCURACY is the latest on the test set, LEFT the time that a running one still needs, AGE the time
     since it was submitted. GPU: which ones a run uses or used last; of a waiting one, how many it asks for.
@@ -53,31 +58,35 @@ def queue(
       python -m runner queue --json | jq '.[] | select(.state == "FINISHED") | .accuracy'
     """
     from runner.commands.access import open_queue
-    from runner.commands.situations import situation
+    from runner.commands.situations import RECENT, current_runs, situation
 
-    with open_queue() as (home, store):
-        runs = store.runs()
-        now = situation(store)
-        shown = runs if everything else recent(runs)
+    with open_queue() as access:
+        store = access.store
+        now = situation(access)
         if json:
-            emit_json([document(run, home, now) for run in shown])
+            runs = store.runs() if everything else [*store.runs(UNFINISHED), *store.latest(RECENT)]
+            runs = sorted({run.id: run for run in runs}.values(), key=lambda run: run.id)
+            emit_json([document(run, access.home, now) for run in runs])
             return
+        shown = store.runs() if everything else current_runs(store)
         if shown:
             emit_table(COLUMNS, [row(run, now) for run in shown])
         else:
             hint(f"no runs yet: `{PROGRAM} submit experiments/quickstart.yaml` queues one")
-        if len(shown) < len(runs):
-            hint(f"{plural(len(runs) - len(shown), 'older ended run')} not shown: `{PROGRAM} queue --all`")
-        if not now.served and any(run.state in UNFINISHED for run in runs):
-            hint(f"no scheduler runs: `{PROGRAM} up` starts it")
+        if not everything and (left := left_out(store.counts(), shown)):
+            hint(f"{left} not shown: `{PROGRAM} queue --all`")
+        if not now.served and any(run.state in UNFINISHED for run in shown):
+            hint(f"no scheduler runs: {now.start} starts it")
 
 
-def recent(runs: list[Run]) -> list[Run]:
-    """All that are unfinished, and the ended ones that ended last; by number."""
-    ended = [run for run in runs if run.state not in UNFINISHED]
-    latest = sorted(ended, key=lambda run: run.ended_at or 0.0)[-RECENT:]
-    kept = {run.id for run in latest}
-    return [run for run in runs if run.state in UNFINISHED or run.id in kept]
+def left_out(counts: Mapping[State, int], shown: Iterable[Run]) -> str:
+    """How many runs are not among those that are shown."""
+    listed = Counter(run.state for run in shown)
+    queued = counts[State.QUEUED] - listed[State.QUEUED]
+    ended = sum(counts[state] - listed[state] for state in ENDED)
+    later = [plural(queued, "later queued run")] if queued > 0 else []
+    older = [plural(ended, "older ended run")] if ended > 0 else []
+    return " and ".join(later + older)
 
 
 def row(run: Run, situation: Situation) -> list[str]:
@@ -111,6 +120,6 @@ def documents(access: Access, ids: Iterable[int]) -> list[dict[str, Any]]:
     """The runs of these numbers for programs, as they are now."""
     from runner.commands.situations import situation
 
-    now = situation(access.store)
+    now = situation(access)
     runs = [run for run in map(access.store.run, ids) if run is not None]
     return [document(run, access.home, now) for run in runs]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
 from runner import exits
 from runner.commands.options import RunArgument
+from runner.following import patiently
 from runner.output import PROGRAM, CommandError, emit_bytes, hint
 from runner.states import ENDED
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runner.store import Store
 
 POLL_SECONDS = 0.2
+LAST_WORDS_SECONDS = 30.0  # in which the end of a log that is copied must have come
 CHUNK_BYTES = 1 << 16
 
 
@@ -45,48 +46,98 @@ def logs(
             raise CommandError(f"run {chosen.id} has had {chosen.attempt} attempts, no attempt {attempt}")
         if chosen.attempt == 0 and not follow:
             hint(f"run {chosen.id} is {chosen.state} and has not started: no output yet")
-        paths = home.run(chosen.id, chosen.name)
+        sources: Logs = Kept(store, chosen.id) if home.shared else Files(home.run(chosen.id, chosen.name))
         try:
-            for piece in output(store, chosen, paths, attempt, follow):
+            for piece in output(store, chosen, sources, attempt, follow):
                 emit_bytes(piece)
         except KeyboardInterrupt:
             hint(f"stopped looking, nothing else: `{PROGRAM} logs {chosen.id} -f` comes back")
             raise typer.Exit(exits.STOPPED_LOOKING) from None
 
 
-def output(store: Store, run: Run, paths: RunPaths, only: int | None, follow: bool) -> Iterator[bytes]:
+class Logs(Protocol):
+    """Where the logs of a run's attempts are to be read."""
+
+    def whole(self, attempt: int) -> bool:
+        """Whether all is here that an attempt which has ended printed."""
+        ...
+
+    def pieces(self, attempt: int, position: int) -> Iterator[bytes]:
+        """What is here of an attempt's log from `position` on; nothing where it has none (yet)."""
+        ...
+
+
+class Files:
+    """The logs where the workers write them."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self._paths = paths
+
+    def whole(self, attempt: int) -> bool:
+        return True
+
+    def pieces(self, attempt: int, position: int) -> Iterator[bytes]:
+        try:
+            file = self._paths.attempt(attempt).log.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(position)
+            while piece := file.read(CHUNK_BYTES):
+                yield piece
+
+
+class Kept:
+    """The logs in the queue's database, where they arrive some seconds later."""
+
+    def __init__(self, store: Store, run_id: int) -> None:
+        self._store = store
+        self._run_id = run_id
+
+    def whole(self, attempt: int) -> bool:
+        return patiently(lambda: self._store.log_whole(self._run_id, attempt))
+
+    def pieces(self, attempt: int, position: int) -> Iterator[bytes]:
+        yield patiently(lambda: self._store.log(self._run_id, attempt, position))
+
+
+def output(store: Store, run: Run, logs: Logs, only: int | None, follow: bool) -> Iterator[bytes]:
     """The logs of the attempts in order; with `follow` until the run has ended, new attempts included."""
     number = only or 1
     position = 0
+    patience = Patience()
     while True:
-        # Read the row first: what was printed before it said "ended" is then in the file.
-        now = store.run(run.id)
+        # Read the row first, then whether the log is whole: what was printed before is then in the pieces.
+        now = patiently(lambda: store.run(run.id))
         if now is None:
             raise CommandError(f"run {run.id} was removed")
-        log = paths.attempt(number).log
-        for piece in pieces(log, position):
+        is_over = now.state in ENDED or number < now.attempt
+        is_read = not follow or (is_over and (logs.whole(number) or patience.is_over(number)))
+        for piece in logs.pieces(number, position):
             position += len(piece)
             yield piece
-        if number < now.attempt and only is None:
+        if is_read and number < now.attempt and only is None:
             number, position = number + 1, 0
             yield from heading(number)
-        elif not follow or now.state in ENDED or number < now.attempt:
+        elif is_read:
             return
         else:
             time.sleep(POLL_SECONDS)
 
 
+class Patience:
+    """Ends some time after it was first asked about an attempt: whoever copies its log may be gone."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, float] = {}  # by attempt
+
+    def is_over(self, attempt: int) -> bool:
+        now = time.monotonic()
+        if now < self._ends.setdefault(attempt, now + LAST_WORDS_SECONDS):
+            return False
+        hint(f"nobody has copied the end of attempt {attempt} yet: its last lines may be missing")
+        return True
+
+
 def heading(number: int) -> Iterator[bytes]:
     yield f"--- attempt {number} ---\n".encode()
-
-
-def pieces(log: Path, position: int) -> Iterator[bytes]:
-    """What stands in the file from `position` on; nothing where there is no file (yet)."""
-    try:
-        file = log.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        file.seek(position)
-        while piece := file.read(CHUNK_BYTES):
-            yield piece

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runner.commands.options import Json
-from runner.output import PROGRAM, emit, emit_json, hint
+from runner.output import PROGRAM, Column, emit, emit_json, hint, plain_table
 from runner.states import UNFINISHED
 from runner.wording import NOTHING, duration, plural
 
 if TYPE_CHECKING:
+    from runner.rows import Machine
     from runner.store import Store
 
 
@@ -52,7 +54,8 @@ def down(
 
 
 def _unfinished(store: Store) -> str:
-    count = len(store.runs(UNFINISHED))
+    counts = store.counts()
+    count = sum(counts[state] for state in UNFINISHED)
     return f"{plural(count, 'run')} unfinished; `{PROGRAM} queue` lists what there is"
 
 
@@ -63,34 +66,52 @@ def status(json: Json = False) -> None:
     Example:
       python -m runner status
     """
-    from runner.commands.access import open_queue
+    from runner.commands.access import how_to_start, open_queue
     from runner.service import status as look
 
     with open_queue() as (home, store):
-        found = look(home, store)
+        beat = store.scheduler_beat()
+        found = {**look(home, store), "machines": list(beat.machines) if beat else []}
         if json:
             emit_json(found)
         else:
-            emit("\n".join(status_lines(found)))
+            emit("\n".join(status_lines(found, how_to_start(home))))
 
 
-def status_lines(found: dict[str, Any]) -> list[str]:
-    """What `runner.service.status` found, one line a part."""
+def status_lines(found: dict[str, Any], start: str) -> list[str]:
+    """What `runner.service.status` found, one line a part; `start`: what to do where no scheduler runs."""
     parts = {
         "home": found["home"],
-        "scheduler": scheduler_line(found["scheduler"]),
+        "scheduler": scheduler_line(found["scheduler"], start),
         "ray": ray_line(found["ray"]),
         "gpus": _number(found["gpus"]),
         "cpus": _number(found["cpus"]),
         "tracking": found["tracking"] or NOTHING,
         "runs": ", ".join(f"{count} {state}" for state, count in found["runs"].items() if count) or "none",
     }
-    return [f"{name:<10} {text}" for name, text in parts.items()]
+    lines = [f"{name:<10} {text}" for name, text in parts.items()]
+    return lines + (machine_lines(found["machines"]) if len(found["machines"]) > 1 else [])
 
 
-def scheduler_line(scheduler: dict[str, Any]) -> str:
+def machine_lines(machines: Sequence[Machine]) -> list[str]:
+    """The hosts of a cluster, one a line."""
+    rows = [
+        [
+            one["name"],
+            plural(one["gpus"], "GPU"),
+            f"{one['cpus']:g} cores",
+            "is leaving: nothing starts there" if one["leaving"] else "",
+        ]
+        for one in machines
+    ]
+    columns = [Column(""), Column("", right=True), Column("", right=True), Column("")]
+    _, *lines = plain_table(columns, rows)
+    return ["hosts", *(f"  {line}" for line in lines)]
+
+
+def scheduler_line(scheduler: dict[str, Any], start: str) -> str:
     if not scheduler["alive"]:
-        return f"down; `{PROGRAM} up` starts it"
+        return f"down; {start} starts it"
     age = duration(scheduler["beat_age_seconds"])
     where = f"pid {scheduler['pid']} on {scheduler['host']}, version {scheduler['version']}"
     message = f"; {scheduler['message']}" if scheduler["message"] else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from runner.states import ENDED, State
 from runner.wording import NOTHING, age, duration, plural
 
 if TYPE_CHECKING:
+    from runner.commands.access import Access
     from runner.notes import Situation
     from runner.paths import Home
     from runner.rows import Attempt, Run
@@ -32,10 +34,11 @@ def show(run: RunArgument, json: Json = False) -> None:
     from runner.commands.listing import document
     from runner.commands.situations import situation
 
-    with open_queue() as (home, store):
+    with open_queue() as access:
+        home, store = access
         chosen = named(store, run)
         attempts = store.attempts(chosen.id)
-        now = situation(store)
+        now = situation(access)
         checkpoint = newest_checkpoint(chosen, home)
         if json:
             from capsnet.yamlfile import parse
@@ -47,7 +50,7 @@ def show(run: RunArgument, json: Json = False) -> None:
             }
             emit_json({**document(chosen, home, now), **more})
             return
-        parts = details(chosen, home, now, checkpoint)
+        parts = details(chosen, home, now, checkpoint, published_to(access))
         emit("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in parts.items() if text))
         if attempts:
             emit("\n".join(["attempts", *(f"  {attempt_line(one, now.now, chosen)}" for one in attempts)]))
@@ -60,7 +63,9 @@ def newest_checkpoint(run: Run, home: Home) -> Path | None:
     return next(filter(Path.exists, checkpoints), None)
 
 
-def details(run: Run, home: Home, situation: Situation, checkpoint: Path | None) -> dict[str, str]:
+def details(
+    run: Run, home: Home, situation: Situation, checkpoint: Path | None, tracking: str
+) -> dict[str, str]:
     """What `show` prints of a run, by label; empty text is left out."""
     now, paths = situation.now, home.run(run.id, run.name)
     note = notes.note(run, situation)
@@ -78,7 +83,7 @@ def details(run: Run, home: Home, situation: Situation, checkpoint: Path | None)
         "folder": str(paths.folder),
         "checkpoint": checkpoint_line(run, checkpoint, now),
         "log": f"{paths.attempt(run.attempt).log}; `{PROGRAM} logs {run.id}`" if run.attempt else "",
-        "mlflow": mlflow_line(run, home),
+        "mlflow": mlflow_line(run, tracking),
     }
 
 
@@ -95,13 +100,13 @@ def revision(run: Run) -> str:
 
 
 def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
-    """Path, age, and how far it reaches."""
-    if checkpoint is None:
-        return ""
+    """Path, age, and how far it reaches; of one that is not to be seen from here only the last."""
     reach = ""
     if run.durable_epoch is not None:
         step = f", step {run.durable_step}" if run.durable_step else ""
         reach = f", {plural(run.durable_epoch, 'epoch')}{step}"
+    if checkpoint is None:
+        return reach.removeprefix(", ")
     try:
         written = checkpoint.stat().st_mtime
     except FileNotFoundError:  # replaced this moment, or only the previous one is left
@@ -109,15 +114,24 @@ def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
     return f"{checkpoint}, {age(written, now)} old{reach}"
 
 
-def mlflow_line(run: Run, home: Home) -> str:
-    """The MLflow run, and up to where it has been published."""
+def published_to(access: Access) -> str:
+    """Where runs are published to: as this host would or, with a cluster that is elsewhere, as it does."""
+    from runner.commands.access import is_elsewhere
     from runner.tracking import shown, target
 
+    if is_elsewhere(access.home) and not os.environ.get("MLFLOW_TRACKING_URI"):
+        beat = access.store.scheduler_beat()
+        return (beat.tracking if beat else None) or ""
+    return shown(target(access.home).uri)
+
+
+def mlflow_line(run: Run, tracking: str) -> str:
+    """The MLflow run, and up to where it has been published."""
     if run.mlflow_run_id is None:
         published = "nothing published yet"
     else:
-        tracking = target(home)
-        place = f"{shown(tracking.uri)}/#/runs/{run.mlflow_run_id}" if tracking.served else run.mlflow_run_id
+        served = tracking.startswith(("http://", "https://"))
+        place = f"{tracking}/#/runs/{run.mlflow_run_id}" if served else run.mlflow_run_id
         whole = " (complete)" if run.state in ENDED and run.published_state == run.state else ""
         published = f"{place}, published up to epoch {run.published_epoch or 0}{whole}; `{PROGRAM} ui`"
     return published + (f"; {run.publish_error}" if run.publish_error else "")

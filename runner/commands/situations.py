@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from runner.commands.access import how_to_start
 from runner.notes import Situation
 from runner.states import State
 
 if TYPE_CHECKING:
+    from runner.commands.access import Access
     from runner.placement import Node
-    from runner.rows import Beat
+    from runner.rows import Beat, Machine, Run
     from runner.store import Store
 
+NEXT = 50  # queued runs that are listed without --all: those that are to start first
+RECENT = 20  # ended ones
 
-def situation(store: Store) -> Situation:
+
+def current_runs(store: Store) -> list[Run]:
+    """The runs worth a look in a queue of any length: what runs, what is next, what ended last; by number."""
+    found = [*store.queue(at_most=NEXT), *store.runs([State.RUNNING]), *store.latest(RECENT)]
+    # Three reads, in the order in which a run moves: none is missed, and the last that saw one is right.
+    return sorted({run.id: run for run in found}.values(), key=lambda run: run.id)
+
+
+def situation(access: Access) -> Situation:
     """The situation now. Why runs wait is known once a scheduler has said what its cluster has."""
     from runner.service import is_alive
 
-    now = time.time()
-    beat = store.scheduler_beat()
-    served = beat is not None and is_alive(store, now)
-    return Situation(now, served, _waits(store, beat) if served and beat else {})
+    now = access.store.now()
+    beat = access.store.scheduler_beat()
+    served = beat is not None and is_alive(access.store, now)
+    waits = _waits(access.store, beat) if served and beat else {}
+    return Situation(now, served, waits, start=how_to_start(access.home))
 
 
 def _waits(store: Store, beat: Beat) -> dict[int, str]:
     from runner import placement
 
-    queued = store.queue()
+    queued = store.line()
     if not queued:
         return {}
-    nodes = [_whole_cluster(beat)]
-    running = store.runs([State.RUNNING])
+    nodes = _empty(beat.machines)
     return placement.waiting(
-        [placement.resolve(run, nodes) for run in queued],
-        [placement.resolve(run, nodes) for run in running],
+        placement.resolve_all(queued, nodes),
+        placement.resolve_all(store.runs([State.RUNNING]), nodes),
         nodes,
     )
 
 
-def _whole_cluster(beat: Beat) -> Node:
-    """The cluster as one machine: of its parts the beat knows only what they have in all."""
+def _empty(machines: Sequence[Machine]) -> list[Node]:
+    """The machines on which runs may start, with what they have in all: of what is free no beat tells."""
     from runner.placement import Node
 
-    return Node("cluster", gpus=(), total_gpus=int(beat.gpus or 0), cpus=0.0, total_cpus=beat.cores or 0.0)
+    return [
+        Node(
+            machine["name"],
+            gpus=(),
+            total_gpus=machine["gpus"],
+            cpus=0.0,
+            total_cpus=machine["cpus"],
+        )
+        for machine in machines
+        if not machine["leaving"]
+    ]

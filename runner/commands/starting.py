@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import os
 from typing import TYPE_CHECKING
 
+from runner.commands.access import how_to_start, is_elsewhere
 from runner.output import PROGRAM, hint, one_line
 
 if TYPE_CHECKING:
@@ -15,20 +16,32 @@ if TYPE_CHECKING:
 def start_service(home: Home, store: Store) -> bool:
     """Start local Ray and the scheduler after something was queued; False, and said, where that fails.
 
-    What was queued stays so: a later `up` or `submit` starts it.
+    What was queued stays so: a later `up` or `submit` starts it. A queue for several hosts is served by their
+    cluster: a host that does not belong to it starts nothing, for its own Ray would be another cluster.
     """
+    if is_elsewhere(home):
+        from runner.service import is_alive
+
+        if not is_alive(store, store.now()):
+            hint(f"no scheduler serves this queue at the moment: {how_to_start(home)} starts it")
+    elif not _started(home, store):
+        return False
+    for difference in differences(home, store):
+        hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
+    return True
+
+
+def _started(home: Home, store: Store) -> bool:
     from runner.local_ray import LocalRayError
     from runner.service import ServiceError, ensure, is_alive
 
     try:
-        if not is_alive(store, time.time()):
+        if not is_alive(store, store.now()):
             hint("starting Ray and the scheduler: this takes some seconds")
         ensure(home, store)
     except (LocalRayError, OSError, ServiceError) as error:
         hint(f"queued, but not started: {one_line(error)}\n`{PROGRAM} up` tries again")
         return False
-    for difference in differences(home, store):
-        hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
     return True
 
 
@@ -41,7 +54,9 @@ def differences(home: Home, store: Store) -> list[str]:
     if beat is None:
         return []
     found = []
-    if beat.tracking != (wanted := shown(target(home).uri)):
+    # Of a cluster that is elsewhere, this host knows the server only where its variable says so.
+    named = bool(os.environ.get("MLFLOW_TRACKING_URI")) or not is_elsewhere(home)
+    if named and beat.tracking != (wanted := shown(target(home).uri)):
         found.append(f"the scheduler publishes to {beat.tracking} and not to {wanted}")
     if beat.version != capsnet.__version__:
         found.append(f"the scheduler runs version {beat.version} and not {capsnet.__version__}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,22 +47,28 @@ def submit(
       python -m runner submit experiments/mnist_*.yaml --set num_epochs=10 --set optim.lr=0.0005
       run=$(python -m runner submit experiments/mnist_3iter.yaml) && python -m runner wait $run
     """
-    from runner.commands.access import open_queue
+    from runner.commands.access import is_elsewhere, open_queue
     from runner.commands.listing import documents
     from runner.commands.starting import start_service
+    from runner.following import patiently
+    from runner.loading import data_environment
+    from runner.paths import home
 
     overrides = [*(settings or []), *as_settings(name, priority)]
     experiments = load_all(files, overrides)
     directory = Path.cwd()
-    new_runs = to_rows(experiments, directory)
+    place = home()
+    new_runs = to_rows(experiments, directory, data_environment(place))
+    if is_elsewhere(place):
+        tell_of_paths_here(experiments, directory)
     with open_queue(create=True) as access:
-        ids = access.store.add(new_runs, time.time())
+        ids = access.store.add(new_runs, access.store.now())
         if not json:
             emit("\n".join(map(str, ids)))
         started = start_service(*access)
         code = see_through(access, ids, follow, wait) if started else exits.NOT_STARTED
         if json:
-            emit_json(documents(access, ids))
+            emit_json(patiently(lambda: documents(access, ids)))
         raise typer.Exit(code)
 
 
@@ -91,24 +96,28 @@ def load_all(files: Sequence[Path], overrides: Sequence[str]) -> list[Experiment
     return experiments
 
 
-def to_rows(experiments: Sequence[Experiment], directory: Path) -> list[NewRun]:
-    """What is queued for each experiment when it is submitted from `directory`."""
+def to_rows(
+    experiments: Sequence[Experiment], directory: Path, environment: Mapping[str, str] | None
+) -> list[NewRun]:
+    """What is queued for each experiment when it is submitted from `directory`; see `Experiment.resolved`."""
     from runner.git import revision
 
     code = revision(directory)
-    return [to_row(experiment, directory, code) for experiment in experiments]
+    return [to_row(experiment, directory, code, environment) for experiment in experiments]
 
 
-def to_row(experiment: Experiment, directory: Path, code: Revision) -> NewRun:
+def to_row(
+    experiment: Experiment, directory: Path, code: Revision, environment: Mapping[str, str] | None
+) -> NewRun:
     from capsnet.config import with_absolute_paths
     from runner.rows import NewRun
 
-    config, spec = with_absolute_paths(experiment.config, directory), experiment.spec
+    config, spec = with_absolute_paths(experiment.config, directory, environment), experiment.spec
     source_file = str(directory / experiment.file)
-    require_utf8(str(directory), source_file, getattr(config.dataset, "root", ""))
+    require_utf8(str(directory), source_file, getattr(config.dataset, "root", None) or "")
     return NewRun(
         name=config.name,
-        config=experiment.resolved(directory),
+        config=experiment.resolved(directory, environment),
         num_epochs=config.num_epochs,
         priority=spec.priority,
         gpus=spec.gpus,
@@ -122,6 +131,17 @@ def to_row(experiment: Experiment, directory: Path, code: Revision) -> NewRun:
         git_commit=code.commit,
         git_dirty=code.dirty,
     )
+
+
+def tell_of_paths_here(experiments: Sequence[Experiment], directory: Path) -> None:
+    """Say that relative paths are now this host's, while the runs will run on others."""
+    found = dict.fromkeys(
+        f"{key}: {directory / Path(path).expanduser()}"
+        for experiment in experiments
+        for key, path in experiment.relative_paths().items()
+    )
+    if found:
+        hint(f"the hosts of the cluster must see under the same path: {', '.join(found)}")
 
 
 def require_utf8(*paths: str) -> None:

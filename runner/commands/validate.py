@@ -17,9 +17,12 @@ def validate(files: Files, settings: Settings = None, json: Json = False) -> Non
       python -m runner validate experiments/mnist_3iter.yaml --set num_epochs=100 > full.yaml
     """
     from runner.commands.submit import load_all
+    from runner.loading import data_environment
+    from runner.paths import home
 
     experiments = load_all(files, settings or [])
-    texts = [experiment.resolved(Path.cwd()) for experiment in experiments]
+    environment = data_environment(home())
+    texts = [experiment.resolved(Path.cwd(), environment) for experiment in experiments]
     if json:
         from capsnet.yamlfile import parse
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
+from runner import exits
 from runner.commands.options import Json, Runs
 from runner.output import emit_json, hint
 from runner.states import ENDED
@@ -24,15 +27,17 @@ def wait(
     """
     from runner.commands.access import all_named, open_queue
     from runner.commands.listing import documents
-    from runner.following import wait_for
+    from runner.following import TimedOut, patiently, wait_for
     from runner.narration import ending
 
     with open_queue() as access:
         ids = [run.id for run in all_named(access.store, runs)]
         code = wait_for(access.store, ids, timeout)
-        for run in map(access.store.run, ids):
-            if run is not None and run.state in ENDED:
-                hint(ending(run))
-        if json:
-            emit_json(documents(access, ids))
+        deadline = 0.0 if code == exits.TIMED_OUT else math.inf
+        with suppress(TimedOut):  # the database is away, which has been said
+            for run in patiently(lambda: [access.store.run(id_) for id_ in ids], deadline):
+                if run is not None and run.state in ENDED:
+                    hint(ending(run))
+            if json:
+                emit_json(patiently(lambda: documents(access, ids), deadline))
         raise typer.Exit(code)

@@ -46,7 +46,7 @@ def watch_queue(access: Access) -> int:
 
     view = Table(sys.stdout) if interactive(sys.stdout) else Lines(sys.stdout, news_only=True)
     try:
-        show(access.store, looks_at_all(access.store), view)
+        show(access, looks_at_all(access.store), view)
     except KeyboardInterrupt:
         hint(f"stopped looking, nothing else: `{PROGRAM} watch` comes back")
         return exits.STOPPED_LOOKING

@@ -102,7 +102,7 @@ def test_without_a_scheduler_lines_say_so_once(queued: Run) -> None:
     view = Lines(stream)
     for served in (True, False, False):
         view.show([queued], Situation(NOW, served))
-    assert stream.getvalue().count(narration.UNSERVED) == 1
+    assert stream.getvalue().count(narration.unserved(Situation(NOW, False))) == 1
 
 
 def test_what_ended_before_is_no_news_to_those_who_watch_the_queue(queued: Run) -> None:

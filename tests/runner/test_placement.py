@@ -351,7 +351,7 @@ def test_no_two_runs_that_write_the_same_file_ever_run_together(
 def test_the_first_that_must_wait_is_not_delayed_by_those_behind_it(
     queue: list[Request], nodes: list[Node]
 ) -> None:
-    queue = [dataclasses.replace(request, exclusive=()) for request in queue]
+    queue = [request._replace(exclusive=()) for request in queue]
     decided = plan(queue, [], nodes)
     if not decided.kept:
         return
@@ -372,7 +372,7 @@ def test_the_first_that_must_wait_is_not_delayed_by_those_behind_it(
 def test_among_runs_that_need_the_same_none_overtakes_another(
     queue: list[Request], nodes: list[Node]
 ) -> None:
-    queue = [dataclasses.replace(request, exclusive=()) for request in queue]
+    queue = [request._replace(exclusive=()) for request in queue]
     begun = set(started(place(queue, [], nodes)))
     for needs in {(request.gpus, request.cpus) for request in queue}:
         equal = [request.run_id for request in queue if (request.gpus, request.cpus) == needs]
@@ -383,7 +383,7 @@ def test_among_runs_that_need_the_same_none_overtakes_another(
 def test_no_machine_that_nobody_keeps_has_room_for_a_run_that_waits(
     queue: list[Request], nodes: list[Node]
 ) -> None:
-    queue = [dataclasses.replace(request, exclusive=()) for request in queue]
+    queue = [request._replace(exclusive=()) for request in queue]
     decided = plan(queue, [], nodes)
     assert len({decided.kept[request.run_id] for request in queue if request.run_id in decided.kept}) <= 2
     for each in nodes:
@@ -415,7 +415,7 @@ def packs(shares: Sequence[float], needs: Sequence[float]) -> bool:
 
 @given(requests(10, st.sampled_from([0, 1, 1, 2, 4])), clusters(shares=(0, 1)))
 def test_no_gpu_is_idle_that_the_first_in_line_could_use(queue: list[Request], nodes: list[Node]) -> None:
-    queue = [dataclasses.replace(request, cpus=0.01, exclusive=()) for request in queue]
+    queue = [request._replace(cpus=0.01, exclusive=()) for request in queue]
     starts = place(queue, [], nodes)
     possible = [request for request in queue if any(fits_when_empty(request, each) for each in nodes)]
     waiter = next((request for request in possible if request.run_id not in started(starts)), None)
@@ -518,7 +518,9 @@ def started_on(where: Node, starts: Sequence[Start]) -> list[Held]:
             for index, free in enumerate(where.gpus)
         ]
         need = min(start.gpus, 1.0)
-        fitting = sorted((index for index, share in enumerate(shares) if share >= need), key=shares.__getitem__)
+        fitting = sorted(
+            (index for index, share in enumerate(shares) if share >= need), key=shares.__getitem__
+        )
         count = math.ceil(start.gpus)
         assert len(fitting) >= count
         held.append(Held(tuple(fitting[:count]), need, start.cpus))
@@ -542,7 +544,9 @@ def busy_machines(draw: st.DrawFn) -> tuple[list[Node], dict[str, list[Held]]]:
                 held.append(Held(chosen, share, cpus))
         busy = sum(one.cpus for one in held)
         with_gpus = sum(one.cpus for one in held if one.gpus)
-        nodes.append(Node(name, after(held, total_gpus), total_gpus, total_cpus - busy, total_cpus, with_gpus))
+        nodes.append(
+            Node(name, after(held, total_gpus), total_gpus, total_cpus - busy, total_cpus, with_gpus)
+        )
         runs[name] = held
     return nodes, runs
 
@@ -557,7 +561,7 @@ def test_whichever_runs_end_first_the_one_that_waits_starts_as_if_nobody_had_sli
     A run without a GPU waits for runs like itself: the sets in which all of those have ended are tried.
     """
     nodes, running = machines
-    queue = [dataclasses.replace(request, exclusive=()) for request in queue]
+    queue = [request._replace(exclusive=()) for request in queue]
     decided = plan(queue, [], nodes)
     for line in (True, False):
         waiter = next((one for one in queue if one.run_id in decided.kept and (one.gpus > 0) is line), None)

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from published import CONFIG, Scheduler, append_samples, draw, files, mlflow_run, mlflow_runs, points, steps
 
 from capsnet.history import write_history
 from runner import publisher as publishing
-from runner import storage, tracking, ui
+from runner import record, tracking
 from runner.log_copy import SETTLING_SECONDS, LogCopy
-from runner.paths import Home, RunPaths
+from runner.paths import Home
 from runner.publisher import Publisher
 from runner.record import SAMPLE
-from runner.rows import NewRun, Run
+from runner.rows import NewRun
 from runner.states import Event, State
 from runner.store import Store, open_store
 from runner.tracking import Tracker
-
-CONFIG = """
-name: tiny
-num_epochs: 3
-optim: {lr: 0.001, milestone: [2]}
-dataset: {root: null}
-runner: {gpus: 0}
-"""
 
 
 @pytest.fixture
@@ -79,41 +66,6 @@ def queued_run(store: Store) -> int:
     return store.add([new], now=1.0)[0]
 
 
-class Scheduler:
-    """The moves that the scheduler makes, in one word each."""
-
-    def __init__(self, store: Store, home: Home) -> None:
-        self.store, self.home = store, home
-        self.epoch = store.take_over(1.0, "here", "1")
-        self.clock = 10.0
-
-    def start(self, run_id: int) -> int:
-        self.clock += 10
-        claimed = self.store.claim(self.epoch, run_id, self.clock, gpus=0, cpus=1)
-        assert claimed is not None
-        attempt = claimed.number
-        self.store.report(self.epoch, run_id, attempt, self.clock, host="box", pid=1, devices=("cpu",))
-        return attempt
-
-    def end(self, run_id: int, event: Event, reason: str | None = None) -> None:
-        run = self.run(run_id)
-        outcome = {Event.FINISH: "finished", Event.FAIL: "failed", Event.LOSE: "lost"}.get(event, "stopped")
-        self.store.end(self.epoch, run_id, run.attempt, event, run.submitted_at + 90, outcome, reason)  # pyright: ignore[reportArgumentType] - one of the four
-
-    def run(self, run_id: int) -> Run:
-        run = self.store.run(run_id)
-        assert run is not None
-        return run
-
-    def paths(self, run_id: int) -> RunPaths:
-        return self.home.run(run_id, self.run(run_id).name)
-
-    def measure(self, run_id: int, attempt: int, epochs: Sequence[int], at: float = 50.0) -> None:
-        """Write the history that follows a checkpoint after the last of these epochs."""
-        rows = [{"epoch": n, "time": at + n, "train/loss": 1 / n, "test/accuracy": n / 10} for n in epochs]
-        write_history(rows, self.paths(run_id).attempt(attempt).history)
-
-
 @pytest.fixture
 def scheduler(store: Store, home: Home) -> Scheduler:
     return Scheduler(store, home)
@@ -123,40 +75,6 @@ def scheduler(store: Store, home: Home) -> Scheduler:
 def running_run(queued_run: int, scheduler: Scheduler) -> int:
     scheduler.start(queued_run)
     return queued_run
-
-
-def mlflow_runs(tracker: Tracker) -> list[Any]:
-    experiment = tracker.client.get_experiment_by_name("test")
-    assert experiment is not None
-    return list(tracker.client.search_runs([experiment.experiment_id]))
-
-
-def mlflow_run(tracker: Tracker) -> Any:
-    [run] = mlflow_runs(tracker)
-    return run
-
-
-def points(tracker: Tracker, key: str) -> list[tuple[int, float, int]]:
-    """Every point of a metric: step, value, time in ms."""
-    history = tracker.client.get_metric_history(mlflow_run(tracker).info.run_id, key)
-    return sorted((point.step, point.value, point.timestamp) for point in history)
-
-
-def steps(tracker: Tracker, key: str = "test/accuracy") -> list[int]:
-    return [step for step, _, _ in points(tracker, key)]
-
-
-def files(tracker: Tracker, folder: str | None = None) -> set[str]:
-    return {file.path for file in tracker.client.list_artifacts(mlflow_run(tracker).info.run_id, folder)}
-
-
-def append_samples(
-    scheduler: Scheduler, run_id: int, attempt: int, rows: Sequence[Mapping[str, float]]
-) -> None:
-    path = scheduler.paths(run_id).attempt(attempt).system
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for row in rows:
-        storage.append_row(path, row)
 
 
 def crash(*_: object, **__: object) -> None:
@@ -230,7 +148,7 @@ def test_a_crash_between_mlflows_write_and_the_rows_doubles_nothing(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store, "published", crash)
         publish()
-    assert scheduler.run(running_run).mlflow_run_id is None
+    assert scheduler.run(running_run).published_epoch is None
     # The next attempt goes on from an earlier checkpoint and measures epoch 2 again, at another time.
     scheduler.end(running_run, Event.LOSE)
     scheduler.start(running_run)
@@ -238,6 +156,22 @@ def test_a_crash_between_mlflows_write_and_the_rows_doubles_nothing(
     publish()
     assert points(tracker, "test/accuracy") == [(1, 0.1, 51_000), (2, 0.2, 52_000), (3, 0.3, 73_000)]
     assert len(points(tracker, SAMPLE)) == 1
+
+
+def test_a_crash_between_the_making_of_an_mlflow_run_and_its_note_makes_no_second_one(
+    running_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "bind", crash)
+        publish()
+    assert scheduler.run(running_run).mlflow_run_id is None
+    publish()
+    assert mlflow_run(tracker).info.run_id == scheduler.run(running_run).mlflow_run_id
 
 
 def test_a_worker_that_was_cut_off_publishes_nothing_more(
@@ -307,13 +241,6 @@ def test_a_failed_run_says_why_and_brings_its_files(
     assert files(tracker) == {"config.yaml", "history.csv", "attempts"}
     assert files(tracker, "attempts/1") == {"attempts/1/log.txt"}
     assert (scheduler.home.artifacts / run.info.run_id / "artifacts" / "history.csv").exists()
-
-
-def draw(scheduler: Scheduler, run_id: int, attempt: int, *names: str) -> None:
-    folder = scheduler.paths(run_id).attempt(attempt).figures
-    folder.mkdir(parents=True)
-    for name in names:
-        (folder / name).write_text(f"attempt {attempt}")
 
 
 def test_the_pictures_of_an_ended_run_are_published_once_however_often_that_was_tried(
@@ -393,24 +320,124 @@ def test_what_a_resume_changes_becomes_a_tag_beside_the_first_params(
 def test_system_samples_of_every_attempt_are_published_once(
     running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
 ) -> None:
-    first = scheduler.run(running_run).started_at
-    assert first is not None
     sample = {"process_cpu_percentage": 150.0, "gpu_0_power_usage_watts": float("nan")}
     publisher = Publisher(store, home, tracker)
-    append_samples(scheduler, running_run, 1, [{"time": first + 5, **sample}])
+    append_samples(scheduler, running_run, 1, [{"time": 1000.0, **sample}])
     publisher.publish_once(now=100.0)
-    append_samples(scheduler, running_run, 1, [{"time": first + 15, **sample}])
+    append_samples(scheduler, running_run, 1, [{"time": 1005.0, **sample}])
     publisher.publish_once(now=100.0)
     scheduler.end(running_run, Event.LOSE)
     scheduler.start(running_run)
-    append_samples(scheduler, running_run, 2, [{"time": first + 32, **sample}])
+    append_samples(scheduler, running_run, 2, [{"time": 1012.0, **sample}])
     Publisher(store, home, tracker).publish_once(now=100.0)
-    assert [(step, value) for step, value, _ in points(tracker, SAMPLE)] == [
-        (5, 150.0),
-        (15, 150.0),
-        (32, 150.0),
-    ]
+    assert points(tracker, SAMPLE) == [(0, 150.0, 1_000_000), (5, 150.0, 1_005_000), (10, 150.0, 1_012_000)]
     assert "system/gpu_0_power_usage_watts" not in mlflow_run(tracker).data.metrics
+
+
+@pytest.mark.parametrize("skew", [-3600.0, 3600.0])
+def test_hosts_whose_clocks_are_an_hour_apart_lose_no_point_and_show_one_run_that_goes_on(
+    queued_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker, skew: float
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    scheduler.clock = 1e6
+    starts = []
+    for attempt, clock in ((1, skew), (2, 0.0), (3, skew)):
+        scheduler.start(queued_run)
+        started = scheduler.run(queued_run).started_at
+        assert started is not None
+        starts.append(started)
+        times = [started + clock + second for second in (3.0, 5.0)]
+        append_samples(
+            scheduler,
+            queued_run,
+            attempt,
+            [{"time": at, "process_cpu_percentage": at % 100} for at in times],
+        )
+        rows = [
+            {"epoch": n, "time": starts[n - 1] + (skew if n != 2 else 0.0), "test/accuracy": n / 10}
+            for n in range(1, attempt + 1)
+        ]
+        write_history(rows, scheduler.paths(queued_run).attempt(attempt).history)
+        publisher.publish_once(now=100.0)
+        scheduler.end(queued_run, Event.LOSE)
+    Publisher(store, home, tracker).publish_once(now=100.0)
+    assert steps(tracker, SAMPLE) == [0, 2, 10, 12, 20, 22]
+    assert steps(tracker) == [1, 2, 3]
+
+
+def test_a_sample_at_the_time_of_another_attempts_is_not_taken_for_that_one(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    append_samples(scheduler, running_run, 1, [{"time": 50.0, "process_cpu_percentage": 90.0}])
+    publish()
+    scheduler.end(running_run, Event.LOSE)
+    scheduler.start(running_run)
+    append_samples(scheduler, running_run, 2, [{"time": 50.0, "process_cpu_percentage": 91.0}])
+    publish()
+    assert points(tracker, SAMPLE) == [(0, 90.0, 50_000), (10, 91.0, 50_000)]
+
+
+def test_a_store_that_was_emptied_gets_the_samples_again_from_the_same_process(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    append_samples(scheduler, running_run, 1, [{"time": 50.0, "process_cpu_percentage": 90.0}])
+    publisher.publish_once(now=100.0)
+    before = mlflow_run(tracker).info.run_id
+    with sqlite3.connect(home.mlflow_database) as database:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            database.execute(f"DELETE FROM {table}")
+    append_samples(scheduler, running_run, 1, [{"time": 51.0, "process_cpu_percentage": 90.0}])
+    publisher.publish_once(now=101.0)
+    publisher.publish_once(now=200.0)
+    assert mlflow_run(tracker).info.run_id != before
+    assert steps(tracker, SAMPLE) == [0, 1]
+
+
+def test_a_double_that_a_server_made_late_is_gone_at_the_runs_end(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    scheduler.measure(running_run, 1, [1])
+    publisher.publish_once(now=100.0)
+    [made] = mlflow_runs(tracker)
+    tags = {record.IDENTITY: made.data.tags[record.IDENTITY]}
+    tracker.client.create_run(made.info.experiment_id, 1000, tags, "1-tiny")
+    users_copy = tracker.client.create_run(made.info.experiment_id, 1000, tags, "mine").info.run_id
+    tracker.client.log_metric(users_copy, "epoch", 1.0)
+    scheduler.end(running_run, Event.FAIL)
+    publisher.publish_once(now=100.0)
+    assert {run.info.run_id for run in mlflow_runs(tracker)} == {
+        made.info.run_id,
+        users_copy,
+    }
+
+
+def test_two_publishers_that_make_the_same_mlflow_run_agree_on_one(
+    running_run: int,
+    scheduler: Scheduler,
+    store: Store,
+    home: Home,
+    tracker: Tracker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = Publisher(store, home, tracker), Publisher(store, home, tracker)
+    scheduler.measure(running_run, 1, [1, 2])
+    create = tracker.client.create_run
+
+    def create_after_the_first(*arguments: Any) -> Any:
+        monkeypatch.setattr(tracker.client, "create_run", create)
+        first.publish_once(now=100.0)
+        return create(*arguments)
+
+    monkeypatch.setattr(tracker.client, "create_run", create_after_the_first)
+    second.publish_once(now=100.0)
+    assert "another publisher made its MLflow run" in (scheduler.run(running_run).publish_error or "")
+    second.publish_once(now=100.0 + publishing.FIRST_WAIT_SECONDS)
+    first.publish_once(now=200.0)
+    assert scheduler.run(running_run).publish_error is None
+    assert mlflow_run(tracker).info.run_id == scheduler.run(running_run).mlflow_run_id
+    assert steps(tracker) == steps(tracker, "epoch") == [1, 2]
 
 
 def test_a_run_that_mlflow_refuses_is_noted_in_its_row_and_holds_up_no_other(
@@ -513,54 +540,27 @@ def test_a_finished_run_brings_its_model_once_however_often_that_was_tried(
 
 
 @pytest.mark.slow
-def test_a_server_that_was_away_at_the_runs_end_gets_all_of_it_when_it_is_back(
-    running_run: int, scheduler: Scheduler, store: Store, home: Home, tmp_path: Path, tiny_checkpoint: Path
+def test_a_model_that_was_made_twice_is_one_at_the_end(
+    running_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    port, _ = ui.free_ports(5600)
-    uri = f"http://127.0.0.1:{port}"
-    environ = {"MLFLOW_TRACKING_URI": f"http://ada:secret@127.0.0.1:{port}", "MLFLOW_EXPERIMENT_NAME": "test"}
-    tracker = Tracker(tracking.target(home, environ))
-    publisher = Publisher(store, home, tracker)
+    create = tracker.client.create_logged_model
+
+    def create_twice(*arguments: Any, **options: Any) -> Any:
+        """As a server that hung, or two publishers of which neither has seen the other's."""
+        create(*arguments, **options)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(tracker.client, "create_logged_model", create_twice)
     scheduler.measure(running_run, 1, [1, 2, 3])
-    scheduler.paths(running_run).attempt(1).log.write_text("done\n")
     shutil.copy(tiny_checkpoint, scheduler.paths(running_run).attempt(1).checkpoint)
-    began = time.monotonic()
-    publisher.publish_once(now=100.0)
     scheduler.end(running_run, Event.FINISH)
-    publisher.publish_once(now=101.0)
-    assert time.monotonic() - began < 10
-    assert scheduler.run(running_run).publish_error == f"{uri}: [Errno 111] Connection refused"
-
-    with tracking_server(f"sqlite:///{home.mlflow_database}", tmp_path / "served", port):
-        publisher.publish_once(now=102.0)
-        run = scheduler.run(running_run)
-        assert (run.publish_error, run.published_epoch, run.published_state) == (None, 3, "FINISHED")
-        assert steps(tracker) == [1, 2, 3]
-        assert files(tracker, "attempts/1") == {"attempts/1/log.txt"}
-        [model] = tracker.client.search_logged_models([mlflow_run(tracker).info.experiment_id])
-        assert model.status == "READY"
-    assert list((tmp_path / "served").rglob("weights.npz"))
-
-
-@contextmanager
-def tracking_server(store_uri: str, artifacts: Path, port: int) -> Iterator[None]:
-    """MLflow's server, as a lab would run it: files go through it."""
-    options = {"backend-store-uri": store_uri, "artifacts-destination": artifacts, "port": port, "workers": 1}
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "mlflow", "server", *words]
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **ui.MLFLOW_SETTINGS},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while process.poll() is None:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-            time.sleep(0.1)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    publish()
+    run = mlflow_run(tracker)
+    [model] = tracker.client.search_logged_models([run.info.experiment_id])
+    assert model.status == "READY"
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import postgres
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -48,10 +49,15 @@ def stronger(intent: Intent, other: Intent | None) -> Intent:
 class QueueMachine(RuleBasedStateMachine):
     """Users, a scheduler, its workers, and those that come too late, in any order."""
 
+    def new_place(self) -> Path | str:
+        """Where there is no run yet."""
+        self.folder = tempfile.TemporaryDirectory()
+        return Path(self.folder.name) / "queue.db"
+
     @initialize()
     def open(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.store: Store = open_store(Path(self.folder.name) / "queue.db")
+        self.place = self.new_place()
+        self.store: Store = open_store(self.place)
         self.now = 0.0
         self.expected: dict[int, Expected] = {}
         self.removed: set[int] = set()
@@ -61,6 +67,7 @@ class QueueMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self.store.close()
+        if hasattr(self, "folder"):
             self.folder.cleanup()
 
     def tick(self) -> float:
@@ -196,7 +203,7 @@ class QueueMachine(RuleBasedStateMachine):
     def open_again(self) -> None:
         queue_id = self.store.queue_id
         self.store.close()
-        self.store = open_store(Path(self.folder.name) / "queue.db", create=False)
+        self.store = open_store(self.place, create=False)
         assert self.store.queue_id == queue_id
 
     @invariant()
@@ -234,8 +241,30 @@ class QueueMachine(RuleBasedStateMachine):
         assert unended == ([run.attempt] if run.state is State.RUNNING else [])
 
 
+class PostgresMachine(QueueMachine):
+    """The same on PostgreSQL; each example empties the same queue."""
+
+    server: postgres.Server
+    url: str
+
+    def new_place(self) -> str:
+        self.server.empty_queue(self.url)
+        return self.url
+
+
+@pytest.fixture(scope="class")
+def postgres_machine(postgres_server: postgres.Server, postgres_queue: str) -> None:
+    PostgresMachine.server, PostgresMachine.url = postgres_server, postgres_queue
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("postgres_machine")
+class TestPostgresQueue(PostgresMachine.TestCase):
+    pass
+
+
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(
+TestQueue.settings = TestPostgresQueue.settings = settings(
     max_examples=30,
     stateful_step_count=40,
     deadline=None,

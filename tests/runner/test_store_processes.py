@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import postgres
+import pytest
+
 from runner.rows import NewRun, Run
 from runner.states import State
 from runner.store import open_store
@@ -26,23 +29,23 @@ def new(name):
 
 print("ready", flush=True)
 """
-# Opens the queue in every folder that it is told, and says the id of what it found or made.
+# Opens the queue in every place that it is told, and says the id of what it found or made.
 OPENER = """
 for line in sys.stdin:
-    with open_store(line.strip() + "/queue.db") as store:
+    with open_store(line.strip()) as store:
         print(store.queue_id, flush=True)
 """
 # Adds runs one by one when it is told to begin, and says the number of each once it is queued.
 ADDER = """
-file, me, count = sys.stdin.readline().split()
-with open_store(file) as store:
+place, me, count = sys.stdin.readline().split()
+with open_store(place) as store:
     for number in range(int(count)):
         print(*store.add([new(f"{me}-{number}")], now=1.0), flush=True)
 """
 # Adds runs in threes until it is killed, and says the numbers of each three.
 ADDER_OF_THREES = """
-file = sys.stdin.readline().strip()
-with open_store(file) as store:
+place = sys.stdin.readline().strip()
+with open_store(place) as store:
     while True:
         print(*store.add([new("a"), new("b"), new("c")], now=1.0), flush=True)
 """
@@ -54,6 +57,17 @@ while True:
     print(number, flush=True)
     open_store(f"{folder}/{number}/queue.db").close()
 """
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a queue without runs is, or will be made."""
+    return tmp_path / "queue.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+def queue_id(place: Path | str) -> str:
+    with open_store(place, create=False) as store:
+        return store.queue_id
 
 
 @contextmanager
@@ -94,40 +108,51 @@ def test_first_openings_at_the_same_instant_make_one_queue(tmp_path: Path) -> No
         for number in range(25):
             home = tmp_path / f"home{number}"
             for opener in openers:
-                tell(opener, str(home))
+                tell(opener, str(home / "queue.db"))
             assert len({answer(opener) for opener in openers}) == 1
             assert list(home.glob("*.new*")) == []
 
 
-def test_of_two_hundred_runs_from_eight_processes_none_is_lost_or_doubled(tmp_path: Path) -> None:
-    file = tmp_path / "queue.db"
-    with processes(8, ADDER) as adders:
+@pytest.mark.slow
+def test_first_openings_at_the_same_instant_make_one_queue_on_postgresql(
+    postgres_server: postgres.Server,
+) -> None:
+    with processes(4, OPENER) as openers:
+        for _ in range(4):
+            url = postgres_server.new_database()
+            for opener in openers:
+                tell(opener, url)
+            assert len({answer(opener) for opener in openers} | {queue_id(url)}) == 1
+
+
+def test_of_two_hundred_runs_from_ten_processes_none_is_lost_or_doubled(place: Path | str) -> None:
+    with processes(10, ADDER) as adders:
         for me, adder in enumerate(adders):
-            tell(adder, f"{file} {me} 25")
-        said = [int(answer(adder)) for _ in range(25) for adder in adders]
-    with open_store(file, create=False) as store:
+            tell(adder, f"{place} {me} 20")
+        said = [int(answer(adder)) for _ in range(20) for adder in adders]
+    with open_store(place, create=False) as store:
         runs = store.runs()
     assert sorted(said) == [run.id for run in runs] == list(range(1, 201))
-    assert {run.name for run in runs} == {f"{me}-{number}" for me in range(8) for number in range(25)}
+    assert {run.name for run in runs} == {f"{me}-{number}" for me in range(10) for number in range(20)}
 
 
 def test_a_process_that_is_killed_while_it_adds_leaves_whole_lots_and_all_that_it_said(
-    tmp_path: Path,
+    place: Path | str,
 ) -> None:
-    file, moments = tmp_path / "queue.db", random.Random(7)
+    moments = random.Random(7)
     said: set[int] = set()
     runs: list[Run] = []
     for _ in range(6):
         with processes(1, ADDER_OF_THREES) as (adder,):
-            tell(adder, str(file))
+            tell(adder, str(place))
             said.update(map(int, answer(adder).split()))
             time.sleep(moments.uniform(0.0, 0.1))  # where in its work the signal hits is left to chance
             adder.send_signal(signal.SIGKILL)
             rest, _ = adder.communicate()
             said.update(int(word) for line in rest.splitlines() for word in line.split())
-        with open_store(file, create=False) as store:
+        with open_store(place, create=False) as store:
             runs = store.runs()
-        assert is_sound(file)
+        assert isinstance(place, str) or is_sound(place)
     assert said <= {run.id for run in runs}
     assert [run.name for run in runs] == ["a", "b", "c"] * (len(runs) // 3)
     assert {run.state for run in runs} == {State.QUEUED}
