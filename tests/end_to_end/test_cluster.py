@@ -105,14 +105,13 @@ def test_runs_of_a_killed_host_go_on_elsewhere_with_the_same_weights(
     service: Service, hosts: Hosts, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
-    alpha = hosts.host_of(service.training(number).pid)
-    assert alpha.name == "alpha"
-    hosts.add("beta")
-    alpha.kill()
+    first = hosts.host_of(service.training(number).pid)
+    other = hosts.add("other")
+    first.kill()
     killed_at = time.monotonic()
     second = service.training(number, attempt=2)
     assert time.monotonic() - killed_at < 60
-    assert hosts.host_of(second.pid).name == "beta"
+    assert hosts.host_of(second.pid) is other
     assert attempts(service, number)[0].reason == "its machine is gone"
     stop(service, number)
     assert_as_undisturbed(service, number, undisturbed)
@@ -123,18 +122,18 @@ def test_a_drained_host_saves_its_runs_first_and_a_new_one_takes_them(
     service: Service, hosts: Hosts, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
-    beta = hosts.host_of(service.training(number).pid)
-    beta.shut_down()
+    first = hosts.host_of(service.training(number).pid)
+    first.shut_down()
     waiting = service.wait_for_state(number, State.QUEUED)
-    assert waiting.reason == "beta is being drained" and waiting.losses == 0
-    beta.process.wait(timeout=40)
+    assert waiting.reason == f"{first.name} is being drained" and waiting.losses == 0
+    first.process.wait(timeout=40)
     wait_until(lambda: [m["name"] for m in beat(service).machines] == ["head"], 30, "the host's going")
     assert service.run(number).state is State.QUEUED
-    hosts.add("gamma")
+    new = hosts.add("new")
     added_at = time.monotonic()
     second = service.training(number, attempt=2)
     assert time.monotonic() - added_at < 30
-    assert hosts.host_of(second.pid).name == "gamma"
+    assert hosts.host_of(second.pid) is new
     stop(service, number)
     assert_as_undisturbed(service, number, undisturbed)
     assert outcomes(service, number) == ["stopped", "stopped"]
@@ -144,7 +143,7 @@ def test_a_host_without_our_packages_is_left_alone_and_the_others_go_on(
     service: Service, hosts: Hosts, small: Path, tmp_path: Path
 ) -> None:
     busy = submit(service, small)
-    service.training(busy)
+    able = hosts.host_of(service.training(busy).pid)
     bare = hosts.add("bare", python=bare_python(tmp_path / "bare"))
     number = submit(service, small)
     waiting = service.wait_for(number, lambda run: run.state is State.QUEUED and run.reason)
@@ -154,7 +153,7 @@ def test_a_host_without_our_packages_is_left_alone_and_the_others_go_on(
     assert service.run(number).attempt == 1, "it was tried there again"
     stop(service, busy)
     second = service.training(number, attempt=2)
-    assert hosts.host_of(second.pid).name == "gamma"
+    assert hosts.host_of(second.pid) is able
     stop(service, number)
     bare.kill()
 
