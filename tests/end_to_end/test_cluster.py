@@ -15,7 +15,7 @@ from end_to_end.raylets import Hosts, bare_python
 from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, undisturbed
 
 from runner.rows import Attempt, Beat
-from runner.states import State
+from runner.states import UNFINISHED, State
 from runner.store import open_store
 
 __all__ = ["undisturbed"]  # a fixture
@@ -51,6 +51,16 @@ def service(
     service = Service(tmp_path_factory.mktemp("home"), variables)
     service.call("up")
     return service
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(service: Service) -> Iterator[None]:
+    """A test that fails must not keep a GPU from the next one."""
+    yield
+    if left := [run.id for run in service.runs() if run.state in UNFINISHED]:
+        service.call("cancel", *map(str, left), "--grace", "1")
+        for number in left:
+            service.wait_for_state(number, State.CANCELLED, State.FINISHED)
 
 
 def submit(service: Service, small: Path) -> int:
@@ -132,7 +142,7 @@ def test_a_drained_host_saves_its_runs_first_and_a_new_one_takes_them(
     new = hosts.add("new")
     added_at = time.monotonic()
     second = service.training(number, attempt=2)
-    assert time.monotonic() - added_at < 30
+    assert time.monotonic() - added_at < 60
     assert hosts.host_of(second.pid) is new
     stop(service, number)
     assert_as_undisturbed(service, number, undisturbed)
@@ -164,6 +174,7 @@ def test_two_homes_on_one_cluster_do_not_book_a_gpu_twice(
     other = Service(tmp_path / "other", hosts.variables)
     number = submit(service, small)
     first = service.training(number)
+    epoch = beat(service).epoch
     theirs = submit(other, small)
     other.wait_for(theirs, lambda run: run.state is State.QUEUED)
     assert [run.id for run in other.runs()] == [theirs]
@@ -174,7 +185,7 @@ def test_two_homes_on_one_cluster_do_not_book_a_gpu_twice(
     assert other.training(theirs).devices == first.devices
     assert "down" in other.call("down").stderr
     assert other.run(theirs).state is State.QUEUED
-    assert beat(service).epoch == 1, "the other home's `down` ended this one's scheduler"
+    assert beat(service).epoch == epoch, "the other home's `down` ended this one's scheduler"
 
 
 def test_a_home_that_does_not_hold_what_was_saved_is_refused(
