@@ -40,7 +40,7 @@ PASSING = {
 PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
 
 
-# Without a code it has not connected. What encryption or the URL forbids stays so; what else the server may say,
+# Without a code it has not connected. What encryption or the URL forbids stays so; what else the server says,
 # in whatever language, may pass: whoever can wait loses nothing by it.
 LASTING_SIGNS = ("SSL", "ssl", "certificate", "invalid", "bad value")
 

@@ -13,7 +13,7 @@ CONNECTING = 'connection failed: connection to server at "db", port 5432 failed:
     "said",
     [
         "FATAL:  the database system is starting up",
-        "FATAL:  the database system is not yet accepting connections\nDETAIL:  Consistent recovery state ...",
+        "FATAL:  the database system is not yet accepting connections\nDETAIL:  Consistent ...",
         "FATAL:  the database system is in recovery mode",
         "FATAL:  the database system is shutting down",
         "FATAL:  sorry, too many clients already",
@@ -50,14 +50,14 @@ def test_who_may_not_come_in_will_not_come_in_later(said: str) -> None:
     ("code", "said", "passes"),
     [
         ("57P01", "terminating connection due to administrator command", True),
-        ("53100", 'could not extend file "base/5/16399": No space left on device\nHINT:  Check free disk space.', True),
+        ("53100", 'could not extend file "base/5/1": No space left on device\nHINT:  Check', True),
         ("53200", "out of memory", True),
         ("40P01", "deadlock detected", True),
         ("55P03", "canceling statement due to lock timeout", True),
         ("25P03", "terminating connection due to idle-in-transaction timeout", True),
         ("22003", "integer out of range", False),
         ("42501", "permission denied for table runs", False),
-        ("23502", 'null value in column "name" of relation "runs" violates not-null constraint\nDETAIL: ...', False),
+        ("23502", 'null value in column "name" violates not-null constraint\nDETAIL: ...', False),
     ],
 )  # fmt: skip
 def test_what_it_says_to_a_statement_counts_by_its_code(code: str, said: str, passes: bool) -> None:
