@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from runner.states import State
 
@@ -88,9 +88,8 @@ class Run:
     publish_error: str | None
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """What placement asks of a queued run, by the names that it has in a Run."""
+class Waiting(NamedTuple):
+    """What decides when a queued run starts: little, for there may be ten thousand of them."""
 
     id: int
     gpus: float | Auto

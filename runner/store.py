@@ -7,7 +7,6 @@ its number and is refused once that attempt has ended.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +42,8 @@ __all__ = [
     "Unreachable",
     "open_store",
 ]
+
+IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to start
 
 
 class UnknownRun(StoreError):  # noqa: N818 - the name says what happened
@@ -105,24 +106,30 @@ class Store:
         with self._reading() as connection:
             return all_runs(connection, query if states is None else query.where(runs.c.state.in_(states)))
 
-    def queue(self) -> list[Run]:
-        """The QUEUED runs in the order in which they are to start: by priority, then by number."""
-        query = select(*RUN).where(runs.c.state == State.QUEUED)
+    def queue(self, at_most: int | None = None) -> list[Run]:
+        """The QUEUED runs, or the first of them, in the order in which they are to start."""
+        query = select(*RUN).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
         with self._reading() as connection:
-            return all_runs(connection, query.order_by(runs.c.priority.desc(), runs.c.id))
+            return all_runs(connection, query.limit(at_most))
 
-    def waiting(self) -> list[Waiting]:
-        """The same runs in the same order, as far as placement asks: quick enough for ten thousand a tick."""
-        query = select(*WAITING).where(runs.c.state == State.QUEUED)
+    def line(self) -> list[Waiting]:
+        """All QUEUED runs in the same order, with no more than placement must know."""
+        query = select(*WAITING).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
         with self._reading() as connection:
-            found = connection.execute(query.order_by(runs.c.priority.desc(), runs.c.id))
-            return [Waiting(*row) for row in found]
+            return [Waiting._make(row) for row in connection.execute(query)]
 
-    def counts(self) -> Counter[State]:
+    def latest(self, at_most: int) -> list[Run]:
+        """The runs that ended last, by number."""
+        ended = select(*RUN).where(runs.c.state.in_(ENDED)).order_by(runs.c.ended_at.desc(), runs.c.id.desc())
+        with self._reading() as connection:
+            return sorted(all_runs(connection, ended.limit(at_most)), key=lambda run: run.id)
+
+    def counts(self) -> dict[State, int]:
         """How many runs there are in each state."""
-        query = select(runs.c.state, func.count().label("number")).group_by(runs.c.state)
+        query = select(runs.c.state, func.count()).group_by(runs.c.state)
         with self._reading() as connection:
-            return Counter({row.state: row.number for row in connection.execute(query)})
+            found = {row[0]: row[1] for row in connection.execute(query)}
+        return {state: found.get(state, 0) for state in State}
 
     def attempts(self, run_id: int) -> list[Attempt]:
         """The attempts of a run, the oldest first."""

@@ -209,6 +209,6 @@ alembic_version = Table(
 )
 
 RUN = [runs.c[field.name] for field in fields(Run)]
-WAITING = [runs.c[field.name] for field in fields(Waiting)]
+WAITING = [runs.c[name] for name in Waiting._fields]
 ATTEMPT = [attempts.c[field.name] for field in fields(Attempt)]
 BEAT = [queue.c[field.name] for field in fields(Beat)]

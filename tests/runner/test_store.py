@@ -115,12 +115,12 @@ class TestOrder:
         for priority in (0, 5, 0, 5):
             add(priority=priority)
         assert [run.id for run in store.queue()] == [2, 4, 1, 3]
-        assert [run.id for run in store.waiting()] == [2, 4, 1, 3]
+        assert [run.id for run in store.line()] == [2, 4, 1, 3]
 
     def test_placement_reads_what_it_asks_of_a_run_and_no_more(self, store: Store, running: int, add) -> None:
         add(gpus=0.5, cpus=2, loader_workers=4, exclusive=("/data/best.pt",))
         add()
-        assert store.waiting() == [
+        assert store.line() == [
             Waiting(2, 0.5, 2, 4, ("/data/best.pt",)),
             Waiting(3, "auto", "auto", 0, ()),
         ]
@@ -144,13 +144,13 @@ class TestOrder:
         assert [run.id for run in store.runs({State.FINISHED})] == [finished]
         assert [run.id for run in store.runs({State.QUEUED, State.RUNNING})] == [later]
         assert store.runs(set()) == []
-        assert store.counts() == {State.FINISHED: 1, State.QUEUED: 1}
+        assert store.counts() == {state: state in (State.FINISHED, State.QUEUED) for state in State}
 
 
 @pytest.mark.parametrize(
     ("look", "index"),
     [
-        (Store.waiting, "runs_in_order"),
+        (Store.line, "runs_in_order"),
         (lambda store: store.runs([State.RUNNING]), "runs_in_order"),
         (Store.unpublished, "runs_to_publish"),
         (Store.anything_unpublished, "runs_to_publish"),
