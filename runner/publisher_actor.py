@@ -63,7 +63,7 @@ class PublisherActor:
             logs = self._copied_logs(store) if self._home.shared else None
             publisher = Publisher(store, self._home, Tracker(target(self._home)), logs)
             idle_since = time.monotonic()
-            while time.monotonic() - idle_since < IDLE_SECONDS:
+            while not publisher.superseded and time.monotonic() - idle_since < IDLE_SECONDS:
                 publisher.publish_once(time.time())
                 if store.unpublished():
                     idle_since = time.monotonic()
