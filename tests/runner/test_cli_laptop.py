@@ -274,3 +274,17 @@ def test_a_clock_that_is_an_hour_slow_does_not_make_the_scheduler_look_dead_or_a
     assert "no scheduler" not in listed.out + listed.err and "not answering" not in listed.out
     assert listed.out.splitlines()[1].split()[-1].endswith("s")  # its age
     assert "up, pid 1" in run_as(WITH_A_SLOW_CLOCK, lab, "status").out
+
+
+def test_ui_gives_the_address_of_the_mlflow_server_and_starts_nothing(lab: Lab) -> None:
+    lab.serve(machines=[GPU_HOST], tracking="http://127.0.0.1:9/mlflow", home=CLUSTER_HOME)  # does not answer
+    done = lab.call("ui")
+    assert (done.code, done.out) == (0, "MLflow       http://127.0.0.1:9/mlflow\n")
+    assert f"no TensorBoard: {CLUSTER_HOME} with the runs' folders is not to be seen" in done.err
+
+
+def test_ui_without_a_server_and_the_runs_folders_is_one_line(lab: Lab) -> None:
+    lab.serve(machines=[GPU_HOST], tracking=f"sqlite:///{CLUSTER_HOME}/mlflow.db", home=CLUSTER_HOME)
+    done = lab.call("ui")
+    assert (done.code, done.out) == (2, "")
+    assert "run `python -m runner ui` on a host of the cluster, or mount it" in done.err
