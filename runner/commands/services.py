@@ -100,7 +100,7 @@ def machine_lines(machines: Sequence[Machine]) -> list[str]:
             one["name"],
             plural(one["gpus"], "GPU"),
             f"{one['cpus']:g} cores",
-            "is leaving: nothing starts there" if one["leaving"] else "",
+            "nothing starts there" if one["leaving"] else "",
         ]
         for one in machines
     ]

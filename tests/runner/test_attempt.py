@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,24 @@ def test_an_attempt_that_is_told_to_stop_saves_and_the_next_one_goes_on(assignme
     assert all(
         torch.equal(one, other) for one, other in zip(*(each.values() for each in weights), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("root", "ways"),
+    [
+        ("", f"set CAPSNET_DATA where Ray is started on {socket.gethostname()}, or resume this run with"),
+        (", root: /nowhere/here", "or make that folder; resume this run with"),
+    ],
+)
+def test_a_host_without_the_data_says_what_to_do(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, root: str, ways: str
+) -> None:
+    monkeypatch.setenv("CAPSNET_DATA", "/nowhere/here")
+    config = f"dataset: {{name: mnist{root}}}\nuse_cuda: false\n"
+    ended = ending(performed(next_attempt(assignment, config)))
+    assert ended.kind == "failed" and ended.reason is not None
+    assert ended.reason.startswith("there is no folder /nowhere to put here/mnist in: ")
+    assert ended.reason.endswith("--set dataset.root=FOLDER") and ways in ended.reason
 
 
 def test_an_attempt_with_nothing_left_to_train_has_a_result_of_its_own(assignment: Assignment) -> None:
