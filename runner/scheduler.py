@@ -285,7 +285,7 @@ class Scheduler:
                 case Lack(reason):  # it prefers this machine, which has it all, and was given another one
                     log.warning("the publisher's machine cannot run it: %s", reason)
                     cluster.kill(self._publisher)
-        elif self._store.unpublished():
+        elif self._store.anything_unpublished():
             arguments = [str(self._home.root), self._home.database_url, self._tracking]
             here = cluster.own_node()
             self._publisher = cluster.start(publisher_actor.NAME, PublisherActor, arguments, prefers=here)

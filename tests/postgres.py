@@ -24,9 +24,9 @@ START_SECONDS = 60
 
 def missing() -> str | None:
     """Why no server can be started here; None where one can."""
-    if _programs() is None:
+    if programs() is None:
         return "no PostgreSQL here: no initdb on the PATH or in /usr/lib/postgresql (apt install postgresql)"
-    if os.getuid() == 0 and _servant() is None:
+    if os.getuid() == 0 and servant() is None:
         return "PostgreSQL does not run as root, and there is no user postgres or nobody to run it as"
     return None
 
@@ -47,7 +47,7 @@ class Server:
         self._new = 0
         password_file = folder / "password"
         password_file.write_text(PASSWORD)
-        if (user := _servant()) is not None:
+        if (user := servant()) is not None:
             for path in (folder, password_file):
                 shutil.chown(path, user.pw_name)
         access = ["--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password_file}"]
@@ -126,10 +126,10 @@ class Server:
         )
 
     def _run(self, program: str, *arguments: str) -> None:
-        folder = _programs()
+        folder = programs()
         assert folder is not None
         command = [str(folder / program), *arguments]
-        if (user := _servant()) is not None:
+        if (user := servant()) is not None:
             own = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
             command = ["setpriv", *own, *command]
         with (self.folder / "output").open(
@@ -152,7 +152,7 @@ def server(*settings: str) -> Iterator[Server]:
             started.stop("immediate")
 
 
-def _programs() -> Path | None:
+def programs() -> Path | None:
     """The folder of PostgreSQL's programs, the newest one's where there are several."""
     on_path = shutil.which("initdb")
     if on_path is not None:
@@ -161,7 +161,7 @@ def _programs() -> Path | None:
     return max((path.parent for path in found), key=lambda path: int(path.parent.name), default=None)
 
 
-def _servant() -> pwd.struct_passwd | None:
+def servant() -> pwd.struct_passwd | None:
     """Whom the superuser lets run the server, which refuses to run as root; None for anybody else."""
     if os.getuid() != 0:
         return None

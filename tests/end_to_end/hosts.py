@@ -1,11 +1,11 @@
-"""Hosts on one machine: each has a name, a network address, processes and files of its own, as containers have.
+"""Hosts on one machine: each has a name, an address, processes and files of its own, as containers have.
 
 A host is a process in namespaces of its own (network, mounts, process ids, host name); everything that is
 started in it ends with it, and ending it is `kill -9` for all of that at once. What it sees of this machine
 is its programs; `/tmp`, `/dev/shm` and the folders that it is given are its own or shared with hosts that
 are given the same ones. The hosts hang on a bridge in a network of its own: this machine's stays as it is.
 
-Needs root, `unshare`, `nsenter` and `ip`; nothing is left behind, also when the process that uses it is killed.
+Needs root, `unshare`, `nsenter` and `ip`. Nothing is left behind, even by tests that are killed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field

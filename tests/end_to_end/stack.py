@@ -7,8 +7,6 @@ by hand, and the making of a database cluster. Everything else is the file's own
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import postgres
 from end_to_end import compose
 from end_to_end.compose import ComposeService
 from end_to_end.hosts import Host, Lan, Running
@@ -24,15 +23,9 @@ from end_to_end.hosts import Host, Lan, Running
 SECRETS = {"POSTGRES_PASSWORD": "p4ssw0rd", "RAY_AUTH_TOKEN": "70ken" * 8}
 HOSTS = {"server": ["postgres", "mlflow"], "head": [], "worker-1": [], "worker-2": [], "laptop": []}
 DATABASE_FOLDER = "/postgres"
-READY_SECONDS = 240.0  # on two cores that others use as well; alone it takes a tenth
+READY_SECONDS = 150.0  # on two cores that others use as well; alone it takes a tenth
 CHECK_SECONDS = 0.5
-
-
-def postgres_programs() -> Path | None:
-    """The folder of PostgreSQL's server programs, the newest; None where there is none."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda file: int(file.parts[4]))
-    beside = shutil.which("initdb")
-    return found[-1].parent if found else Path(beside).parent if beside else None
+LAPTOP_SECONDS = 300.0
 
 
 @dataclass
@@ -84,7 +77,7 @@ class Stack:
     def environment(self, of_service: Mapping[str, str]) -> dict[str, str]:
         """A container's variables: none of this machine's, but for where programs lie."""
         return {
-            "PATH": ":".join([str(Path(sys.prefix) / "bin"), str(postgres_programs()), os.defpath]),
+            "PATH": ":".join([str(Path(sys.prefix) / "bin"), str(postgres.programs()), os.defpath]),
             "HOME": "/tmp",
             "LANG": "C.UTF-8",
             "PYTHONPATH": "/app",
@@ -114,11 +107,19 @@ class Laptop:
     host: Host
     environment: Mapping[str, str]
 
+    @property
+    def files(self) -> Path:
+        """Its working directory, seen from here."""
+        return self.host.folder / "tmp" / "home"
+
+    def command(self, *words: str) -> list[str]:
+        return ["env", "--chdir=/tmp/home", "python", "-m", "runner", *words]
+
     def call(self, *words: str) -> CompletedProcess[str]:
-        return self.host.run(["python", "-m", "runner", *words], self.environment)
+        return self.host.run(self.command(*words), self.environment, seconds=LAPTOP_SECONDS)
 
     def start(self, name: str, *words: str) -> Running:
-        return self.host.start(name, ["python", "-m", "runner", *words], self.environment)
+        return self.host.start(name, self.command(*words), self.environment)
 
 
 def laptop(stack: Stack) -> Laptop:
@@ -126,10 +127,8 @@ def laptop(stack: Stack) -> Laptop:
     host = stack.host("laptop")
     (host.folder / "tmp" / "home").mkdir()
     without = _without(host, "ray", "torch", "mlflow")
-    variables = {
-        name: stack.services["cli"].environment[name]
-        for name in ("RUNNER_DATABASE_URL", "MLFLOW_TRACKING_URI")
-    }
+    of_cli = stack.services["cli"].environment
+    variables = {name: of_cli[name] for name in ("RUNNER_DATABASE_URL", "MLFLOW_TRACKING_URI")}
     return Laptop(host, {**stack.environment(variables), "PYTHONPATH": f"{without}:/app"})
 
 
@@ -149,11 +148,13 @@ def _place(target: str) -> str:
 
 def _postgres(host: Host, environment: Mapping[str, str]) -> list[str]:
     """Do what the image's entry point does: make the database cluster once; return the server's command."""
-    as_user = _as_postgres()
+    user = postgres.servant()
+    assert user is not None, "hosts need root"
+    as_user = f"setpriv --reuid={user.pw_uid} --clear-groups"
     if host.run(["test", "-e", f"{DATABASE_FOLDER}/PG_VERSION"], environment).returncode:
         script = (
-            f"chown postgres {DATABASE_FOLDER} && chmod 700 {DATABASE_FOLDER} && umask 077"
-            ' && printf %s "$POSTGRES_PASSWORD" > /tmp/password && chown postgres /tmp/password'
+            f"chown {user.pw_uid} {DATABASE_FOLDER} && chmod 700 {DATABASE_FOLDER} && umask 077"
+            f' && printf %s "$POSTGRES_PASSWORD" > /tmp/password && chown {user.pw_uid} /tmp/password'
             f' && {as_user} initdb --pgdata={DATABASE_FOLDER} --username="$POSTGRES_USER"'
             " --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256 $POSTGRES_INITDB_ARGS"
             f" && echo 'host all all all scram-sha-256' >> {DATABASE_FOLDER}/pg_hba.conf"
@@ -162,10 +163,6 @@ def _postgres(host: Host, environment: Mapping[str, str]) -> list[str]:
         assert made.returncode == 0, made.stderr
     settings = ["-c", "listen_addresses=*", "-c", "unix_socket_directories=/tmp"]
     return [*as_user.split(), "postgres", "-D", DATABASE_FOLDER, *settings]
-
-
-def _as_postgres() -> str:
-    return f"setpriv --reuid={pwd.getpwnam('postgres').pw_uid} --clear-groups"
 
 
 def _run_the_scripts_of_the_image(host: Host, environment: Mapping[str, str]) -> None:
