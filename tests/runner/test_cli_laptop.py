@@ -209,6 +209,7 @@ def test_a_run_that_never_started_has_no_folder_to_miss(lab: Lab) -> None:
 def test_status_lists_the_hosts_of_a_cluster(lab: Lab) -> None:
     serve(lab)
     lines = lab.call("status").out.splitlines()
+    assert "ray        lab, to which this host does not belong" in lines
     assert lines[lines.index("hosts") + 1 :] == [
         "  gpu1  2 GPUs  16 cores",
         "  gpu2  2 GPUs  16 cores",
