@@ -209,19 +209,27 @@ def test_a_run_that_never_started_has_no_folder_to_miss(lab: Lab) -> None:
 def test_status_lists_the_hosts_of_a_cluster(lab: Lab) -> None:
     serve(lab)
     lines = lab.call("status").out.splitlines()
+    assert "ray        lab, to which this host does not belong" in lines
     assert lines[lines.index("hosts") + 1 :] == [
         "  gpu1  2 GPUs  16 cores",
         "  gpu2  2 GPUs  16 cores",
-        "  gpu3  8 GPUs  64 cores  is leaving: nothing starts there",
+        "  gpu3  8 GPUs  64 cores  nothing starts there",
     ]
     assert json.loads(lab.call("status", "--json").out)["machines"] == [GPU_HOST, OTHER, LEAVING]
 
 
 def test_a_run_that_no_host_can_take_is_told_so(lab: Lab) -> None:
     serve(lab)
-    lab.submit(TINY + "runner: {cpus: 40}\n")
-    assert "needs 1 GPU and 40 cores" not in (said := lab.call("queue").out)
-    assert "needs 40 cores, the largest machine has 16: can never start" in said
+    lab.submit(TINY + "runner: {cpus: 400}\n")
+    assert "needs 400 cores, the largest machine has 16: can never start" in lab.call("queue").out
+
+
+def test_a_run_that_only_a_host_which_leaves_could_take_is_not_told_never(lab: Lab) -> None:
+    serve(lab)
+    lab.submit(TINY + "runner: {gpus: 1, cpus: 40}\n")
+    assert (
+        "nothing starts at the moment where it could run: `python -m runner status`" in lab.call("queue").out
+    )
 
 
 def run_as(code: str, lab: Lab, *words: object) -> Done:
