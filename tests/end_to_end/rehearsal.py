@@ -189,7 +189,7 @@ def _disturb(there: Rehearsal) -> tuple[int, float]:
     services.running["postgres"].signal(signal.SIGINT)  # the stop signal of its image
     services.running["postgres"].entered.wait(60)
     there.say("PostgreSQL is stopped")
-    there.type("queue", expect=1)
+    there.type("queue", expect=2)
     time.sleep(5)  # long enough for every part to notice
     services.start("postgres", server)
     there.say("PostgreSQL is started again")
