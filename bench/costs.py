@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from runner import local_ray
-from runner.paths import Home
+from runner.paths import Home, home
 from runner.rows import Run
 from runner.states import ENDED
 from runner.store import open_store
@@ -63,7 +63,7 @@ def show(label: str, values: list[float], unit: str = "s") -> None:
 
 
 def look(number: int) -> Run:
-    with open_store(Home(Path(os.environ["RUNNER_HOME"])), create=False) as store:
+    with open_store(home(), create=False) as store:
         run = store.run(number)
     assert run is not None
     return run

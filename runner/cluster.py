@@ -169,9 +169,7 @@ def start(
     if chosen := node or prefers:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(chosen, soft=node is None)
     if prefers:
-        options["memory"] = (
-            1  # byte: an actor that needs nothing goes to any node, whatever it prefers
-        )
+        options["memory"] = 1  # byte: an actor that needs nothing goes to any node, whatever it prefers
     actor = _remote(actor_class, restart).options(**options)
     return Member(name, actor.remote(capsnet.__version__, pickle.dumps(tuple(arguments))))
 

@@ -65,7 +65,7 @@ class PublisherActor:
             idle_since = time.monotonic()
             while time.monotonic() - idle_since < IDLE_SECONDS:
                 publisher.publish_once(time.time())
-                if store.unpublished():
+                if store.anything_unpublished():
                     idle_since = time.monotonic()
                 time.sleep(ROUND_SECONDS)
 

@@ -242,13 +242,13 @@ class Scheduler:
         log.info("run %d, attempt %d: %s, now %s", run.id, run.attempt, ending, state)
 
     def _place(self, now: float) -> None:
-        queued = [run for run in self._store.queue() if self._held.get(run.id, 0.0) < time.monotonic()]
+        queued = [run for run in self._store.line() if self._held.get(run.id, 0.0) < time.monotonic()]
         if not queued:
             return
         bookings = [charge.booking for charge in self._charges.values()]
         free = resources.nodes(self._machines, bookings, self._shut())
-        waiting = [placement.resolve(run, free) for run in queued]
-        running = [placement.resolve(run, free) for run in self._store.runs([State.RUNNING])]
+        waiting = placement.resolve_all(queued, free)
+        running = placement.resolve_all(self._store.runs([State.RUNNING]), free)
         for start in placement.place(waiting, running, free):
             self._start(start, now)
 
@@ -285,7 +285,7 @@ class Scheduler:
                 case Lack(reason):  # it prefers this machine, which has it all, and was given another one
                     log.warning("the publisher's machine cannot run it: %s", reason)
                     cluster.kill(self._publisher)
-        elif self._store.unpublished():
+        elif self._store.anything_unpublished():
             arguments = [str(self._home.root), self._home.database_url, self._tracking]
             here = cluster.own_node()
             self._publisher = cluster.start(publisher_actor.NAME, PublisherActor, arguments, prefers=here)

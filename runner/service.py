@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -165,7 +164,7 @@ def status(home: Home, store: Store) -> dict[str, Any]:
     """Return what is up, as plain values."""
     now = store.now()
     beat, ray = store.scheduler_beat(), local_ray.find()
-    counts = Counter(run.state for run in store.runs())
+    counts = store.counts()
     return {
         "home": str(home.root),
         "queue": store.queue_id,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, Unpack
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from runner import moves
 from runner.database import Database, NoQueue, StoreError, Unreachable
@@ -30,7 +30,7 @@ from runner.queries import (
 )
 from runner.rows import Attempt, Beat, Down, Intent, Machine, NewRun, Outcome, ProgressFields, Run, Waiting
 from runner.states import ENDED, Event, IllegalMove, State
-from runner.tables import BEAT, RUN, attempts, log_pieces, queue, runs
+from runner.tables import BEAT, BEHIND, RUN, WAITING, attempts, log_pieces, queue, runs
 
 __all__ = [
     "NoQueue",
@@ -114,8 +114,7 @@ class Store:
 
     def line(self) -> list[Waiting]:
         """All QUEUED runs in the same order, with no more than placement must know."""
-        columns = [runs.c[name] for name in Waiting._fields]
-        query = select(*columns).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
+        query = select(*WAITING).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
         with self._reading() as connection:
             return [Waiting._make(row) for row in connection.execute(query)]
 
@@ -131,11 +130,6 @@ class Store:
         with self._reading() as connection:
             found = {row[0]: row[1] for row in connection.execute(query)}
         return {state: found.get(state, 0) for state in State}
-
-    def folder(self) -> str | None:
-        """The folder of the runs as the newest scheduler saw it, also after it has left."""
-        with self._reading() as connection:
-            return connection.execute(select(queue.c.home)).scalar_one()
 
     def attempts(self, run_id: int) -> list[Attempt]:
         """The attempts of a run, the oldest first."""
@@ -251,11 +245,14 @@ class Store:
 
     def unpublished(self, started: bool = False) -> list[Run]:
         """The runs of which tracking may lack something, by number; `started`: that have had an attempt."""
-        behind = func.coalesce(runs.c.durable_epoch, 0) > func.coalesce(runs.c.published_epoch, 0)
-        moved = or_(runs.c.published_state.is_(None), runs.c.published_state != runs.c.state)
-        query = select(*RUN).where(or_(runs.c.state == State.RUNNING, moved, behind)).order_by(runs.c.id)
+        query = select(*RUN).where(BEHIND).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query.where(runs.c.attempt > 0) if started else query)
+
+    def anything_unpublished(self) -> bool:
+        """Whether there is such a run, which is quicker to know than which ones there are."""
+        with self._reading() as connection:
+            return connection.execute(select(runs.c.id).where(BEHIND).limit(1)).first() is not None
 
     def published(
         self,

@@ -21,10 +21,11 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 from sqlalchemy.engine import Dialect
 
-from runner.rows import Attempt, Beat, Run
+from runner.rows import Attempt, Beat, Run, Waiting
 from runner.states import State
 
 SCHEMA_VERSION = 2
@@ -141,6 +142,14 @@ runs = Table(
 
 Index("runs_in_order", runs.c.state, runs.c.priority.desc(), runs.c.id)
 
+# Of which runs tracking may lack something. The index holds them alone, so that the many that have ended and
+# are published cost a look at them nothing; for that, queries must name the condition in these very words.
+BEHIND = text(
+    "state = 'RUNNING' OR published_state IS NULL OR published_state <> state"
+    " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0)"
+)
+Index("runs_to_publish", runs.c.id, sqlite_where=BEHIND, postgresql_where=BEHIND)
+
 attempts = Table(
     "attempts",
     metadata,
@@ -200,5 +209,6 @@ alembic_version = Table(
 )
 
 RUN = [runs.c[field.name] for field in fields(Run)]
+WAITING = [runs.c[name] for name in Waiting._fields]
 ATTEMPT = [attempts.c[field.name] for field in fields(Attempt)]
 BEAT = [queue.c[field.name] for field in fields(Beat)]

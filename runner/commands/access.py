@@ -35,7 +35,7 @@ def open_queue(create: bool = False) -> Iterator[Access]:
 
     place = home()
     with open_store(place, create=create) as store:
-        if place.shared and not os.environ.get("RUNNER_HOME") and (folder := store.folder()):
+        if place.shared and not os.environ.get("RUNNER_HOME") and (folder := store.recorded_home()):
             place = replace(place, root=Path(folder))
         yield Access(place, store)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from runner.paths import Home
 from runner.rows import Run
 from runner.states import State
-from runner.store import NoQueue, open_store
+from runner.store import NoQueue, Unreachable, open_store
 
 Value = TypeVar("Value")
 
@@ -35,7 +35,7 @@ class Service:
 
     @property
     def home(self) -> Home:
-        return Home(self.root)
+        return Home(self.root, self.variables.get("RUNNER_DATABASE_URL"))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -65,7 +65,7 @@ class Service:
         try:
             with open_store(self.home, create=False) as store:
                 return store.run(number)
-        except NoQueue:
+        except (NoQueue, Unreachable):  # not yet, or for a moment not
             return None
 
     def runs(self) -> list[Run]:

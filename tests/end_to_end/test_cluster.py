@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import postgres
 import psutil
 import pytest
 from end_to_end.harness import Service, wait_until
-from end_to_end.raylets import Host, Hosts, bare_python
+from end_to_end.raylets import Hosts, bare_python
 from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, submit, undisturbed
 
-from runner.rows import Beat, Run
+from runner.rows import Attempt, Beat
 from runner.states import State
 from runner.store import open_store
 
@@ -36,8 +35,20 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def service(hosts: Hosts, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    service = Service(tmp_path_factory.mktemp("home"), hosts.variables)
+def database() -> Iterator[postgres.Server]:
+    """A PostgreSQL of this module's own, which is stopped and started under it."""
+    if (reason := postgres.missing()) is not None:
+        pytest.skip(reason)
+    with postgres.server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(
+    hosts: Hosts, database: postgres.Server, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Service:
+    variables = {**hosts.variables, "RUNNER_DATABASE_URL": database.new_database()}
+    service = Service(tmp_path_factory.mktemp("home"), variables)
     service.call("up")
     return service
 
@@ -47,9 +58,13 @@ def beat(service: Service) -> Beat:
         return wait_until(store.scheduler_beat, 30, "a scheduler")
 
 
-def outcomes(service: Service, number: int) -> list[str | None]:
+def attempts(service: Service, number: int) -> list[Attempt]:
     with open_store(service.home, create=False) as store:
-        return [attempt.outcome for attempt in store.attempts(number)]
+        return store.attempts(number)
+
+
+def outcomes(service: Service, number: int) -> list[str | None]:
+    return [attempt.outcome for attempt in attempts(service, number)]
 
 
 def refused(service: Service, *words: str, **variables: str) -> str:
@@ -70,7 +85,7 @@ def test_the_cluster_is_the_same_by_whatever_address_it_is_joined(service: Servi
     first = beat(service)
     assert first.cluster.startswith("Ray cluster session_")
     for address in (f"localhost:{hosts.port}", hosts.address):
-        Service(service.root, {**hosts.variables, "RAY_ADDRESS": address}).call("up")
+        Service(service.root, {**service.variables, "RAY_ADDRESS": address}).call("up")
     assert beat(service).epoch == first.epoch
 
 
@@ -94,15 +109,10 @@ def test_runs_of_a_killed_host_go_on_elsewhere_with_the_same_weights(
     second = service.training(number, attempt=2)
     assert time.monotonic() - killed_at < 60
     assert hosts.host_of(second.pid).name == "beta"
-    assert "machine is gone" in (second.reason or outcome_reason(service, number))
+    assert attempts(service, number)[0].reason == "its machine is gone"
     stop(service, number)
     assert_as_undisturbed(service, number, undisturbed)
     assert outcomes(service, number) == ["lost", "stopped"]
-
-
-def outcome_reason(service: Service, number: int) -> str:
-    with open_store(service.home, create=False) as store:
-        return store.attempts(number)[0].reason or ""
 
 
 def test_a_drained_host_saves_its_runs_first_and_a_new_one_takes_them(
@@ -174,7 +184,70 @@ def test_a_home_that_does_not_hold_what_was_saved_is_refused(
     second = Service(tmp_path / "second", first.variables)
     line = refused(second, "up")
     assert f"RUNNER_HOME={first.root}" in line and str(second.root) in line
-    assert "queued, but not started" in second.call("resume", str(number), expect=1).stderr or True
+    assert "queued, but not started" in second.call("submit", small, expect=1).stderr
+
+
+def test_a_database_that_is_away_for_a_while_loses_nothing(
+    service: Service, hosts: Hosts, database: postgres.Server, small: Path, undisturbed: Undisturbed
+) -> None:
+    number = submit(service, small)
+    before = service.training(number)
+    short = service.submit(small, "num_epochs=2", "runner.gpus=0", "runner.cpus=1")
+    service.training(short)
+    database.stop("immediate")
+    ending = service.home.run(short, "small").attempt(1).outcome
+    wait_until(ending.exists, 60, "the end of a run while the database is away")
+    database.start()
+    after = service.wait_for(number, lambda run: (run.answered_at or 0) > (before.answered_at or 0))
+    assert (after.attempt, after.pid) == (1, before.pid)
+    assert service.wait_for_state(short, State.FINISHED).attempt == 1
+    log = service.home.scheduler_log.read_text()
+    assert log.count("waiting for the database") == 1 and postgres.PASSWORD not in log
+    stop(service, number)
+    assert_as_undisturbed(service, number, undisturbed)
+
+
+def test_the_scheduler_leaves_a_drained_host_and_outlives_a_killed_one(
+    service: Service, hosts: Hosts, small: Path
+) -> None:
+    head, epoch = hosts.up[0], beat(service).epoch
+    assert head.runs(beat(service).pid)
+    hosts.add("delta")
+    hosts.drain(head)
+    wait_until(lambda: beat(service).epoch > epoch and beat(service).pid, 60, "another scheduler")
+    second = hosts.host_of(beat(service).pid)
+    assert second is not head
+    number = service.submit(small, ENDLESS)
+    worker = service.training(number).pid
+    epoch = beat(service).epoch
+    hosts.add("epsilon")
+    second.kill()
+    wait_until(lambda: beat(service).epoch > epoch and beat(service).pid, 60, "a third scheduler")
+    again = service.wait_for(number, lambda run: (run.answered_at or 0) > beat(service).at - 5)
+    assert hosts.host_of(again.pid) is not second
+    assert again.pid == worker or again.attempt == 2
+    stop(service, number)
+
+
+def test_a_second_cluster_is_refused_until_the_first_falls_silent(
+    service: Service, hosts: Hosts, small: Path
+) -> None:
+    first = beat(service)
+    here = {key: value for key, value in service.variables.items() if not key.startswith("RAY_")}
+    other = Service(service.root, {**here, "RUNNER_GPUS": "1"})
+    line = refused(other, "up")
+    assert first.cluster in line and "there first" in line
+    assert "run `down` on a host of it" in refused(other, "down")
+    scheduler = psutil.Process(beat(service).pid)
+    scheduler.suspend()
+    other.call("up")
+    assert beat(service).cluster.startswith("local Ray")
+    number = other.submit(small, "num_epochs=1")
+    scheduler.resume()
+    scheduler.wait(timeout=30)
+    assert other.wait_for_state(number, State.FINISHED).attempt == 1
+    assert beat(service).cluster.startswith("local Ray")
+    other.call("down")
 
 
 def _url(folder: Path) -> str:

@@ -10,6 +10,7 @@ from runner.attempt import Status
 from runner.attendance import (
     DOWN_GRACE_SECONDS,
     START_SECONDS,
+    Avoid,
     Close,
     Note,
     Seen,
@@ -107,3 +108,39 @@ def test_down_with_force_kills_at_once_but_not_what_has_ended(running: Run) -> N
     assert isinstance(close, Close) and close.event is Event.RELEASE
     *_, close = attend(running, answer("finished"), NOW, NOW, kill_at_once=True)
     assert close == Close(Event.FINISH, "finished", None)
+
+
+def test_a_worker_on_a_drained_machine_saves_and_its_run_is_put_back(running: Run) -> None:
+    leaving = replace(answer(), leaving=True, machine="gpu2")
+    assert TellToStop() in attend(running, leaving, NOW, None)
+    stopped = replace(answer("stopped"), leaving=True, machine="gpu2")
+    *_, close = attend(running, stopped, NOW, None)
+    assert close == Close(Event.RELEASE, "stopped", "gpu2 is being drained")
+
+
+def test_what_finished_on_a_drained_machine_has_finished_and_what_died_there_is_lost(running: Run) -> None:
+    *_, close = attend(running, replace(answer("finished"), leaving=True), NOW, None)
+    assert close == Close(Event.FINISH, "finished", None)
+    gone = Seen(dead="its machine is gone", leaving=True)
+    assert attend(running, gone, NOW, None) == [Close(Event.LOSE, "lost", "its machine is gone")]
+
+
+def test_an_interrupt_on_a_drained_machine_is_what_the_user_asked_for(running: Run) -> None:
+    asked = replace(running, intent="interrupt", intent_at=NOW, grace_seconds=5.0)
+    *_, close = attend(asked, replace(answer("stopped"), leaving=True), NOW, None)
+    assert close == Close(Event.RELEASE, "stopped", None)
+
+
+@pytest.mark.parametrize(
+    "seen", [Seen(lack="no torch", machine="gpu2"), replace(answer("unable", "no torch"), machine="gpu2")]
+)
+def test_a_machine_that_cannot_run_it_is_avoided_and_the_run_put_back(running: Run, seen: Seen) -> None:
+    reason = "gpu2 cannot run it: no torch"
+    assert attend(running, seen, NOW, None) == [Avoid(reason), Close(Event.RELEASE, "lost", reason)]
+
+
+def test_a_run_whose_worker_was_never_started_is_put_back_and_one_that_ran_is_lost(running: Run) -> None:
+    unknown = Seen(dead="its worker is gone", unknown=True)
+    assert attend(running, unknown, NOW, None) == [Close(Event.RELEASE, "lost", "its worker was not started")]
+    ran = replace(running, answered_at=NOW)
+    assert attend(ran, unknown, NOW, None) == [Close(Event.LOSE, "lost", "its worker is gone")]

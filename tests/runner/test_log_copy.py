@@ -17,9 +17,9 @@ from runner.states import Event
 from runner.store import Store, open_store
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def home(tmp_path: Path, request: pytest.FixtureRequest) -> Home:
+    return Home(tmp_path, None if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
@@ -196,6 +196,7 @@ def test_a_run_that_was_removed_meanwhile_is_let_be(
     assert worker.kept() == b""
 
 
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
 def test_ten_thousand_ended_runs_are_not_looked_at_again(
     worker: Worker, logs: LogCopy, store: Store, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import postgres
 import pytest
@@ -109,10 +110,16 @@ class TestTheSchema:
                     found.get_pk_constraint(table),
                     found.get_foreign_keys(table),
                     found.get_check_constraints(table),
-                    sorted(found.get_indexes(table), key=lambda index: str(index["name"])),
+                    sorted(map(words, found.get_indexes(table))),
                 )
                 for table in (*metadata.tables, "alembic_version")
             }
+
+        def words(index: Mapping[str, Any]) -> list[str]:
+            options = {name: str(option) for name, option in index.get("dialect_options", {}).items()}
+            return [
+                f"{name}: {value}" for name, value in sorted({**index, "dialect_options": options}.items())
+            ]
 
         with vacant.connect() as connection:
             with connection.begin():

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from published import CONFIG, Scheduler, append_samples, draw, files, mlflow_run, mlflow_runs, points, steps
 
 from capsnet.history import write_history
 from runner import publisher as publishing
-from runner import record, storage, tracking, ui
+from runner import record, tracking
 from runner.log_copy import SETTLING_SECONDS, LogCopy
-from runner.paths import Home, RunPaths
+from runner.paths import Home
 from runner.publisher import Publisher
 from runner.record import SAMPLE
-from runner.rows import NewRun, Run
+from runner.rows import NewRun
 from runner.states import Event, State
 from runner.store import Store, open_store
 from runner.tracking import Tracker
-
-CONFIG = """
-name: tiny
-num_epochs: 3
-optim: {lr: 0.001, milestone: [2]}
-dataset: {root: null}
-runner: {gpus: 0}
-"""
 
 
 @pytest.fixture
@@ -80,41 +66,6 @@ def queued_run(store: Store) -> int:
     return store.add([new], now=1.0)[0]
 
 
-class Scheduler:
-    """The moves that the scheduler makes, in one word each."""
-
-    def __init__(self, store: Store, home: Home) -> None:
-        self.store, self.home = store, home
-        self.epoch = store.take_over(1.0, "here", "1")
-        self.clock = 10.0
-
-    def start(self, run_id: int) -> int:
-        self.clock += 10
-        claimed = self.store.claim(self.epoch, run_id, self.clock, gpus=0, cpus=1)
-        assert claimed is not None
-        attempt = claimed.number
-        self.store.report(self.epoch, run_id, attempt, self.clock, host="box", pid=1, devices=("cpu",))
-        return attempt
-
-    def end(self, run_id: int, event: Event, reason: str | None = None) -> None:
-        run = self.run(run_id)
-        outcome = {Event.FINISH: "finished", Event.FAIL: "failed", Event.LOSE: "lost"}.get(event, "stopped")
-        self.store.end(self.epoch, run_id, run.attempt, event, run.submitted_at + 90, outcome, reason)  # pyright: ignore[reportArgumentType] - one of the four
-
-    def run(self, run_id: int) -> Run:
-        run = self.store.run(run_id)
-        assert run is not None
-        return run
-
-    def paths(self, run_id: int) -> RunPaths:
-        return self.home.run(run_id, self.run(run_id).name)
-
-    def measure(self, run_id: int, attempt: int, epochs: Sequence[int], at: float = 50.0) -> None:
-        """Write the history that follows a checkpoint after the last of these epochs."""
-        rows = [{"epoch": n, "time": at + n, "train/loss": 1 / n, "test/accuracy": n / 10} for n in epochs]
-        write_history(rows, self.paths(run_id).attempt(attempt).history)
-
-
 @pytest.fixture
 def scheduler(store: Store, home: Home) -> Scheduler:
     return Scheduler(store, home)
@@ -124,40 +75,6 @@ def scheduler(store: Store, home: Home) -> Scheduler:
 def running_run(queued_run: int, scheduler: Scheduler) -> int:
     scheduler.start(queued_run)
     return queued_run
-
-
-def mlflow_runs(tracker: Tracker) -> list[Any]:
-    experiment = tracker.client.get_experiment_by_name("test")
-    assert experiment is not None
-    return list(tracker.client.search_runs([experiment.experiment_id]))
-
-
-def mlflow_run(tracker: Tracker) -> Any:
-    [run] = mlflow_runs(tracker)
-    return run
-
-
-def points(tracker: Tracker, key: str) -> list[tuple[int, float, int]]:
-    """Every point of a metric: step, value, time in ms."""
-    history = tracker.client.get_metric_history(mlflow_run(tracker).info.run_id, key)
-    return sorted((point.step, point.value, point.timestamp) for point in history)
-
-
-def steps(tracker: Tracker, key: str = "test/accuracy") -> list[int]:
-    return [step for step, _, _ in points(tracker, key)]
-
-
-def files(tracker: Tracker, folder: str | None = None) -> set[str]:
-    return {file.path for file in tracker.client.list_artifacts(mlflow_run(tracker).info.run_id, folder)}
-
-
-def append_samples(
-    scheduler: Scheduler, run_id: int, attempt: int, rows: Sequence[Mapping[str, float]]
-) -> None:
-    path = scheduler.paths(run_id).attempt(attempt).system
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for row in rows:
-        storage.append_row(path, row)
 
 
 def crash(*_: object, **__: object) -> None:
@@ -324,13 +241,6 @@ def test_a_failed_run_says_why_and_brings_its_files(
     assert files(tracker) == {"config.yaml", "history.csv", "attempts"}
     assert files(tracker, "attempts/1") == {"attempts/1/log.txt"}
     assert (scheduler.home.artifacts / run.info.run_id / "artifacts" / "history.csv").exists()
-
-
-def draw(scheduler: Scheduler, run_id: int, attempt: int, *names: str) -> None:
-    folder = scheduler.paths(run_id).attempt(attempt).figures
-    folder.mkdir(parents=True)
-    for name in names:
-        (folder / name).write_text(f"attempt {attempt}")
 
 
 def test_the_pictures_of_an_ended_run_are_published_once_however_often_that_was_tried(
@@ -630,54 +540,27 @@ def test_a_finished_run_brings_its_model_once_however_often_that_was_tried(
 
 
 @pytest.mark.slow
-def test_a_server_that_was_away_at_the_runs_end_gets_all_of_it_when_it_is_back(
-    running_run: int, scheduler: Scheduler, store: Store, home: Home, tmp_path: Path, tiny_checkpoint: Path
+def test_a_model_that_was_made_twice_is_one_at_the_end(
+    running_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    port, _ = ui.free_ports(5600)
-    uri = f"http://127.0.0.1:{port}"
-    environ = {"MLFLOW_TRACKING_URI": f"http://ada:secret@127.0.0.1:{port}", "MLFLOW_EXPERIMENT_NAME": "test"}
-    tracker = Tracker(tracking.target(home, environ))
-    publisher = Publisher(store, home, tracker)
+    create = tracker.client.create_logged_model
+
+    def create_twice(*arguments: Any, **options: Any) -> Any:
+        """As a server that hung, or two publishers of which neither has seen the other's."""
+        create(*arguments, **options)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(tracker.client, "create_logged_model", create_twice)
     scheduler.measure(running_run, 1, [1, 2, 3])
-    scheduler.paths(running_run).attempt(1).log.write_text("done\n")
     shutil.copy(tiny_checkpoint, scheduler.paths(running_run).attempt(1).checkpoint)
-    began = time.monotonic()
-    publisher.publish_once(now=100.0)
     scheduler.end(running_run, Event.FINISH)
-    publisher.publish_once(now=101.0)
-    assert time.monotonic() - began < 10
-    assert scheduler.run(running_run).publish_error == f"{uri}: [Errno 111] Connection refused"
-
-    with tracking_server(f"sqlite:///{home.mlflow_database}", tmp_path / "served", port):
-        publisher.publish_once(now=102.0)
-        run = scheduler.run(running_run)
-        assert (run.publish_error, run.published_epoch, run.published_state) == (None, 3, "FINISHED")
-        assert steps(tracker) == [1, 2, 3]
-        assert files(tracker, "attempts/1") == {"attempts/1/log.txt"}
-        [model] = tracker.client.search_logged_models([mlflow_run(tracker).info.experiment_id])
-        assert model.status == "READY"
-    assert list((tmp_path / "served").rglob("weights.npz"))
-
-
-@contextmanager
-def tracking_server(store_uri: str, artifacts: Path, port: int) -> Iterator[None]:
-    """MLflow's server, as a lab would run it: files go through it."""
-    options = {"backend-store-uri": store_uri, "artifacts-destination": artifacts, "port": port, "workers": 1}
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "mlflow", "server", *words]
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **ui.MLFLOW_SETTINGS},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while process.poll() is None:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-            time.sleep(0.1)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    publish()
+    run = mlflow_run(tracker)
+    [model] = tracker.client.search_logged_models([run.info.experiment_id])
+    assert model.status == "READY"
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]

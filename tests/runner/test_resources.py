@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from runner.cluster import Machine
@@ -58,3 +60,10 @@ def test_the_cores_of_runs_with_gpus_are_known_apart() -> None:
 @pytest.mark.parametrize("elsewhere", ["other", ""])
 def test_bookings_of_other_machines_do_not_count(elsewhere: str) -> None:
     assert sum(shares(machine(), Booking(elsewhere, 4, 1))) == 4
+
+
+def test_a_machine_that_leaves_or_is_avoided_has_nothing_free_and_still_counts() -> None:
+    for found in (nodes([replace(machine(), leaving=True)], []), nodes([machine()], [], closed={"m"})):
+        (node,) = found
+        assert (node.gpus, node.cpus) == ((0, 0, 0, 0), 0)
+        assert (node.total_gpus, node.total_cpus) == (4, 8)

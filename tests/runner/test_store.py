@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
 
-from runner.rows import Down, Machine, NewRun, Run
+from runner.rows import Down, Machine, NewRun, Run, Waiting
 from runner.states import Event, IllegalMove, State
 from runner.store import Occupied, Store, StoreError, Superseded, UnknownRun, open_store
 
@@ -113,6 +115,15 @@ class TestOrder:
         for priority in (0, 5, 0, 5):
             add(priority=priority)
         assert [run.id for run in store.queue()] == [2, 4, 1, 3]
+        assert [run.id for run in store.line()] == [2, 4, 1, 3]
+
+    def test_placement_reads_what_it_asks_of_a_run_and_no_more(self, store: Store, running: int, add) -> None:
+        add(gpus=0.5, cpus=2, loader_workers=4, exclusive=("/data/best.pt",))
+        add()
+        assert store.line() == [
+            Waiting(2, 0.5, 2, 4, ("/data/best.pt",)),
+            Waiting(3, "auto", "auto", 0, ()),
+        ]
 
     def test_a_run_that_was_lost_keeps_its_place(self, store: Store, running: int, add, epoch: int) -> None:
         add()
@@ -133,6 +144,36 @@ class TestOrder:
         assert [run.id for run in store.runs({State.FINISHED})] == [finished]
         assert [run.id for run in store.runs({State.QUEUED, State.RUNNING})] == [later]
         assert store.runs(set()) == []
+        assert store.counts() == {State.FINISHED: 1, State.QUEUED: 1}
+
+
+@pytest.mark.parametrize(
+    ("look", "index"),
+    [
+        (Store.waiting, "runs_in_order"),
+        (lambda store: store.runs([State.RUNNING]), "runs_in_order"),
+        (Store.unpublished, "runs_to_publish"),
+        (Store.anything_unpublished, "runs_to_publish"),
+    ],
+)
+def test_what_is_looked_at_each_second_does_not_walk_over_runs_that_have_ended(
+    store: Store, look: Callable[[Store], object], index: str
+) -> None:
+    plan: list[str] = []
+
+    def explain(connection: Connection, _: object, statement: str, parameters: Any, *__: object) -> None:
+        if statement.startswith("SELECT") and not plan:
+            plan.append("")  # before the statements below come here too
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql(
+                    "SET LOCAL enable_seqscan = off"
+                )  # quicker where there are no runs
+            how = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+            plan.extend(map(str, connection.exec_driver_sql(how + statement, parameters)))
+
+    event.listen(store._database.reader, "before_cursor_execute", explain)
+    look(store)
+    assert index in " ".join(plan)
 
 
 class TestClaiming:
@@ -482,8 +523,10 @@ class TestLogs:
 class TestPublishing:
     def test_what_tracking_may_lack_is_known(self, store: Store, finished: int, epoch: int, add) -> None:
         assert [run.id for run in store.unpublished()] == [finished]
+        assert store.anything_unpublished()
         store.published(finished, attempt=1, epoch=50, mlflow_run_id="abc", state=State.FINISHED)
         assert store.unpublished() == []
+        assert not store.anything_unpublished()
         run = row(store, finished)
         assert (run.published_epoch, run.mlflow_run_id, run.published_state) == (50, "abc", State.FINISHED)
 

@@ -1,4 +1,7 @@
-"""Several hosts: what the machines of the cluster have, where the runs' folders are, pieces of logs."""
+"""Several hosts: what the machines of the cluster have, where the runs' folders are, pieces of logs.
+
+And an index, for queues in which a hundred thousand runs have ended.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,5 +20,10 @@ def upgrade() -> None:
         sa.Column("position", sa.Integer, primary_key=True),
         sa.Column("data", sa.LargeBinary, nullable=False),
     )
+    behind = sa.text(
+        "state = 'RUNNING' OR published_state IS NULL OR published_state <> state"
+        " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0)"
+    )
+    op.create_index("runs_to_publish", "runs", ["id"], sqlite_where=behind, postgresql_where=behind)
     # Programs that know the first schema alone look here, and refuse what is newer.
     op.execute("UPDATE queue SET schema_version = 2")
