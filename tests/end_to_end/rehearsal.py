@@ -51,7 +51,8 @@ class Found:
     weights_equal: bool
     tensors: int  # that were compared
     points: Mapping[str, Mapping[str, list[int]]]  # what MLflow holds, by the name of the run
-    resumed_after: float  # seconds from the end of the host until the run trained elsewhere
+    requeued_after: float  # seconds from the end of the host until its run was queued again
+    published_before: int  # epochs that MLflow had of some run when its server was killed
     followed: str  # what `logs -f` had printed of run 1
     files_of_laptop: list[str]  # what it has in its working directory
 
@@ -85,6 +86,13 @@ class Rehearsal:
             time.sleep(0.5)
         return value
 
+    def wait_until_machines(self, count: int) -> None:
+        def known(_: object) -> bool:
+            done = self.laptop.call("status", "--json")
+            return done.returncode == 0 and len(json.loads(done.stdout)["machines"]) == count
+
+        self.wait_until(known, f"the scheduler knows {count} hosts")
+
     def say(self, text: str) -> None:
         self.transcript.said(text)
 
@@ -101,7 +109,8 @@ def rehearse(folder: Path, transcript: Transcript) -> Found:
     with stack(folder) as services:
         there = Rehearsal(services, _bring_up(services, transcript), transcript)
         followed = _submit(there)
-        disturbed, resumed_after = _disturb(there)
+        disturbance = _disturb(there)
+        disturbed = disturbance.run
         _finish(there)
         undisturbed = _leave_alone(there, disturbed)
         return Found(
@@ -111,7 +120,8 @@ def rehearse(folder: Path, transcript: Transcript) -> Found:
             undisturbed=undisturbed,
             **_compared(there, disturbed, undisturbed),
             points=_points(there),
-            resumed_after=resumed_after,
+            requeued_after=disturbance.requeued_after,
+            published_before=disturbance.published_before,
             followed=followed.output,
             files_of_laptop=sorted(path.name for path in there.laptop.files.iterdir()),
         )
@@ -144,6 +154,7 @@ def _submit(there: Rehearsal) -> Running:
     for number, name in enumerate(RUNS, start=1):
         (there.laptop.files / f"{name}.yaml").write_text(TINY.replace("NUMBER", str(number)))
     there.transcript.typed("laptop", ["cat", "seed-1.yaml"], TINY.replace("NUMBER", "1"))
+    there.wait_until_machines(3)
     there.type("status")
     there.type("submit", *(f"{name}.yaml" for name in RUNS))
     followed = there.laptop.start("logs", "logs", "1", "--follow")
@@ -153,7 +164,14 @@ def _submit(there: Rehearsal) -> Running:
     return followed
 
 
-def _disturb(there: Rehearsal) -> tuple[int, float]:
+@dataclass(frozen=True)
+class Disturbance:
+    run: int
+    requeued_after: float
+    published_before: int
+
+
+def _disturb(there: Rehearsal) -> Disturbance:
     """Interrupt, cancel, kill a host, the tracking server, and restart the database."""
     transcript, services = there.transcript, there.stack
     transcript.heading("Interrupted, cancelled, resumed")
@@ -166,6 +184,9 @@ def _disturb(there: Rehearsal) -> tuple[int, float]:
     there.type("resume", str(CANCELLED))
 
     transcript.heading("The MLflow server and a worker's host are killed")
+    published = there.wait_until(
+        lambda runs: max(run["published_epoch"] or 0 for run in runs), "MLflow has some"
+    )
     services.running["mlflow"].kill()
     there.say("`kill -9` for the MLflow server and its children")
     victim = there.wait_until(_training_on_worker_1, "a run trains on worker-1")
@@ -174,13 +195,19 @@ def _disturb(there: Rehearsal) -> tuple[int, float]:
     services.lan.hosts["worker-1"].kill()
     there.say("`kill -9` for every process of the host worker-1: its raylet and its runs")
 
-    def elsewhere(runs: list[dict[str, Any]]) -> bool:
-        run = next(run for run in runs if run["id"] == victim["id"])
-        return run["attempt"] > victim["attempt"] and run["host"] == "worker-2" and run["state"] != "QUEUED"
+    def its_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
+        return next(run for run in runs if run["id"] == victim["id"])
 
-    there.wait_until(elsewhere, "it goes on elsewhere")
-    resumed_after = time.monotonic() - killed_at
-    there.say(f"run {victim['id']} trains on worker-2, {resumed_after:.0f} s later")
+    def is_lost(runs: list[dict[str, Any]]) -> bool:
+        run = its_run(runs)
+        return run["state"] == "QUEUED" or run["attempt"] > victim["attempt"]
+
+    there.wait_until(is_lost, "it is queued again")
+    requeued_after = time.monotonic() - killed_at
+    there.say(f"run {victim['id']} is queued again, {requeued_after:.0f} s later")
+    there.type("queue")
+    there.wait_until(lambda runs: its_run(runs)["attempt"] > victim["attempt"], "it goes on elsewhere")
+    there.say(f"run {victim['id']} goes on as soon as worker-2 has a core for it")
     there.type("queue")
     there.type("show", str(victim["id"]))
 
@@ -197,8 +224,9 @@ def _disturb(there: Rehearsal) -> tuple[int, float]:
     there.say("the MLflow server is started again")
     services.start("worker", services.host("worker-1", "worker"))
     there.say("worker-1 is started again")
+    there.wait_until_machines(3)
     there.type("status")
-    return victim["id"], resumed_after
+    return Disturbance(victim["id"], requeued_after, published)
 
 
 def _training_on_worker_1(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
