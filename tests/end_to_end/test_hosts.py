@@ -74,6 +74,13 @@ def test_a_run_whose_host_died_is_queued_again_within_a_minute_and_goes_on_elsew
 
 @needs_hosts
 @pytest.mark.timeout(900)
+def test_a_worker_that_is_stopped_lets_its_run_save_first_and_that_is_no_loss(found: Found) -> None:
+    assert found.drained["outcome"] == "stopped"
+    assert "drained" in found.drained["reason"]
+
+
+@needs_hosts
+@pytest.mark.timeout(900)
 def test_the_weights_of_a_disturbed_run_are_those_of_one_that_was_left_alone(found: Found) -> None:
     assert found.weights_equal
     assert found.tensors > 4
