@@ -34,10 +34,11 @@ from runner.guest import guest
 THREADS = 4  # of an actor: its work goes on in one of its own, so that it always answers
 ANSWER_SECONDS = 5.0  # for which Ray itself would wait a minute or two
 NO_TOKEN = "its hosts use a token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH name none"
-REFUSED = (
-    "it lets nobody in without its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH "
-    "as on its hosts"
-)
+REASONS = {  # by how Ray begins to say so
+    "Failed to connect to Ray cluster": "it lets nobody in without its token: set RAY_AUTH_MODE=token and "
+    "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its hosts",
+    "No node info found": "this host does not belong to it: run this on one that does, or `ray start` here",
+}
 
 
 class ClusterError(Exception):
@@ -118,7 +119,8 @@ def connect(address: str, namespace: str) -> None:
         raise ClusterError(f"the Ray at {address} cannot be joined: {NO_TOKEN}") from error
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())
-        reason = REFUSED if said.startswith("Failed to connect to Ray cluster") else said
+        known = (reason for start, reason in REASONS.items() if said.startswith(start))
+        reason = next(known, said)
         raise ClusterError(f"the Ray at {address} cannot be joined: {reason}") from error
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from runner.output_log import log_to
 from runner.paths import Home
+from runner.store import Unreachable
 
 if TYPE_CHECKING:
     from runner.log_copy import LogCopy
@@ -48,6 +49,8 @@ class PublisherActor:
         def live() -> None:
             try:
                 work()
+            except Unreachable as error:  # it goes on from where it was, when the database is back
+                print(f"leaving: {error}", flush=True)
             except BaseException:
                 traceback.print_exc()
             os._exit(0)  # the scheduler starts another one when there is something to do

@@ -28,7 +28,10 @@ from runner.store import Store
 ALIVE_SECONDS = 10.0  # a beat younger than this comes from a scheduler that lives; it beats every second
 FAILURE = {"up": "the scheduler did not start: ", "down": "the scheduler did not end: ", "name": ""}
 HOST_AND_PORT = re.compile(r"[\w.-]+:\d+|\[[0-9a-fA-F:.]+\]:\d+")
-JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "3"}  # seconds for which Ray tries a token that is refused
+JOINING = {  # seconds for which Ray tries a token that is refused, and looks for itself on this host
+    "RAY_NUM_REDIS_GET_RETRIES": "3",
+    "RAY_gcs_server_request_timeout_seconds": "15",
+}
 LAUNCH_SECONDS = 90.0  # to follow a cluster that fell silent, and to start
 DOWN_SECONDS = 60.0  # the workers' grace and some
 PUBLISH_SECONDS = 20.0  # which `down` gives the publisher

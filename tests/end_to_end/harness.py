@@ -77,7 +77,8 @@ class Service:
             run = self.find(number)
             return run if run is not None and condition(run) else None
 
-        return wait_until(found, seconds, f"run {number}")
+        # To open a queue on a server costs more than to open a file.
+        return wait_until(found, seconds, f"run {number}", interval=0.3 if self.home.shared else 0.05)
 
     def wait_for_state(self, number: int, *states: State, seconds: float = 120) -> Run:
         return self.wait_for(number, lambda run: run.state in states, seconds)
@@ -101,11 +102,13 @@ class Service:
         return beat.pid if beat else None
 
 
-def wait_until(condition: Callable[[], Value | None], seconds: float, what: str = "it") -> Value:
+def wait_until(
+    condition: Callable[[], Value | None], seconds: float, what: str = "it", interval: float = 0.05
+) -> Value:
     """Return the condition's first true value; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.05)
+        time.sleep(interval)
     raise AssertionError(f"{what}: not within {seconds} s")

@@ -12,10 +12,10 @@ import psutil
 import pytest
 from end_to_end.harness import Service, wait_until
 from end_to_end.raylets import Hosts, bare_python
-from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, submit, undisturbed
+from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, undisturbed
 
 from runner.rows import Attempt, Beat
-from runner.states import State
+from runner.states import UNFINISHED, State
 from runner.store import open_store
 
 __all__ = ["undisturbed"]  # a fixture
@@ -51,6 +51,20 @@ def service(
     service = Service(tmp_path_factory.mktemp("home"), variables)
     service.call("up")
     return service
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(service: Service) -> Iterator[None]:
+    """A test that fails must not keep a GPU from the next one."""
+    yield
+    if left := [run.id for run in service.runs() if run.state in UNFINISHED]:
+        service.call("cancel", *map(str, left), "--grace", "1")
+        for number in left:
+            service.wait_for_state(number, State.CANCELLED, State.FINISHED)
+
+
+def submit(service: Service, small: Path) -> int:
+    return service.submit(small, ENDLESS, "threads=1", "runner.gpus=1", "runner.cpus=1")
 
 
 def beat(service: Service) -> Beat:
@@ -101,14 +115,13 @@ def test_runs_of_a_killed_host_go_on_elsewhere_with_the_same_weights(
     service: Service, hosts: Hosts, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
-    alpha = hosts.host_of(service.training(number).pid)
-    assert alpha.name == "alpha"
-    hosts.add("beta")
-    alpha.kill()
+    first = hosts.host_of(service.training(number).pid)
+    other = hosts.add("other")
+    first.kill()
     killed_at = time.monotonic()
     second = service.training(number, attempt=2)
     assert time.monotonic() - killed_at < 60
-    assert hosts.host_of(second.pid).name == "beta"
+    assert hosts.host_of(second.pid) is other
     assert attempts(service, number)[0].reason == "its machine is gone"
     stop(service, number)
     assert_as_undisturbed(service, number, undisturbed)
@@ -119,18 +132,18 @@ def test_a_drained_host_saves_its_runs_first_and_a_new_one_takes_them(
     service: Service, hosts: Hosts, small: Path, undisturbed: Undisturbed
 ) -> None:
     number = submit(service, small)
-    beta = hosts.host_of(service.training(number).pid)
-    beta.shut_down()
+    first = hosts.host_of(service.training(number).pid)
+    first.shut_down()
     waiting = service.wait_for_state(number, State.QUEUED)
-    assert waiting.reason == "beta is being drained" and waiting.losses == 0
-    beta.process.wait(timeout=40)
+    assert waiting.reason == f"{first.name} is being drained" and waiting.losses == 0
+    first.process.wait(timeout=40)
     wait_until(lambda: [m["name"] for m in beat(service).machines] == ["head"], 30, "the host's going")
     assert service.run(number).state is State.QUEUED
-    hosts.add("gamma")
+    new = hosts.add("new")
     added_at = time.monotonic()
     second = service.training(number, attempt=2)
-    assert time.monotonic() - added_at < 30
-    assert hosts.host_of(second.pid).name == "gamma"
+    assert time.monotonic() - added_at < 60
+    assert hosts.host_of(second.pid) is new
     stop(service, number)
     assert_as_undisturbed(service, number, undisturbed)
     assert outcomes(service, number) == ["stopped", "stopped"]
@@ -140,7 +153,7 @@ def test_a_host_without_our_packages_is_left_alone_and_the_others_go_on(
     service: Service, hosts: Hosts, small: Path, tmp_path: Path
 ) -> None:
     busy = submit(service, small)
-    service.training(busy)
+    able = hosts.host_of(service.training(busy).pid)
     bare = hosts.add("bare", python=bare_python(tmp_path / "bare"))
     number = submit(service, small)
     waiting = service.wait_for(number, lambda run: run.state is State.QUEUED and run.reason)
@@ -150,7 +163,7 @@ def test_a_host_without_our_packages_is_left_alone_and_the_others_go_on(
     assert service.run(number).attempt == 1, "it was tried there again"
     stop(service, busy)
     second = service.training(number, attempt=2)
-    assert hosts.host_of(second.pid).name == "gamma"
+    assert hosts.host_of(second.pid) is able
     stop(service, number)
     bare.kill()
 
@@ -161,6 +174,7 @@ def test_two_homes_on_one_cluster_do_not_book_a_gpu_twice(
     other = Service(tmp_path / "other", hosts.variables)
     number = submit(service, small)
     first = service.training(number)
+    epoch = beat(service).epoch
     theirs = submit(other, small)
     other.wait_for(theirs, lambda run: run.state is State.QUEUED)
     assert [run.id for run in other.runs()] == [theirs]
@@ -171,7 +185,7 @@ def test_two_homes_on_one_cluster_do_not_book_a_gpu_twice(
     assert other.training(theirs).devices == first.devices
     assert "down" in other.call("down").stderr
     assert other.run(theirs).state is State.QUEUED
-    assert beat(service).epoch == 1, "the other home's `down` ended this one's scheduler"
+    assert beat(service).epoch == epoch, "the other home's `down` ended this one's scheduler"
 
 
 def test_a_home_that_does_not_hold_what_was_saved_is_refused(

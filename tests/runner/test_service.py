@@ -1,0 +1,100 @@
+"""What is decided about a service before Ray is asked for anything."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from runner import launch
+from runner.paths import Home
+from runner.rows import NewRun
+from runner.scheduler_actor import elsewhere
+from runner.service import ServiceError, bring_up, shut_down
+from runner.states import Event
+from runner.store import Store, open_store
+
+NEW = NewRun(name="r", config="", num_epochs=5)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "first", f"sqlite:///{tmp_path / 'queue.db'}")
+
+
+@pytest.fixture
+def store(home: Home):
+    with open_store(home) as store:
+        yield store
+
+
+def begun_and_queued_again(store: Store, home: Home) -> None:
+    """A run that has saved something in this home, whose scheduler has left in peace."""
+    (number,) = store.add([NEW], store.now())
+    epoch = store.take_over(store.now(), "here", "1", home=str(home.root))
+    store.claim(epoch, number, store.now(), 1, 1)
+    home.run(number, NEW.name).folder.mkdir(parents=True)
+    store.end(epoch, number, 1, Event.RELEASE, store.now(), "stopped")
+    store.leave(epoch)
+
+
+def test_another_home_is_refused_while_runs_have_their_folders_in_the_first(
+    store: Store, home: Home, tmp_path: Path
+) -> None:
+    begun_and_queued_again(store, home)
+    other = Home(tmp_path / "second", home.database_url)
+    said = elsewhere(store, other)
+    assert said is not None and "run 1 has saved" in said and f"RUNNER_HOME={home.root}" in said
+    assert elsewhere(store, home) is None
+    shutil.copytree(home.root, other.root)
+    assert elsewhere(store, other) is None
+
+
+def test_another_home_is_fine_where_nothing_has_begun(store: Store, home: Home, tmp_path: Path) -> None:
+    store.leave(store.take_over(store.now(), "here", "1", home=str(home.root)))
+    store.add([NEW], store.now())
+    assert elsewhere(store, Home(tmp_path / "second", home.database_url)) is None
+
+
+def test_a_cluster_that_beats_is_not_followed_and_one_that_fell_silent_is(store: Store) -> None:
+    assert launch._served_elsewhere(store, "here") is None
+    epoch = store.take_over(store.now(), "there", "1")
+    store.beat(epoch, store.now() - 31)
+    assert launch._served_elsewhere(store, "here") is None
+    store.beat(epoch, store.now())
+    assert launch._served_elsewhere(store, "there") is None
+    beating = threading.Timer(0.5, lambda: store.beat(epoch, store.now()))
+    beating.start()
+    said = launch._served_elsewhere(store, "here")
+    beating.join()
+    assert said is not None and said.startswith("this queue is served by there")
+
+
+def test_a_cluster_that_has_just_died_is_waited_for(store: Store) -> None:
+    store.beat(store.take_over(store.now(), "there", "1"), store.now() - 29)
+    started = time.monotonic()
+    assert launch._served_elsewhere(store, "here") is None
+    assert 0.5 < time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "local", "head", "head:port", "http://head:6379"])
+def test_an_address_that_is_not_of_a_cluster_is_refused_in_one_line(
+    store: Store, home: Home, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for act in (bring_up, shut_down):
+        with pytest.raises(ServiceError, match="HOST:PORT") as error:
+            act(home, store)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_nobody_at_the_address_is_said_in_one_line_and_at_once(
+    store: Store, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ServiceError, match=r"no Ray answers at 127.0.0.1:1: Connection refused"):
+        bring_up(home, store)
