@@ -235,7 +235,7 @@ def test_a_server_that_is_killed_in_mid_run_and_at_its_end_misses_nothing_and_do
     require_complete(scheduler.run(running_run), scheduler, tracker, server)
 
 
-# What must not be carried out twice. Not everything: MLflow's server starts its worker anew after each.
+# Requests that would leave something behind, were they carried out twice.
 WRITES = ("create_run", "log_batch", "create_logged_model", "log_outputs")
 
 
