@@ -70,11 +70,14 @@ def own_service(gpus: int) -> Iterator[Path]:
             "RUNNER_GPUS": str(gpus),
         }
         with environment(ours, without=("RAY_ADDRESS", "MLFLOW_TRACKING_URI")):
-            runner("up")
             try:
+                runner("up")
                 yield folder
             finally:
-                runner("down", "--force")
+                if (ray := local_ray.recorded()) is not None:
+                    local_ray.stop(
+                        ray
+                    )  # with all that it started: what is left of the queue goes with its folder
 
 
 @contextmanager

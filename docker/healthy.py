@@ -30,7 +30,10 @@ def head() -> str | None:
     if problem := node():
         return problem
     command = [sys.executable, "-m", "runner", "status", "--json"]
-    asked = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"`runner status` took longer than {SECONDS:g} s"
     if asked.returncode:
         return asked.stderr.strip() or f"`runner status` ended with {asked.returncode}"
     return None if json.loads(asked.stdout)["scheduler"]["alive"] else "the scheduler does not serve"

@@ -26,7 +26,7 @@ PASSING = {
     "starting up": "the server is starting: try again",
     "shutting down": "the server is shutting down: try again",
     "terminating connection": "the server ended the connection: try again",
-    "in recovery mode": "the server is recovering from a crash: try again",
+    "the database system is": "the server recovers from a crash: try again",
     "Connection refused": "no server answers there: is it running?",
     "No such file or directory": "no server answers there: is it running?",
     "connection timeout expired": "the server does not answer: is it reachable from here?",
@@ -40,8 +40,9 @@ PASSING = {
 PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
 
 
-# Without a code it has not connected: what the server, encryption or the URL forbids stays so.
-LASTING_SIGNS = ("FATAL:", "SSL", "ssl", "certificate", "invalid", "bad value")
+# Without a code it has not connected. What encryption or the URL forbids stays so; what else the server says,
+# in whatever language, may pass: whoever can wait loses nothing by it.
+LASTING_SIGNS = ("SSL", "ssl", "certificate", "invalid", "bad value")
 
 
 def explain(message: str, code: str | None) -> tuple[str, bool]:

@@ -60,6 +60,16 @@ class Publisher:
         self._published: dict[int, Fingerprint] = {}
         self._sampled: dict[tuple[str, Path], Sampled] = {}  # by MLflow run and system.csv
         self._waits: dict[int, Wait] = {}
+        self._epoch = self._scheduler_epoch()
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another scheduler has taken over since, which has a publisher of its own."""
+        return self._scheduler_epoch() not in (None, self._epoch)
+
+    def _scheduler_epoch(self) -> int | None:
+        beat = self._store.scheduler_beat()
+        return beat.epoch if beat else None
 
     def publish_once(self, now: float) -> None:
         """Publish whatever is new; what cannot be published is noted in its row and tried again."""
@@ -76,6 +86,8 @@ class Publisher:
         # What only waits comes last, and not all at once: a thousand submitted runs take minutes.
         due.sort(key=lambda item: item[0].state is State.QUEUED)
         for run, fingerprint in due[:RUNS_A_ROUND]:
+            if self.superseded:
+                return
             self._try(run, fingerprint, now)
 
     def _due(self, run: Run, now: float) -> Fingerprint | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from runner.output_log import log_to
 from runner.paths import Home
-from runner.store import Unreachable
+from runner.store import StoreError
 
 if TYPE_CHECKING:
     from runner.log_copy import LogCopy
@@ -49,7 +49,7 @@ class PublisherActor:
         def live() -> None:
             try:
                 work()
-            except Unreachable as error:  # it goes on from where it was, when the database is back
+            except StoreError as error:  # such as a database that is away: the next one goes on from there
                 print(f"leaving: {error}", flush=True)
             except BaseException:
                 traceback.print_exc()
@@ -66,7 +66,7 @@ class PublisherActor:
             logs = self._copied_logs(store) if self._home.shared else None
             publisher = Publisher(store, self._home, Tracker(target(self._home)), logs)
             idle_since = time.monotonic()
-            while time.monotonic() - idle_since < IDLE_SECONDS:
+            while not publisher.superseded and time.monotonic() - idle_since < IDLE_SECONDS:
                 publisher.publish_once(time.time())
                 if store.anything_unpublished():
                     idle_since = time.monotonic()

@@ -97,27 +97,30 @@ class Services:
 def serve(home: Home, port: int = PORT, environ: Mapping[str, str] = os.environ) -> Iterator[Services]:
     """Serve MLflow's UI and TensorBoard until the block is left, by Ctrl-C or a signal to end too.
 
-    They answer when the block begins. Where MLFLOW_TRACKING_URI names a server, its own UI is the page.
-    Raises UIError.
+    They answer when the block begins. Where MLFLOW_TRACKING_URI names a server, its own UI is the page;
+    where the runs' folders are not to be seen from this host, there is no TensorBoard. Raises UIError.
     """
     tracking = target(home, environ)
     first, second = free_ports(port)
+    pages, children = [], []
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
-        board = _start("TensorBoard", tensorboard_command(home, second), environ, stack)
-        children = [board]
+        if home.root.is_dir():  # started first: the two come up beside each other
+            children.append(_start("TensorBoard", tensorboard_command(home, second), environ, stack))
         mlflow_url = shown(tracking.uri).rstrip("/")
         if not tracking.served:
             mlflow_url = f"http://{HOST}:{first}"
             # The server sets up a store that is not there yet: not while the publisher does.
             with locked(tracking.lock):
                 command = mlflow_command(tracking, first)
-                children.append(_start("MLflow", command, {**MLFLOW_SETTINGS, **environ}, stack))
-                _await_answer(children[-1], f"{mlflow_url}/health")
-        board_url = f"http://{HOST}:{second}"
-        _await_answer(board, board_url)
-        pages = Page("MLflow", runs_url(mlflow_url, tracking.experiment)), Page("TensorBoard", board_url)
-        yield Services(pages, tuple(children))
+                mlflow = _start("MLflow", command, {**MLFLOW_SETTINGS, **environ}, stack)
+                _await_answer(mlflow, f"{mlflow_url}/health")
+                children.append(mlflow)
+        pages.append(Page("MLflow", runs_url(mlflow_url, tracking.experiment)))
+        if home.root.is_dir():
+            pages.append(Page("TensorBoard", f"http://{HOST}:{second}"))
+            _await_answer(children[0], pages[-1].url)
+        yield Services(tuple(pages), tuple(children))
 
 
 def runs_url(mlflow_url: str, experiment: str) -> str:

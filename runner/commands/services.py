@@ -66,12 +66,17 @@ def status(json: Json = False) -> None:
     Example:
       python -m runner status
     """
-    from runner.commands.access import how_to_start, open_queue
+    from runner.commands.access import how_to_start, is_elsewhere, open_queue
     from runner.service import status as look
 
     with open_queue() as (home, store):
         beat = store.scheduler_beat()
-        found = {**look(home, store), "machines": list(beat.machines) if beat else []}
+        cluster = beat.cluster if beat and is_elsewhere(home) else None
+        found = {
+            **look(home, store),
+            "cluster": cluster,
+            "machines": list(beat.machines) if beat else [],
+        }
         if json:
             emit_json(found)
         else:
@@ -83,7 +88,7 @@ def status_lines(found: dict[str, Any], start: str) -> list[str]:
     parts = {
         "home": found["home"],
         "scheduler": scheduler_line(found["scheduler"], start),
-        "ray": ray_line(found["ray"]),
+        "ray": ray_line(found["ray"], found["cluster"]),
         "gpus": _number(found["gpus"]),
         "cpus": _number(found["cpus"]),
         "tracking": found["tracking"] or NOTHING,
@@ -100,7 +105,7 @@ def machine_lines(machines: Sequence[Machine]) -> list[str]:
             one["name"],
             plural(one["gpus"], "GPU"),
             f"{one['cpus']:g} cores",
-            "is leaving: nothing starts there" if one["leaving"] else "",
+            "nothing starts there" if one["leaving"] else "",
         ]
         for one in machines
     ]
@@ -118,7 +123,10 @@ def scheduler_line(scheduler: dict[str, Any], start: str) -> str:
     return f"up, {where}, last seen {age} ago{message}"
 
 
-def ray_line(ray: dict[str, Any]) -> str:
+def ray_line(ray: dict[str, Any], cluster: str | None) -> str:
+    """Which Ray runs the runs; `cluster`: where that is none of this host's, its name."""
+    if cluster is not None:
+        return f"{cluster}, to which this host does not belong"
     if ray["address"] is None:
         return "down"
     return f"{ray['address']} ({'local, pid ' + str(ray['pid']) if ray['local'] else 'RAY_ADDRESS'})"

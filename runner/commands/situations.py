@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from runner.commands.access import how_to_start
 from runner.notes import Situation
+from runner.output import PROGRAM
 from runner.states import State
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
-    from runner.placement import Node
+    from runner.placement import Node, Request
     from runner.rows import Beat, Machine, Run
     from runner.store import Store
 
@@ -43,16 +44,34 @@ def _waits(store: Store, beat: Beat) -> dict[int, str]:
     queued = store.line()
     if not queued:
         return {}
-    nodes = _empty(beat.machines)
-    return placement.waiting(
-        placement.resolve_all(queued, nodes),
-        placement.resolve_all(store.runs([State.RUNNING]), nodes),
-        nodes,
-    )
+    nodes = _empty([machine for machine in beat.machines if not machine["leaving"]])
+    requests = placement.resolve_all(queued, nodes)
+    running = placement.resolve_all(store.runs([State.RUNNING]), nodes)
+    return {
+        **placement.waiting(requests, running, nodes),
+        **_shut_out(requests, nodes, _empty(beat.machines)),
+    }
+
+
+def _shut_out(
+    requests: Sequence[Request], nodes: Sequence[Node], leaving_too: Sequence[Node]
+) -> dict[int, str]:
+    """What to say of runs that could start, but only where nothing starts at the moment."""
+    from runner.room import fits_when_empty
+
+    if len(nodes) == len(leaving_too):
+        return {}
+    said = f"nothing starts at the moment where it could run: `{PROGRAM} status`"
+    return {
+        request.run_id: said
+        for request in requests
+        if not any(fits_when_empty(request, node) for node in nodes)
+        and any(fits_when_empty(request, node) for node in leaving_too)
+    }
 
 
 def _empty(machines: Sequence[Machine]) -> list[Node]:
-    """The machines on which runs may start, with what they have in all: of what is free no beat tells."""
+    """The machines with what they have in all: of what is free no beat tells."""
     from runner.placement import Node
 
     return [
@@ -64,5 +83,4 @@ def _empty(machines: Sequence[Machine]) -> list[Node]:
             total_cpus=machine["cpus"],
         )
         for machine in machines
-        if not machine["leaving"]
     ]

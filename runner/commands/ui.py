@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runner import exits
-from runner.output import emit, hint
+from runner.output import PROGRAM, emit, hint
+
+if TYPE_CHECKING:
+    from runner.commands.access import Access
 
 PORT = 5000
 
@@ -19,21 +24,39 @@ def ui(
 ) -> None:
     """Serve the MLflow UI, and TensorBoard beside it, on this machine only, until Ctrl-C.
 
+    Where the runs are published to an MLflow server, its own address is given instead; TensorBoard needs
+    the runs' folders.
+
     \b
     Example:
       python -m runner ui --port 5001
     """
-    from runner.commands.access import open_queue
+    from runner.commands.access import open_queue, require_folders
+    from runner.tracking import target
     from runner.ui import serve
 
-    with open_queue() as (home, _):
-        pass  # so that a home which does not exist is one line, and no server is started for it
-    hint("starting MLflow and TensorBoard: this takes some seconds")
+    with open_queue() as access:  # a home which does not exist is one line, and no server is started for it
+        home, environ = access.home, environment(access)
+    if not target(home, environ).served:
+        require_folders(home, f"run `{PROGRAM} ui`")
+    hint("asking and starting the servers: this takes some seconds")
     try:
-        with serve(home, port) as services:
+        with serve(home, port, environ) as services:
             for page in services.pages:
                 emit(f"{page.name:<12} {page.url}")
+            if not services.children:
+                hint(f"no TensorBoard: {home.root} with the runs' folders is not to be seen from this host")
+                return
             hint("Ctrl-C ends them; the runs go on")
             services.wait()
     except KeyboardInterrupt:
         raise typer.Exit(exits.OK) from None
+
+
+def environment(access: Access) -> Mapping[str, str]:
+    """This process's variables, with the tracking store that the cluster uses where they name none."""
+    from runner.commands.show import published_to
+
+    if access.home.shared and not os.environ.get("MLFLOW_TRACKING_URI") and (uri := published_to(access)):
+        return {**os.environ, "MLFLOW_TRACKING_URI": uri}
+    return os.environ

@@ -3,13 +3,14 @@
     python -m end_to_end.rehearsal docs/cluster-transcript.md      # in tests/, as root
 
 Ten runs are submitted from a laptop without Ray. One of them is interrupted and one cancelled, and both are
-resumed; a worker's host is killed in the middle of its runs, the MLflow server is killed and comes back, and
-PostgreSQL is restarted. What it finds is returned for a test to judge.
+resumed; a worker is stopped and another one's host killed in the middle of their runs, the MLflow server is
+killed and comes back, and PostgreSQL is restarted. What it finds is returned for a test to judge.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -51,7 +52,9 @@ class Found:
     weights_equal: bool
     tensors: int  # that were compared
     points: Mapping[str, Mapping[str, list[int]]]  # what MLflow holds, by the name of the run
-    resumed_after: float  # seconds from the end of the host until the run trained elsewhere
+    drained: Mapping[str, Any]  # the attempt that trained on the host that was drained
+    requeued_after: float  # seconds from the end of the host until its run was queued again
+    published_before: int  # epochs that MLflow had of some run when its server was killed
     followed: str  # what `logs -f` had printed of run 1
     files_of_laptop: list[str]  # what it has in its working directory
 
@@ -85,6 +88,13 @@ class Rehearsal:
             time.sleep(0.5)
         return value
 
+    def wait_until_machines(self, count: int) -> None:
+        def known(_: object) -> bool:
+            done = self.laptop.call("status", "--json")
+            return done.returncode == 0 and len(json.loads(done.stdout)["machines"]) == count
+
+        self.wait_until(known, f"the scheduler knows {count} hosts")
+
     def say(self, text: str) -> None:
         self.transcript.said(text)
 
@@ -101,7 +111,10 @@ def rehearse(folder: Path, transcript: Transcript) -> Found:
     with stack(folder) as services:
         there = Rehearsal(services, _bring_up(services, transcript), transcript)
         followed = _submit(there)
-        disturbed, resumed_after = _disturb(there)
+        _stop_and_resume(there)
+        drained = _drain(there)
+        disturbance = _kill(there)
+        disturbed = disturbance.run
         _finish(there)
         undisturbed = _leave_alone(there, disturbed)
         return Found(
@@ -111,7 +124,9 @@ def rehearse(folder: Path, transcript: Transcript) -> Found:
             undisturbed=undisturbed,
             **_compared(there, disturbed, undisturbed),
             points=_points(there),
-            resumed_after=resumed_after,
+            drained=drained,
+            requeued_after=disturbance.requeued_after,
+            published_before=disturbance.published_before,
             followed=followed.output,
             files_of_laptop=sorted(path.name for path in there.laptop.files.iterdir()),
         )
@@ -144,6 +159,7 @@ def _submit(there: Rehearsal) -> Running:
     for number, name in enumerate(RUNS, start=1):
         (there.laptop.files / f"{name}.yaml").write_text(TINY.replace("NUMBER", str(number)))
     there.transcript.typed("laptop", ["cat", "seed-1.yaml"], TINY.replace("NUMBER", "1"))
+    there.wait_until_machines(3)
     there.type("status")
     there.type("submit", *(f"{name}.yaml" for name in RUNS))
     followed = there.laptop.start("logs", "logs", "1", "--follow")
@@ -153,10 +169,9 @@ def _submit(there: Rehearsal) -> Running:
     return followed
 
 
-def _disturb(there: Rehearsal) -> tuple[int, float]:
-    """Interrupt, cancel, kill a host, the tracking server, and restart the database."""
-    transcript, services = there.transcript, there.stack
-    transcript.heading("Interrupted, cancelled, resumed")
+def _stop_and_resume(there: Rehearsal) -> None:
+    """Interrupt one run and cancel another, and resume both."""
+    there.transcript.heading("Interrupted, cancelled, resumed")
     there.type("interrupt", str(INTERRUPTED))
     there.type("cancel", str(CANCELLED))
     states = {INTERRUPTED: "INTERRUPTED", CANCELLED: "CANCELLED"}
@@ -165,22 +180,62 @@ def _disturb(there: Rehearsal) -> tuple[int, float]:
     there.type("resume", str(INTERRUPTED))
     there.type("resume", str(CANCELLED))
 
+
+def _drain(there: Rehearsal) -> dict[str, Any]:
+    """Stop a worker as Docker does, and start it again; return how the attempt ended that trained there."""
+    there.transcript.heading("A worker is stopped")
+    run = there.wait_until(lambda runs: _training_on("worker-2", runs), "a run trains on worker-2")
+    there.say(f"run {run['id']} trains on worker-2; SIGTERM for its `ray start`, as of `docker compose stop`")
+    started = time.monotonic()
+    there.stack.running["worker-2"].stop(120)
+    there.say(f"it has ended, {time.monotonic() - started:.0f} s later")
+    there.wait_until(lambda runs: _is_released(run, runs), "the run is queued again")
+    there.type("queue")
+    there.stack.start("worker", there.stack.lan.hosts["worker-2"])
+    there.say("worker-2 is started again")
+    shown = there.laptop.call("show", str(run["id"]), "--json")
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout)["attempts"][run["attempt"] - 1]
+
+
+def _is_released(run: Mapping[str, Any], runs: list[dict[str, Any]]) -> bool:
+    now = next(one for one in runs if one["id"] == run["id"])
+    return now["state"] == "QUEUED" or now["attempt"] > run["attempt"]
+
+
+def _is_later(run: Mapping[str, Any], runs: list[dict[str, Any]]) -> bool:
+    now = next(one for one in runs if one["id"] == run["id"])
+    return now["state"] != "QUEUED" and now["attempt"] > run["attempt"]
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    run: int
+    requeued_after: float
+    published_before: int
+
+
+def _kill(there: Rehearsal) -> Disturbance:
+    """Kill the tracking server and a host, restart the database, and bring all of it back."""
+    transcript, services = there.transcript, there.stack
     transcript.heading("The MLflow server and a worker's host are killed")
+    published = there.wait_until(
+        lambda runs: max(run["published_epoch"] or 0 for run in runs), "MLflow has some"
+    )
     services.running["mlflow"].kill()
     there.say("`kill -9` for the MLflow server and its children")
-    victim = there.wait_until(_training_on_worker_1, "a run trains on worker-1")
+    victim = there.wait_until(lambda runs: _training_on("worker-1", runs), "a run trains on worker-1")
     there.type("show", str(victim["id"]))
     killed_at = time.monotonic()
     services.lan.hosts["worker-1"].kill()
     there.say("`kill -9` for every process of the host worker-1: its raylet and its runs")
 
-    def elsewhere(runs: list[dict[str, Any]]) -> bool:
-        run = next(run for run in runs if run["id"] == victim["id"])
-        return run["attempt"] > victim["attempt"] and run["host"] == "worker-2" and run["state"] != "QUEUED"
-
-    there.wait_until(elsewhere, "it goes on elsewhere")
-    resumed_after = time.monotonic() - killed_at
-    there.say(f"run {victim['id']} trains on worker-2, {resumed_after:.0f} s later")
+    there.wait_until(lambda runs: _is_released(victim, runs), "it is queued again")
+    requeued_after = time.monotonic() - killed_at
+    there.say(f"run {victim['id']} is queued again, {requeued_after:.0f} s later")
+    there.type("queue")
+    there.wait_until(lambda runs: _is_later(victim, runs), "it goes on elsewhere")
+    there.say(f"run {victim['id']} goes on as soon as worker-2 has a core for it")
     there.type("queue")
     there.type("show", str(victim["id"]))
 
@@ -189,7 +244,7 @@ def _disturb(there: Rehearsal) -> tuple[int, float]:
     services.running["postgres"].signal(signal.SIGINT)  # the stop signal of its image
     services.running["postgres"].entered.wait(60)
     there.say("PostgreSQL is stopped")
-    there.type("queue", expect=1)
+    there.type("queue", expect=2)
     time.sleep(5)  # long enough for every part to notice
     services.start("postgres", server)
     there.say("PostgreSQL is started again")
@@ -197,15 +252,16 @@ def _disturb(there: Rehearsal) -> tuple[int, float]:
     there.say("the MLflow server is started again")
     services.start("worker", services.host("worker-1", "worker"))
     there.say("worker-1 is started again")
+    there.wait_until_machines(3)
     there.type("status")
-    return victim["id"], resumed_after
+    return Disturbance(victim["id"], requeued_after, published)
 
 
-def _training_on_worker_1(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _training_on(host: str, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """A run that is in the middle of its epochs there."""
     for run in runs:
         middle = 2 <= (run["durable_epoch"] or 0) <= EPOCHS - 8
-        if run["state"] == "RUNNING" and run["host"] == "worker-1" and middle and run["id"] != INTERRUPTED:
+        if run["state"] == "RUNNING" and run["host"] == host and middle and run["id"] != INTERRUPTED:
             return run
     return None
 
@@ -274,7 +330,8 @@ judges it. The hosts are network namespaces of one machine with two cores, each 
 processes and /tmp; the commands, variables and health checks are those of docker/compose.yaml. `server` runs
 PostgreSQL and the MLflow server, `head` Ray's head and the scheduler, `worker-1` and `worker-2` a Ray node
 each; these three share the folder /runs. `laptop` shares nothing with the others but the network, and on it
-`import ray`, `import torch` and `import mlflow` fail. `runner` stands for `python -m runner`.
+`import ray`, `import torch` and `import mlflow` fail. `runner` stands for `python -m runner`. Times are those of
+a machine whose load average was {load:.0f} at the end: it had other work to do.
 """
 
 
@@ -284,7 +341,7 @@ def main() -> int:
         try:
             rehearse(Path(folder), transcript)
         finally:
-            transcript.write(Path(sys.argv[1]), INTRODUCTION)
+            transcript.write(Path(sys.argv[1]), INTRODUCTION.format(load=os.getloadavg()[1]))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,21 @@ def test_an_attempt_that_is_told_to_stop_saves_and_the_next_one_goes_on(assignme
     assert all(
         torch.equal(one, other) for one, other in zip(*(each.values() for each in weights), strict=True)
     )
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_host_without_the_data_says_what_to_do(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: bool
+) -> None:
+    place = tmp_path / "missing" / "data"
+    monkeypatch.setenv("CAPSNET_DATA", str(place))
+    dataset = f"{{name: mnist, root: {place}}}" if named else "{name: mnist}"
+    failed = ending(performed(next_attempt(assignment, f"dataset: {dataset}\nuse_cuda: false\n")))
+    assert failed.kind == "failed" and failed.reason is not None
+    what, ways = failed.reason.split("; ")
+    assert what.startswith(f"there is no folder {place.parent} to put data/MNIST/raw in: ")
+    here = f"set CAPSNET_DATA where Ray is started on {socket.gethostname()}, or "
+    assert ways == ("" if named else here) + "resume this run with --set dataset.root=FOLDER"
 
 
 def test_an_attempt_with_nothing_left_to_train_has_a_result_of_its_own(assignment: Assignment) -> None:

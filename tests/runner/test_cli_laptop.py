@@ -209,19 +209,27 @@ def test_a_run_that_never_started_has_no_folder_to_miss(lab: Lab) -> None:
 def test_status_lists_the_hosts_of_a_cluster(lab: Lab) -> None:
     serve(lab)
     lines = lab.call("status").out.splitlines()
+    assert "ray        lab, to which this host does not belong" in lines
     assert lines[lines.index("hosts") + 1 :] == [
         "  gpu1  2 GPUs  16 cores",
         "  gpu2  2 GPUs  16 cores",
-        "  gpu3  8 GPUs  64 cores  is leaving: nothing starts there",
+        "  gpu3  8 GPUs  64 cores  nothing starts there",
     ]
     assert json.loads(lab.call("status", "--json").out)["machines"] == [GPU_HOST, OTHER, LEAVING]
 
 
 def test_a_run_that_no_host_can_take_is_told_so(lab: Lab) -> None:
     serve(lab)
-    lab.submit(TINY + "runner: {cpus: 40}\n")
-    assert "needs 1 GPU and 40 cores" not in (said := lab.call("queue").out)
-    assert "needs 40 cores, the largest machine has 16: can never start" in said
+    lab.submit(TINY + "runner: {cpus: 400}\n")
+    assert "needs 400 cores, the largest machine has 16: can never start" in lab.call("queue").out
+
+
+def test_a_run_that_only_a_host_which_leaves_could_take_is_not_told_never(lab: Lab) -> None:
+    serve(lab)
+    lab.submit(TINY + "runner: {gpus: 1, cpus: 40}\n")
+    assert (
+        "nothing starts at the moment where it could run: `python -m runner status`" in lab.call("queue").out
+    )
 
 
 def run_as(code: str, lab: Lab, *words: object) -> Done:
@@ -274,3 +282,17 @@ def test_a_clock_that_is_an_hour_slow_does_not_make_the_scheduler_look_dead_or_a
     assert "no scheduler" not in listed.out + listed.err and "not answering" not in listed.out
     assert listed.out.splitlines()[1].split()[-1].endswith("s")  # its age
     assert "up, pid 1" in run_as(WITH_A_SLOW_CLOCK, lab, "status").out
+
+
+def test_ui_gives_the_address_of_the_mlflow_server_and_starts_nothing(lab: Lab) -> None:
+    lab.serve(machines=[GPU_HOST], tracking="http://127.0.0.1:9/mlflow", home=CLUSTER_HOME)  # does not answer
+    done = lab.call("ui")
+    assert (done.code, done.out) == (0, "MLflow       http://127.0.0.1:9/mlflow\n")
+    assert f"no TensorBoard: {CLUSTER_HOME} with the runs' folders is not to be seen" in done.err
+
+
+def test_ui_without_a_server_and_the_runs_folders_is_one_line(lab: Lab) -> None:
+    lab.serve(machines=[GPU_HOST], tracking=f"sqlite:///{CLUSTER_HOME}/mlflow.db", home=CLUSTER_HOME)
+    done = lab.call("ui")
+    assert (done.code, done.out) == (2, "")
+    assert "run `python -m runner ui` on a host of the cluster, or mount it" in done.err

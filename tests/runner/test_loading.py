@@ -55,6 +55,24 @@ def test_the_folder_of_data_is_settled_at_submission(monkeypatch):
     assert "root: /data\n" in text
 
 
+def test_without_an_environment_the_folder_of_data_is_left_to_whoever_trains(monkeypatch):
+    monkeypatch.setenv("CAPSNET_DATA", "/data")
+    directory = Path("/home/ada")
+    assert "root: null\n" in loading.parse("seed: 1", "a.yaml").resolved(directory, None)
+    named = loading.parse("dataset: {name: mnist, root: images}", "a.yaml")
+    assert "root: /home/ada/images\n" in named.resolved(directory, None)
+
+
+def test_the_paths_that_depend_on_where_a_run_is_submitted_are_known_by_their_keys(file):
+    assert loading.load(file).relative_paths() == {
+        "dataset.root": "images",
+        "checkpoint.model_path": "out/model.pt",
+    }
+    settings = ["dataset.root=/images", "checkpoint.model_path=~/a.pt", "checkpoint.log_dir=/logs"]
+    assert loading.load(file, settings).relative_paths() == {"checkpoint.model_path": "~/a.pt"}
+    assert loading.parse("dataset: {name: digits}", "a.yaml").relative_paths() == {}
+
+
 def test_mistakes_of_both_blocks_and_of_reading_come_together_once_each_in_order():
     text = "runner: {gpus: x, gpsu: 1}\nseed: -1\nname: a\nname: b\nbatch_size: 08"
     with pytest.raises(ConfigError) as caught:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,3 +217,39 @@ def test_ten_thousand_ended_runs_are_not_looked_at_again(
         logs.copy_once(now=float(second))
     assert (time.process_time() - began) / 10 < 0.02
     assert looked == [worker.run] * 10
+
+
+PUBLISH = """
+import sys, time
+from pathlib import Path
+from runner.publisher_actor import PublisherActor
+PublisherActor(sys.argv[1], sys.stdin.read() or None, {"MLFLOW_TRACKING_URI": sys.argv[2]})
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["postgresql"], indirect=True)
+def test_the_publishers_process_copies_logs_while_mlflow_hangs(worker: Worker, home: Home) -> None:
+    with socket.socket() as deaf:  # connections are made, and never answered
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(home.root), uri], stdin=subprocess.PIPE, text=True
+        )
+        assert process.stdin is not None and home.database_url is not None
+        process.stdin.write(home.database_url)
+        process.stdin.close()
+        try:
+            for number in range(5):
+                worker.prints(f"line {number}\n".encode())
+                deadline = time.monotonic() + (60 if number == 0 else 15)  # its start takes some seconds
+                while worker.kept() != worker.log.read_bytes():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+        finally:
+            process.kill()
+            process.wait()
+    said = home.publisher_log.read_text()
+    assert "Traceback" not in said

@@ -122,7 +122,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would be tried again after minutes is tried again after a second."""
     monkeypatch.setattr(publishing, "FIRST_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(publishing, "LONGEST_WAIT_SECONDS", 1.0)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
 
 def tracker_of(home: Home, uri: str) -> Tracker:
@@ -141,7 +141,7 @@ def end(scheduler: Scheduler, run_id: int, checkpoint: Path) -> None:
     scheduler.end(run_id, Event.FINISH)
 
 
-def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come to this"
@@ -202,6 +202,7 @@ def publishes(publisher: Publisher) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_server_that_is_killed_in_mid_run_and_at_its_end_misses_nothing_and_doubles_nothing(
     running_run: int,
     scheduler: Scheduler,
@@ -234,18 +235,12 @@ def test_a_server_that_is_killed_in_mid_run_and_at_its_end_misses_nothing_and_do
     require_complete(scheduler.run(running_run), scheduler, tracker, server)
 
 
-WRITES = (
-    "create_run",
-    "log_batch",
-    "log_artifact",
-    "create_logged_model",
-    "log_outputs",
-    "log_model_artifacts",
-    "finalize_logged_model",
-)
+# Requests that would leave something behind, were they carried out twice.
+WRITES = ("create_run", "log_batch", "create_logged_model", "log_outputs")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_server_that_hangs_and_carries_out_late_what_it_was_asked_doubles_nothing(
     running_run: int,
     scheduler: Scheduler,
@@ -283,7 +278,7 @@ def test_a_server_that_hangs_and_carries_out_late_what_it_was_asked_doubles_noth
         scheduler.measure(running_run, 1, [1])
         wait_until(lambda: scheduler.run(running_run).published_epoch == 1)
         end(scheduler, running_run, tiny_checkpoint)
-        wait_until(lambda: scheduler.run(running_run).published_state is State.FINISHED, seconds=120)
+        wait_until(lambda: scheduler.run(running_run).published_state is State.FINISHED)
     assert sorted(hung) == sorted(WRITES)
     require_complete(scheduler.run(running_run), scheduler, tracker, server)
 

@@ -413,6 +413,22 @@ def test_a_double_that_a_server_made_late_is_gone_at_the_runs_end(
     }
 
 
+def test_the_publisher_of_a_scheduler_that_was_superseded_publishes_no_more(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    publisher.publish_once(now=100.0)
+    store.leave(scheduler.epoch)
+    scheduler.measure(running_run, 1, [1])
+    publisher.publish_once(now=100.0)
+    assert not publisher.superseded
+    store.take_over(200.0, "another cluster", "1")
+    scheduler.measure(running_run, 1, [1, 2])
+    publisher.publish_once(now=100.0)
+    assert publisher.superseded
+    assert steps(tracker) == [1]
+
+
 def test_two_publishers_that_make_the_same_mlflow_run_agree_on_one(
     running_run: int,
     scheduler: Scheduler,

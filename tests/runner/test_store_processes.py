@@ -5,30 +5,18 @@ from __future__ import annotations
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import postgres
 import pytest
+from store_processes import answer, processes, tell
 
 from runner.rows import NewRun, Run
 from runner.states import State
 from runner.store import open_store
 
-PREAMBLE = """
-import sys
-from runner.rows import NewRun
-from runner.store import open_store
-
-def new(name):
-    return NewRun(name=name, config="num_epochs: 1\\n" * 100, num_epochs=1)
-
-print("ready", flush=True)
-"""
 # Opens the queue in every place that it is told, and says the id of what it found or made.
 OPENER = """
 for line in sys.stdin:
@@ -70,41 +58,13 @@ def queue_id(place: Path | str) -> str:
         return store.queue_id
 
 
-@contextmanager
-def processes(count: int, script: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """So many Python processes that run the script and wait for a line; killed at the end."""
-    command = [sys.executable, "-c", PREAMBLE + script]
-    started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-        for _ in range(count)
-    ]
-    try:
-        for process in started:
-            assert answer(process) == "ready"
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-
-
-def tell(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdin is not None
-    process.stdin.write(line + "\n")
-
-
-def answer(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
 def is_sound(file: Path) -> bool:
     with closing(sqlite3.connect(file)) as connection:
         return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 def test_first_openings_at_the_same_instant_make_one_queue(tmp_path: Path) -> None:
-    with processes(4, OPENER) as openers:
+    with processes(*[OPENER] * 4) as openers:
         for number in range(25):
             home = tmp_path / f"home{number}"
             for opener in openers:
@@ -117,7 +77,7 @@ def test_first_openings_at_the_same_instant_make_one_queue(tmp_path: Path) -> No
 def test_first_openings_at_the_same_instant_make_one_queue_on_postgresql(
     postgres_server: postgres.Server,
 ) -> None:
-    with processes(4, OPENER) as openers:
+    with processes(*[OPENER] * 4) as openers:
         for _ in range(4):
             url = postgres_server.new_database()
             for opener in openers:
@@ -126,7 +86,7 @@ def test_first_openings_at_the_same_instant_make_one_queue_on_postgresql(
 
 
 def test_of_two_hundred_runs_from_ten_processes_none_is_lost_or_doubled(place: Path | str) -> None:
-    with processes(10, ADDER) as adders:
+    with processes(*[ADDER] * 10) as adders:
         for me, adder in enumerate(adders):
             tell(adder, f"{place} {me} 20")
         said = [int(answer(adder)) for _ in range(20) for adder in adders]
@@ -143,7 +103,7 @@ def test_a_process_that_is_killed_while_it_adds_leaves_whole_lots_and_all_that_i
     said: set[int] = set()
     runs: list[Run] = []
     for _ in range(6):
-        with processes(1, ADDER_OF_THREES) as (adder,):
+        with processes(ADDER_OF_THREES) as (adder,):
             tell(adder, str(place))
             said.update(map(int, answer(adder).split()))
             time.sleep(moments.uniform(0.0, 0.1))  # where in its work the signal hits is left to chance
@@ -161,7 +121,7 @@ def test_a_process_that_is_killed_while_it_adds_leaves_whole_lots_and_all_that_i
 def test_a_process_that_is_killed_while_it_makes_a_queue_leaves_a_whole_one_or_none(tmp_path: Path) -> None:
     moments = random.Random(7)
     for attempt in range(6):
-        with processes(1, MAKER) as (maker,):
+        with processes(MAKER) as (maker,):
             folder = tmp_path / str(attempt)
             tell(maker, str(folder))
             answer(maker)

@@ -121,6 +121,14 @@ def test_the_page_of_a_tracking_server_does_not_show_its_password(tmp_path: Path
         assert services.pages[0].url == "http://127.0.0.1:9/mlflow"
 
 
+def test_a_host_without_the_runs_folders_names_the_server_and_starts_nothing(
+    tmp_path: Path,
+) -> None:
+    with ui.serve(Home(tmp_path / "elsewhere", "postgresql://lab"), environ=ELSEWHERE) as services:
+        assert [page.url for page in services.pages] == [ELSEWHERE["MLFLOW_TRACKING_URI"]]
+        assert services.children == ()
+
+
 def test_a_server_that_ends_later_ends_the_wait(tmp_path: Path) -> None:
     with ui.serve(Home(tmp_path), environ=ELSEWHERE) as services:
         services.children[0].process.kill()
