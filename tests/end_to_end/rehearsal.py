@@ -341,7 +341,8 @@ def main() -> int:
         try:
             rehearse(Path(folder), transcript)
         finally:
-            transcript.write(Path(sys.argv[1]), INTRODUCTION.format(load=os.getloadavg()[1]))
+            introduction = INTRODUCTION.format(load=os.getloadavg()[1])
+            transcript.write(Path(sys.argv[1]), introduction)
     return 0
 
 
