@@ -330,8 +330,8 @@ judges it. The hosts are network namespaces of one machine with two cores, each 
 processes and /tmp; the commands, variables and health checks are those of docker/compose.yaml. `server` runs
 PostgreSQL and the MLflow server, `head` Ray's head and the scheduler, `worker-1` and `worker-2` a Ray node
 each; these three share the folder /runs. `laptop` shares nothing with the others but the network, and on it
-`import ray`, `import torch` and `import mlflow` fail. `runner` stands for `python -m runner`. Times are those of
-a machine whose load average was {load:.0f} at the end: it had other work to do.
+`import ray`, `import torch` and `import mlflow` fail. `runner` stands for `python -m runner`. The load average
+of the machine, which may have other work to do, was {load:.0f} at the end.
 """
 
 
