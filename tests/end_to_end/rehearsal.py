@@ -25,7 +25,7 @@ from end_to_end.hosts import Running
 from end_to_end.stack import Laptop, Stack, laptop, stack
 from end_to_end.transcript import Transcript
 
-EPOCHS = 24
+EPOCHS = 40  # so many that runs are left for each thing that happens
 RUNS = [f"seed-{number}" for number in range(1, 11)]
 INTERRUPTED, CANCELLED = 2, 10
 SECONDS = 300.0  # for anything; alone on two cores most of it takes less than 20
@@ -330,8 +330,8 @@ judges it. The hosts are network namespaces of one machine with two cores, each 
 processes and /tmp; the commands, variables and health checks are those of docker/compose.yaml. `server` runs
 PostgreSQL and the MLflow server, `head` Ray's head and the scheduler, `worker-1` and `worker-2` a Ray node
 each; these three share the folder /runs. `laptop` shares nothing with the others but the network, and on it
-`import ray`, `import torch` and `import mlflow` fail. `runner` stands for `python -m runner`. Times are those of
-a machine whose load average was {load:.0f} at the end: it had other work to do.
+`import ray`, `import torch` and `import mlflow` fail. `runner` stands for `python -m runner`. The load
+average of the machine, which may have other work to do, was {load:.0f} at the end.
 """
 
 
@@ -341,7 +341,8 @@ def main() -> int:
         try:
             rehearse(Path(folder), transcript)
         finally:
-            transcript.write(Path(sys.argv[1]), INTRODUCTION.format(load=os.getloadavg()[1]))
+            introduction = INTRODUCTION.format(load=os.getloadavg()[1])
+            transcript.write(Path(sys.argv[1]), introduction)
     return 0
 
 
