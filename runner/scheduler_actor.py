@@ -29,6 +29,7 @@ NAME = "scheduler"
 TICK_SECONDS = 0.3
 RETRY_SECONDS = 1.0  # before it takes over, asks the database again, or is started anew
 STALE_SECONDS = 30.0  # of silence, after which the scheduler of another cluster may be followed
+WAITING = "waiting for the database"
 LOG_BYTES = 1_000_000
 
 
@@ -92,7 +93,7 @@ class SchedulerActor:
         try:
             scheduler.tick(store.now())
         except Unreachable as error:
-            self._say(f"waiting for the database: {error}")
+            self._wait_for_database(error)
             scheduler.keep_workers()
         else:
             self._say("serving")
@@ -103,12 +104,19 @@ class SchedulerActor:
             log.info("%s", message)
             self._message = message
 
+    def _wait_for_database(self, error: Unreachable) -> None:
+        """Say why; one that starts again gives several reasons, of which the log has the first."""
+        message = f"{WAITING}: {error}"
+        if self._message.startswith(WAITING):
+            self._message = message
+        self._say(message)
+
     def _opened(self) -> Store:
         while True:
             try:
                 return open_store(self._home, create=False)
             except Unreachable as error:
-                self._say(f"waiting for the database: {error}")
+                self._wait_for_database(error)
                 time.sleep(RETRY_SECONDS)
 
     def _take_over(self, store: Store) -> int:
@@ -129,7 +137,7 @@ class SchedulerActor:
             except Occupied as error:
                 self._say(str(error))
             except Unreachable as error:
-                self._say(f"waiting for the database: {error}")
+                self._wait_for_database(error)
             time.sleep(RETRY_SECONDS)
 
 

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to start
+LATEST_FIRST = (runs.c.ended_at.desc(), runs.c.id.desc())
 
 
 class UnknownRun(StoreError):  # noqa: N818 - the name says what happened
@@ -120,7 +121,8 @@ class Store:
 
     def latest(self, at_most: int) -> list[Run]:
         """The runs that ended last, by number."""
-        ended = select(*RUN).where(runs.c.state.in_(ENDED)).order_by(runs.c.ended_at.desc(), runs.c.id.desc())
+        # By this condition and not by the states, which would make the database sort all that have ended.
+        ended = select(*RUN).where(runs.c.ended_at.is_not(None)).order_by(*LATEST_FIRST)
         with self._reading() as connection:
             return sorted(all_runs(connection, ended.limit(at_most)), key=lambda run: run.id)
 

@@ -142,6 +142,8 @@ runs = Table(
 
 Index("runs_in_order", runs.c.state, runs.c.priority.desc(), runs.c.id)
 
+Index("runs_by_end", runs.c.ended_at, runs.c.id)
+
 # Of which runs tracking may lack something. The index holds them alone, so that the many that have ended and
 # are published cost a look at them nothing; for that, queries must name the condition in these very words.
 BEHIND = text(

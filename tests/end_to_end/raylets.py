@@ -39,7 +39,7 @@ class Host:
 
     @property
     def node_id(self) -> str:
-        words = [word for word in self.raylet.cmdline() if word.startswith("--node-id=")]
+        words = [word for word in self.raylet.cmdline() if word.startswith("--node_id=")]
         return words[0].partition("=")[2]
 
     def runs(self, pid: int | None) -> bool:

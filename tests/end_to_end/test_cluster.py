@@ -14,6 +14,7 @@ from end_to_end.harness import Service, wait_until
 from end_to_end.raylets import Hosts, bare_python
 from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, undisturbed
 
+from runner import exits
 from runner.rows import Attempt, Beat
 from runner.states import UNFINISHED, State
 from runner.store import open_store
@@ -198,7 +199,7 @@ def test_a_home_that_does_not_hold_what_was_saved_is_refused(
     second = Service(tmp_path / "second", first.variables)
     line = refused(second, "up")
     assert f"RUNNER_HOME={first.root}" in line and str(second.root) in line
-    assert "queued, but not started" in second.call("submit", small, expect=1).stderr
+    assert "queued, but not started" in second.call("submit", small, expect=exits.NOT_STARTED).stderr
 
 
 def test_a_database_that_is_away_for_a_while_loses_nothing(
@@ -224,13 +225,12 @@ def test_a_database_that_is_away_for_a_while_loses_nothing(
 def test_the_scheduler_leaves_a_drained_host_and_outlives_a_killed_one(
     service: Service, hosts: Hosts, small: Path
 ) -> None:
-    head, epoch = hosts.up[0], beat(service).epoch
-    assert head.runs(beat(service).pid)
+    first, epoch = hosts.host_of(beat(service).pid), beat(service).epoch
     hosts.add("delta")
-    hosts.drain(head)
+    hosts.drain(first)
     wait_until(lambda: beat(service).epoch > epoch and beat(service).pid, 60, "another scheduler")
     second = hosts.host_of(beat(service).pid)
-    assert second is not head
+    assert second is not first
     number = service.submit(small, ENDLESS)
     worker = service.training(number).pid
     epoch = beat(service).epoch

@@ -152,6 +152,7 @@ class TestOrder:
     [
         (Store.line, "runs_in_order"),
         (lambda store: store.runs([State.RUNNING]), "runs_in_order"),
+        (lambda store: store.latest(20), "runs_by_end"),
         (Store.unpublished, "runs_to_publish"),
         (Store.anything_unpublished, "runs_to_publish"),
     ],
@@ -258,6 +259,16 @@ class TestEnding:
         with pytest.raises(IllegalMove):
             store.end(epoch, running, 1, Event.RESUME, 110.0, "stopped")
         assert store.attempts(running)[0].outcome is None
+
+
+class TestTheLatest:
+    def test_those_that_ended_last_are_found_by_number(self, store: Store, add, epoch: int) -> None:
+        runs = [add() for _ in range(5)]
+        for run, at in zip(runs, (50.0, 20.0, 40.0, 40.0), strict=False):
+            store.ask(run, "cancel", 1.0, now=at)
+        store.resume(runs[0], now=60.0)
+        assert [run.id for run in store.latest(2)] == runs[2:4]
+        assert [run.id for run in store.latest(9)] == runs[1:4]
 
 
 class TestLosses:

@@ -1,6 +1,6 @@
 """Several hosts: what the machines of the cluster have, where the runs' folders are, pieces of logs.
 
-And an index, for queues in which a hundred thousand runs have ended.
+And indexes, for queues in which a hundred thousand runs have ended.
 """
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("position", sa.Integer, primary_key=True),
         sa.Column("data", sa.LargeBinary, nullable=False),
     )
+    op.create_index("runs_by_end", "runs", ["ended_at", "id"])
     behind = sa.text(
         "state = 'RUNNING' OR published_state IS NULL OR published_state <> state"
         " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0)"
