@@ -232,10 +232,9 @@ def _kill(there: Rehearsal) -> Disturbance:
 
     there.wait_until(lambda runs: _is_released(victim, runs), "it is queued again")
     requeued_after = time.monotonic() - killed_at
-    there.say(f"run {victim['id']} is queued again, {requeued_after:.0f} s later")
-    there.type("queue")
+    there.say(f"its loss was noticed {requeued_after:.0f} s later, and run {victim['id']} queued again")
     there.wait_until(lambda runs: _is_later(victim, runs), "it goes on elsewhere")
-    there.say(f"run {victim['id']} goes on as soon as worker-2 has a core for it")
+    there.say(f"run {victim['id']} goes on, on worker-2")
     there.type("queue")
     there.type("show", str(victim["id"]))
 

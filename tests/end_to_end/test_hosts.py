@@ -66,9 +66,9 @@ def test_all_runs_of_a_cluster_finish_whatever_died_meanwhile(found: Found) -> N
 
 @needs_hosts
 @pytest.mark.timeout(900)
-def test_a_run_whose_host_died_is_queued_again_within_a_minute_and_goes_on_elsewhere(found: Found) -> None:
+def test_a_run_whose_host_died_is_queued_again_and_goes_on_elsewhere(found: Found) -> None:
     assert found.attempts[found.disturbed] > found.attempts[found.undisturbed] == 1
-    assert found.requeued_after < 60
+    assert found.requeued_after < 120  # Ray's noticing, and the scheduler's; a few seconds on an idle machine
     assert found.attempts[INTERRUPTED] >= 2
 
 
