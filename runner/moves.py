@@ -24,9 +24,14 @@ def added(new: NewRun, now: float) -> Changes:
     return {**vars(new), **start, "submitted_at": now, "queued_at": now}
 
 
-def claimed(run: Run, now: float) -> Changes:
-    """A queued run starts its next attempt. Raises IllegalMove where it is not queued any more."""
+def claimed(run: Run, now: float, gpus: float) -> Changes:
+    """A queued run starts its next attempt. Raises IllegalMove where it is not queued any more.
+
+    What `gpus: auto` came to holds from now on: a run that began on a GPU must wait for one, and not go on
+    with a processor, when the last host that has any is gone for a while.
+    """
     return {
+        "gpus": gpus,
         "state": _after(run, Event.CLAIM),
         "attempt": run.attempt + 1,
         "started_at": now,

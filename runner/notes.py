@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from runner.output import PROGRAM
 from runner.states import State
-from runner.wording import NOTHING, duration
+from runner.wording import NOTHING, duration, request
 
 if TYPE_CHECKING:
     from runner.rows import Run
@@ -75,7 +75,7 @@ def epochs(run: Run) -> str:
 def gpus(run: Run) -> str:
     """Which GPUs it uses, or used last; of one that waits, how many it asks for."""
     if run.state is State.QUEUED or run.attempt == 0:
-        return f"{run.gpus:g}" if isinstance(run.gpus, float | int) else run.gpus
+        return request(run.gpus)
     if run.devices:
         return f"gpu {','.join(run.devices)}"
     return "cpu" if run.answered_at else NOTHING

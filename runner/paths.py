@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 LONGEST_NAME = 80  # characters of a run's name in its folder's name; most file systems allow 255 bytes
@@ -70,7 +70,8 @@ class Home:
     """The folder that holds a queue, its tracking store and its runs."""
 
     root: Path
-    database_url: str | None = None  # of the queue, where it does not lie in the folder; may hold a password
+    # Of the queue, where it does not lie in the folder; it may hold a password.
+    database_url: str | None = field(default=None, repr=False)
 
     @property
     def shared(self) -> bool:

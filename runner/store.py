@@ -379,7 +379,7 @@ class Store:
             run = locked_run(connection, run_id)
             if run is None or run.state is not State.QUEUED:
                 return None
-            changes = moves.claimed(run, now)
+            changes = moves.claimed(run, now, gpus)
             write(connection, run, changes)
             row = {"run": run_id, "number": changes["attempt"], "started_at": now, "gpus": gpus, "cpus": cpus}
             connection.execute(insert(attempts).values(row))

@@ -69,3 +69,8 @@ def listed(numbers: list[int], at_most: int = 10) -> str:
     if len(words) > at_most:
         return f"{', '.join(words[:3])}, ... ({len(words)} in all)"
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else "none"
+
+
+def request(number: float | str) -> str:
+    """How many GPUs or cores a run asks for; "auto" is itself."""
+    return number if isinstance(number, str) else f"{number:g}"

@@ -11,7 +11,7 @@ from runner import narration, notes
 from runner.commands.options import Json, RunArgument
 from runner.output import PROGRAM, emit, emit_json
 from runner.states import ENDED, State
-from runner.wording import NOTHING, age, duration, plural
+from runner.wording import NOTHING, age, duration, plural, request
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
@@ -76,7 +76,7 @@ def details(
         "submitted": f"{age(run.submitted_at, now)} ago, priority {run.priority}",
         "source": source(run),
         "git": revision(run),
-        "wants": f"gpus {run.gpus}, cpus {run.cpus}",
+        "wants": f"gpus {request(run.gpus)}, cpus {request(run.cpus)}",
         "runs on": f"{narration.place(run)}, pid {run.pid}" if run.state is State.RUNNING and run.pid else "",
         "tags": ", ".join(f"{key}={value}" for key, value in run.tags.items()),
         "metrics": ", ".join(f"{key} {value:.6g}" for key, value in sorted(run.metrics.items())),
@@ -139,7 +139,11 @@ def mlflow_line(run: Run, tracking: str) -> str:
 
 def attempt_line(attempt: Attempt, now: float, run: Run) -> str:
     """When, where, how it ended, and why, unless the run's own line says so."""
-    devices = f"GPU {','.join(attempt.devices)}" if attempt.devices else f"{attempt.cpus:g} cores"
+    devices = (
+        f"GPU {','.join(attempt.devices)}"
+        if attempt.devices
+        else f"{attempt.cpus:g} core" + ("s" if attempt.cpus != 1 else "")
+    )
     outcome = attempt.outcome or "goes on"
     took = duration((attempt.ended_at or now) - attempt.started_at)
     reason = f": {attempt.reason}" if attempt.reason and attempt.reason != run.reason else ""

@@ -197,6 +197,12 @@ class TestClaiming:
         assert store.claim(epoch, queued, 101.0, gpus=1, cpus=1) is None
         assert row(store, queued).state is State.CANCELLED
 
+    def test_what_auto_came_to_first_holds_for_later_attempts(self, store: Store, add, epoch: int) -> None:
+        run_id = add(gpus="auto", cpus="auto")
+        store.claim(epoch, run_id, 101.0, gpus=1, cpus=2)
+        store.end(epoch, run_id, 1, Event.LOSE, 102.0, "lost", "its machine is gone")
+        assert [(run.gpus, run.cpus) for run in store.line()] == [(1, "auto")]
+
     def test_a_run_that_does_not_exist_is_not_claimed(self, store: Store, epoch: int) -> None:
         assert store.claim(epoch, 99, 101.0, gpus=1, cpus=1) is None
 
