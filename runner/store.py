@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 
 from runner import moves
 from runner.database import Database, NoQueue, StoreError, Unreachable
-from runner.opening import open_database
+from runner.opening import as_url, open_database
 from runner.paths import Home
 from runner.queries import (
     all_runs,
@@ -67,7 +67,7 @@ def open_store(place: Home | Path | str, create: bool = True) -> Store:
     where the server may answer again.
     """
     if isinstance(place, Home):
-        place = place.database_url or place.database
+        place = as_url(place.database_url) if place.database_url else place.database
     return Store(*open_database(place, create))
 
 
