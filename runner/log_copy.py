@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.backlog import Backlog
 from runner.paths import Home
 from runner.rows import Run
 from runner.states import State
@@ -36,6 +37,7 @@ class LogCopy:
 
     def __init__(self, store: Store, home: Home) -> None:
         self._store = store
+        self._backlog = Backlog(store)
         self._home = home
         self._copies: dict[tuple[int, int], Copy] = {}  # by run and attempt
         self._unreadable: dict[int, str] = {}  # what was said of a run's log
@@ -46,7 +48,7 @@ class LogCopy:
         No end is published before its logs are `settled`, so no run is forgotten before its last byte
         is here. `now` is of any clock that only goes on.
         """
-        for run in self._store.unpublished(started=True):
+        for run in self._backlog.started():
             try:
                 for number in range(1, run.attempt + 1):
                     self._copy_attempt(run, number, now)

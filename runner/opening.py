@@ -28,6 +28,13 @@ def open_database(place: str | Path, create: bool) -> tuple[Database, str]:
         raise
 
 
+def as_url(text: str) -> str:
+    """What is to be a URL, which a path is not. Raises StoreError, without repeating it, where it is none."""
+    if "://" not in text:
+        raise StoreError(f"RUNNER_DATABASE_URL is not the URL of a database: {USE}")
+    return text
+
+
 def _found_or_made(database: Database, create: bool) -> str:
     found = database.look()
     if found is None and create:

@@ -114,7 +114,13 @@ def home(environ: Mapping[str, str] = os.environ) -> Home:
     Its queue is the one of RUNNER_DATABASE_URL where that is set.
     """
     root = Path(environ.get("RUNNER_HOME") or "runs").expanduser().resolve()
-    return Home(root, environ.get("RUNNER_DATABASE_URL") or None)
+    return Home(root, _absolute(environ.get("RUNNER_DATABASE_URL") or None))
+
+
+def _absolute(url: str | None) -> str | None:
+    """The URL of a database; of one in a file, the same for processes of other directories."""
+    file = re.fullmatch(r"sqlite(\+pysqlite)?:///([^?:][^?]*)(\?.*)?", url or "")
+    return f"sqlite:///{Path(file[2]).expanduser().resolve()}" if file else url
 
 
 def _as_file_name(name: str) -> str:

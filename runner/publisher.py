@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import getpass
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import capsnet
 from capsnet.history import Row, read_history
 from runner import model_artifact, record, storage, system_metrics
+from runner.backlog import Backlog
 from runner.log_copy import LogCopy
 from runner.paths import Home, RunPaths
 from runner.rows import Run
@@ -60,6 +62,8 @@ class Publisher:
         self._published: dict[int, Fingerprint] = {}
         self._sampled: dict[tuple[str, Path], Sampled] = {}  # by MLflow run and system.csv
         self._waits: dict[int, Wait] = {}
+        self._tried: dict[int, float] = {}  # when each run last had its turn
+        self._backlog = Backlog(store)
         self._epoch = self._scheduler_epoch()
 
     @property
@@ -72,9 +76,15 @@ class Publisher:
         return beat.epoch if beat else None
 
     def publish_once(self, now: float) -> None:
-        """Publish whatever is new; what cannot be published is noted in its row and tried again."""
-        runs = self._store.unpublished()
-        due = [(run, fingerprint) for run in runs if (fingerprint := self._due(run, now))]
+        """Publish what is new, or a part of it; what cannot be published is noted and tried again.
+
+        `now` is of any clock that only goes on.
+        """
+        due = self._all_due(self._backlog.started(), now)
+        # Whose turn was longest ago comes first, lest many that run leave none to those that have ended;
+        # and what only waits comes last, and not all at once: a thousand submitted runs take minutes.
+        due.sort(key=lambda item: self._tried.get(item[0].id, -math.inf))
+        due += self._all_due(self._backlog.waiting(RUNS_A_ROUND - len(due)), now)
         if not due:
             return
         try:
@@ -83,12 +93,13 @@ class Publisher:
             for run, _ in due:
                 self._note(run, f"{shown(self._tracker.target.uri)}: {explain(error)}")
             return
-        # What only waits comes last, and not all at once: a thousand submitted runs take minutes.
-        due.sort(key=lambda item: item[0].state is State.QUEUED)
         for run, fingerprint in due[:RUNS_A_ROUND]:
             if self.superseded:
                 return
             self._try(run, fingerprint, now)
+
+    def _all_due(self, runs: Iterable[Run], now: float) -> list[tuple[Run, Fingerprint]]:
+        return [(run, fingerprint) for run in runs if (fingerprint := self._due(run, now))]
 
     def _due(self, run: Run, now: float) -> Fingerprint | None:
         """What the run looks like now, if that is not published yet."""
@@ -104,6 +115,7 @@ class Publisher:
         return self._home.run(run.id, run.name)
 
     def _try(self, run: Run, fingerprint: Fingerprint, now: float) -> None:
+        self._tried[run.id] = now
         try:
             self._publish(run)
         except Exception as error:  # as above; the other runs are not held up by this one
@@ -117,6 +129,7 @@ class Publisher:
             self._published[run.id] = fingerprint
             if run.state in ENDED:
                 self._records.pop(run.id, None)
+                self._tried.pop(run.id, None)
 
     def _note(self, run: Run, error: str) -> None:
         if run.publish_error != error:

@@ -67,7 +67,7 @@ class PublisherActor:
             publisher = Publisher(store, self._home, Tracker(target(self._home)), logs)
             idle_since = time.monotonic()
             while not publisher.superseded and time.monotonic() - idle_since < IDLE_SECONDS:
-                publisher.publish_once(time.time())
+                publisher.publish_once(time.monotonic())
                 if store.anything_unpublished():
                     idle_since = time.monotonic()
                 time.sleep(ROUND_SECONDS)

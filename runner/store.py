@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 
 from runner import moves
 from runner.database import Database, NoQueue, StoreError, Unreachable
-from runner.opening import open_database
+from runner.opening import as_url, open_database
 from runner.paths import Home
 from runner.queries import (
     all_runs,
@@ -67,7 +67,7 @@ def open_store(place: Home | Path | str, create: bool = True) -> Store:
     where the server may answer again.
     """
     if isinstance(place, Home):
-        place = place.database_url or place.database
+        place = as_url(place.database_url) if place.database_url else place.database
     return Store(*open_database(place, create))
 
 
@@ -159,7 +159,9 @@ class Store:
         """What is kept here of an attempt's log, from the byte at `position` on."""
         start = log_pieces.c.position
         pieces = select(start, log_pieces.c.data).where(_of_attempt(run_id, attempt))
-        before = pieces.where(start <= position).order_by(start.desc()).limit(1)
+        # A piece that ends there says nothing more: whoever follows a log would fetch it at every look.
+        reaches = start + func.length(log_pieces.c.data) > position
+        before = pieces.where(start <= position, reaches).order_by(start.desc()).limit(1)
         after = pieces.where(start > position).order_by(start)
         with self._reading() as connection:
             found = [*connection.execute(before), *connection.execute(after)]
@@ -250,6 +252,13 @@ class Store:
         query = select(*RUN).where(BEHIND).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query.where(runs.c.attempt > 0) if started else query)
+
+    def behind(self, started: bool, after: int, at_most: int) -> list[Run]:
+        """Of those that do not run the next ones after a number; `started`: that have had an attempt."""
+        which = runs.c.attempt > 0 if started else runs.c.attempt == 0
+        query = select(*RUN).where(BEHIND, runs.c.state != State.RUNNING, which, runs.c.id > after)
+        with self._reading() as connection:
+            return all_runs(connection, query.order_by(runs.c.id).limit(at_most))
 
     def anything_unpublished(self) -> bool:
         """Whether there is such a run, which is quicker to know than which ones there are."""

@@ -145,10 +145,11 @@ Index("runs_in_order", runs.c.state, runs.c.priority.desc(), runs.c.id)
 Index("runs_by_end", runs.c.ended_at, runs.c.id)
 
 # Of which runs tracking may lack something. The index holds them alone, so that the many that have ended and
-# are published cost a look at them nothing; for that, queries must name the condition in these very words.
+# are published cost a look at them nothing; for that, queries must name the condition in these very words,
+# and in brackets, which SQLAlchemy puts around no text.
 BEHIND = text(
-    "state = 'RUNNING' OR published_state IS NULL OR published_state <> state"
-    " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0)"
+    "(state = 'RUNNING' OR published_state IS NULL OR published_state <> state"
+    " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0))"
 )
 Index("runs_to_publish", runs.c.id, sqlite_where=BEHIND, postgresql_where=BEHIND)
 

@@ -35,7 +35,8 @@ FLOORS = {
         "spec loading paths",
         "states rows moves room placement storage record system_metrics",
         "store database tables queries schema sqlite postgres postgres_errors opening clock migrations.*",
-        "worker attempt keeper orders output_log log_copy publisher tracking model_artifact capsnet_pyfunc",
+        "worker attempt keeper orders output_log backlog log_copy publisher tracking model_artifact "
+        "capsnet_pyfunc",
         "cluster resources guest",
         "scheduler scheduler_actor publisher_actor attendance launch service local_ray",
         "cli __main__ commands.* output exits wording notes narration following views editing git ui",

@@ -166,6 +166,16 @@ class TestErrors:
     def test_a_url_that_is_none(self) -> None:
         assert "not the URL of a database" in self.refused("://")
 
+    @pytest.mark.parametrize("text", ["ada:secret@host/queue", "postgresql:/ada:secret@host/queue"])
+    def test_what_is_named_as_a_url_and_is_none_is_not_made_a_file(
+        self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(StoreError, match="RUNNER_DATABASE_URL is not the URL of a database") as caught:
+            open_store(Home(tmp_path, text))
+        assert "secret" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_queue_in_memory(self) -> None:
         assert "must outlive this process" in self.refused("sqlite:///:memory:")
         assert "must outlive this process" in self.refused("sqlite://")

@@ -44,6 +44,25 @@ def test_a_tilde_that_no_shell_has_expanded_means_the_users_folder() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        ("sqlite:///lab/queue.db", "sqlite:///{here}/lab/queue.db"),
+        ("sqlite:////data/queue.db", "sqlite:////data/queue.db"),
+        ("sqlite+pysqlite:////data/queue.db?timeout=3", "sqlite:////data/queue.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("postgresql://ada:secret@host/queue", "postgresql://ada:secret@host/queue"),
+    ],
+)
+def test_a_queue_in_a_file_is_the_same_one_for_processes_of_other_directories(
+    url: str, absolute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = home({"RUNNER_DATABASE_URL": url})
+    assert found.database_url == absolute.format(here=tmp_path)
+    assert found.shared is url.startswith("postgresql")
+
+
+@pytest.mark.parametrize(
     ("name", "folder"),
     [
         ("mnist", "3-mnist"),

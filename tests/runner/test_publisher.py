@@ -504,6 +504,37 @@ def test_runs_that_wait_are_published_after_those_that_run_and_not_all_at_once(
     assert len(mlflow_runs(tracker)) == 4
 
 
+def test_runs_that_are_refused_hold_up_none_of_those_that_were_submitted_later(
+    store: Store, home: Home, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RUNS_A_ROUND", 2)
+    bad, good = "runner: {}\n", CONFIG  # of the first there are no params, and so it is refused for ever
+    monkeypatch.setattr(record, "params", lambda config: {"a": "b"} if config == good else 1 / 0)
+    store.add([NewRun(name="bad", config=bad, num_epochs=3)] * 2, now=2.0)
+    store.add([NewRun(name="good", config=good, num_epochs=3)] * 2, now=2.0)
+    publisher = Publisher(store, home, tracker)
+    for second in range(2):
+        publisher.publish_once(now=float(second))
+    assert [run.published_state for run in store.runs()] == [None, None, State.QUEUED, State.QUEUED]
+
+
+def test_many_runs_that_go_on_leave_a_turn_to_those_that_have_ended(
+    store: Store, scheduler: Scheduler, home: Home, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RUNS_A_ROUND", 2)
+    *going_on, ended = store.add([NewRun(name=name, config=CONFIG, num_epochs=3) for name in "abcd"], now=2.0)
+    for run_id in (*going_on, ended):
+        scheduler.start(run_id)
+    scheduler.end(ended, Event.FAIL)
+    publisher = Publisher(store, home, tracker)
+    for second in range(2):
+        for run_id in going_on:  # each has something new at every look
+            scheduler.measure(run_id, 1, range(1, second + 2))
+        publisher.publish_once(now=float(second))
+    assert [scheduler.run(run_id).published_epoch for run_id in going_on] == [1, 1, 2]
+    assert scheduler.run(ended).published_state is State.FAILED
+
+
 def test_a_finished_run_whose_history_lags_behind_is_tried_again(
     running_run: int, scheduler: Scheduler, publish: Callable[[], None]
 ) -> None:

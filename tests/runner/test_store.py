@@ -154,6 +154,7 @@ class TestOrder:
         (lambda store: store.runs([State.RUNNING]), "runs_in_order"),
         (lambda store: store.latest(20), "runs_by_end"),
         (Store.unpublished, "runs_to_publish"),
+        (lambda store: store.behind(True, 0, 20), "runs_to_publish"),
         (Store.anything_unpublished, "runs_to_publish"),
     ],
 )
@@ -544,6 +545,9 @@ class TestPublishing:
         store.published(finished, attempt=1, epoch=50, mlflow_run_id="abc", state=State.FINISHED)
         assert store.unpublished() == []
         assert not store.anything_unpublished()
+        later = add()
+        assert [run.id for run in store.unpublished()] == [later]
+        assert store.unpublished(started=True) == []
         run = row(store, finished)
         assert (run.published_epoch, run.mlflow_run_id, run.published_state) == (50, "abc", State.FINISHED)
 

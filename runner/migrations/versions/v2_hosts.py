@@ -22,8 +22,8 @@ def upgrade() -> None:
     )
     op.create_index("runs_by_end", "runs", ["ended_at", "id"])
     behind = sa.text(
-        "state = 'RUNNING' OR published_state IS NULL OR published_state <> state"
-        " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0)"
+        "(state = 'RUNNING' OR published_state IS NULL OR published_state <> state"
+        " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0))"
     )
     op.create_index("runs_to_publish", "runs", ["id"], sqlite_where=behind, postgresql_where=behind)
     # Programs that know the first schema alone look here, and refuse what is newer.
