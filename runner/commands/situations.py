@@ -44,13 +44,12 @@ def _waits(store: Store, beat: Beat) -> dict[int, str]:
     queued = store.line()
     if not queued:
         return {}
+    machines = _empty(beat.machines)
     nodes = _empty([machine for machine in beat.machines if not machine["leaving"]])
-    requests = placement.resolve_all(queued, nodes)
-    running = placement.resolve_all(store.runs([State.RUNNING]), nodes)
-    return {
-        **placement.waiting(requests, running, nodes),
-        **_shut_out(requests, nodes, _empty(beat.machines)),
-    }
+    # As the scheduler does: a GPU of a machine that is only closed is one that a run may want.
+    requests = placement.resolve_all(queued, machines)
+    running = placement.resolve_all(store.runs([State.RUNNING]), machines)
+    return {**placement.waiting(requests, running, nodes), **_shut_out(requests, nodes, machines)}
 
 
 def _shut_out(
