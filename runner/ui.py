@@ -112,7 +112,7 @@ def serve(home: Home, port: int = PORT, environ: Mapping[str, str] = os.environ)
             mlflow_url = f"http://{HOST}:{first}"
             # The server sets up a store that is not there yet: not while the publisher does.
             with locked(tracking.lock):
-                # By environment: it may hold a password, and every user may read what a process was called with.
+                # By environment: it may hold a password, and all may read what a process was called with.
                 settings = {**MLFLOW_SETTINGS, **environ, "MLFLOW_BACKEND_STORE_URI": tracking.uri}
                 mlflow = _start("MLflow", mlflow_command(tracking, first), settings, stack)
                 _await_answer(mlflow, f"{mlflow_url}/health")
