@@ -9,6 +9,7 @@ from collections.abc import Callable
 from runner.database import Unreachable
 
 REFRESH_SECONDS = 60.0  # between two questions: clocks drift apart by milliseconds in that time
+PROMPT_SECONDS = 0.5  # an answer that took longer is asked for once more
 
 
 class ServerClock:
@@ -39,10 +40,13 @@ class ServerClock:
         if not self._asking.acquire(blocking=self._ahead is None):
             return  # another thread asks, and may wait for a server that hangs
         try:
-            before = self._passed()
-            said = self._ask()
-            self._asked_at = self._passed()
-            self._ahead = said - (before + self._asked_at) / 2
+            for _ in range(2):
+                before = self._passed()
+                said = self._ask()
+                self._asked_at = self._passed()
+                self._ahead = said - (before + self._asked_at) / 2
+                if self._asked_at - before < PROMPT_SECONDS:
+                    break  # else it had to connect first, perhaps for long: the middle is not when it looked
         except Unreachable:
             self._asked_at = self._passed()  # nobody is to wait for it at every look
             if self._ahead is None:

@@ -7,7 +7,8 @@ least of what it needs, and those behind it keep what is left of that machine. A
 with whatever fits, so that one large run idles one machine and not the cluster. Nobody is starved: what the
 kept machine lacks only becomes less from one decision to the next, also where another machine is then nearer
 and is kept instead, and whoever waits is the first of its kind one day. A run that can never fit, or waits
-for another run's files, holds nobody up.
+for another run's files or for a machine on which nothing starts at the moment, holds nobody up: nobody waits
+for such a machine while another one will do.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def place(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence
 
 def plan(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> Plan:
     """The runs to start now, and what is kept for those that must wait."""
-    rooms = [Room(node) for node in nodes]
+    rooms = [Room(node) for node in nodes if not node.closed]
     taken = {path for request in running for path in request.exclusive}
     starts: list[Start] = []
     kept: dict[int, str] = {}

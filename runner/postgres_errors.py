@@ -32,12 +32,14 @@ PASSING = {
     "connection timeout expired": "the server does not answer: is it reachable from here?",
     "could not translate host name": "its host is not known here: is the name right, and the network up?",
     "failed to resolve host": "its host is not known here: is the name right, and the network up?",
+    "in a read-only transaction": "the server takes no changes at the moment: is it a standby?",
     "lock timeout": "another process has kept the queue busy: try again",
     "deadlock detected": "two processes were in each other's way: try again",
     "No space left on device": "the server's disk is full: free some space there",
 }
-# By code, once connected: connection exceptions, rollbacks, lack of resources, locks, the operator's hand.
-PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
+# By code, once connected: connection exceptions, rollbacks, lack of resources, locks, the operator's hand;
+# a standby that will be promoted, a transaction that was ended for idling.
+PASSING_CODES = ("08", "40", "53", "55", "57", "58", "25006", "25P03")
 
 
 # Without a code it has not connected. What encryption or the URL forbids stays so; what else the server says,
@@ -58,7 +60,7 @@ def explain(message: str, code: str | None) -> tuple[str, bool]:
         if words in said:
             return advice, True
     if code is not None:
-        return said, code.startswith(PASSING_CLASSES)
+        return said, code.startswith(PASSING_CODES)
     return said, not any(sign in said for sign in LASTING_SIGNS)
 
 

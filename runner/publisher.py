@@ -109,7 +109,9 @@ class Publisher:
         if self._logs is not None and not self._logs.settled(run):
             return None
         fingerprint = _fingerprint(run, self._paths(run))
-        return None if self._published.get(run.id) == fingerprint else fingerprint
+        # The row says otherwise where another publisher has noted late what it had seen before.
+        is_published = self._published.get(run.id) == fingerprint and run.published_state is run.state
+        return None if is_published else fingerprint
 
     def _paths(self, run: Run) -> RunPaths:
         return self._home.run(run.id, run.name)

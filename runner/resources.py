@@ -31,14 +31,15 @@ def nodes(
 ) -> list[Node]:
     """Return each machine with the shares of its GPUs and the cores that nobody holds.
 
-    One whose id is in `closed`, or that is leaving, has nothing free, but is there still: while it is, a
-    run that may choose does not take the cluster for one without GPUs.
+    One whose id is in `closed`, or that is leaving, is closed and has nothing free, but is there still: while
+    it is, a run that may choose does not take the cluster for one without GPUs.
     """
     found = []
     for machine in machines:
         node = _node(machine, [booking for booking in bookings if booking.machine == machine.id])
         shut = machine.leaving or machine.id in closed
-        found.append(replace(node, gpus=(0.0,) * node.total_gpus, cpus=0.0) if shut else node)
+        nothing = (0.0,) * node.total_gpus
+        found.append(replace(node, gpus=nothing, cpus=0.0, closed=True) if shut else node)
     return found
 
 

@@ -19,6 +19,7 @@ class Node:
     cpus: float  # free cores
     total_cpus: float
     gpu_cpus: float = 0.0  # cores held by the queue's runs that use GPUs
+    closed: bool = False  # nothing starts there at the moment
 
 
 class Request(NamedTuple):

@@ -159,9 +159,10 @@ class Store:
         """What is kept here of an attempt's log, from the byte at `position` on."""
         start = log_pieces.c.position
         pieces = select(start, log_pieces.c.data).where(_of_attempt(run_id, attempt))
-        # A piece that ends there says nothing more: whoever follows a log would fetch it at every look.
+        last = select(func.max(start)).where(_of_attempt(run_id, attempt), start <= position)
+        # One that ends there says nothing more, and whoever follows a log would fetch it at every look.
         reaches = start + func.length(log_pieces.c.data) > position
-        before = pieces.where(start <= position, reaches).order_by(start.desc()).limit(1)
+        before = pieces.where(start == last.correlate(None).scalar_subquery(), reaches)
         after = pieces.where(start > position).order_by(start)
         with self._reading() as connection:
             found = [*connection.execute(before), *connection.execute(after)]

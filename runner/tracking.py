@@ -87,7 +87,9 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
 
 def shown(uri: str) -> str:
     """A URI, or text with some, as it may be printed and stored: without the names and passwords in them."""
-    return re.sub(r"(?<=://)[^/?#\s]*@", "", uri)
+    text = re.sub(r"(?<=://)[^/?#\s]*@", "", uri)
+    # A password in the URI of a database may hold what would end a host's name.
+    return re.sub(r"(?<!http)(?<!https)://[^:/@\s]*:[^@\s]*@", "://", text)
 
 
 @contextmanager

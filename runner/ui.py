@@ -112,8 +112,9 @@ def serve(home: Home, port: int = PORT, environ: Mapping[str, str] = os.environ)
             mlflow_url = f"http://{HOST}:{first}"
             # The server sets up a store that is not there yet: not while the publisher does.
             with locked(tracking.lock):
-                command = mlflow_command(tracking, first)
-                mlflow = _start("MLflow", command, {**MLFLOW_SETTINGS, **environ}, stack)
+                # By environment: it may hold a password, and all may read what a process was called with.
+                settings = {**MLFLOW_SETTINGS, **environ, "MLFLOW_BACKEND_STORE_URI": tracking.uri}
+                mlflow = _start("MLflow", mlflow_command(tracking, first), settings, stack)
                 _await_answer(mlflow, f"{mlflow_url}/health")
                 children.append(mlflow)
         pages.append(Page("MLflow", runs_url(mlflow_url, tracking.experiment)))
@@ -135,8 +136,8 @@ def runs_url(mlflow_url: str, experiment: str) -> str:
 
 
 def mlflow_command(tracking: Target, port: int) -> list[str]:
-    """MLflow's server on a store, with one worker, for this machine only."""
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", tracking.uri]
+    """MLflow's server with one worker, for this machine only."""
+    command = [sys.executable, "-P", "-m", "mlflow", "server"]
     if tracking.artifacts:
         command += ["--default-artifact-root", tracking.artifacts]
     return [

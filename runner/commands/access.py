@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from runner.store import Store
 
 
+LARGEST = 2**31 - 1  # number of a run that every database takes
+
+
 class Access(NamedTuple):
     home: Home
     store: Store
@@ -62,7 +65,7 @@ def require_folders(home: Home, what: str) -> None:
 def named(store: Store, text: str) -> Run:
     """The run of this number, or the only one of this name. Raises CommandError in one line."""
     if text.isdecimal():
-        run = store.run(int(text)) if int(text) < 2**63 else None
+        run = store.run(int(text)) if int(text) <= LARGEST else None
         if run is None:
             raise CommandError(f"there is no run {text}: `{PROGRAM} queue --all` lists the runs")
         return run

@@ -41,16 +41,17 @@ def situation(access: Access) -> Situation:
 def _waits(store: Store, beat: Beat) -> dict[int, str]:
     from runner import placement
 
+    if beat.cores is None:  # it has just begun, and has not looked yet
+        return {}
     queued = store.line()
     if not queued:
         return {}
-    nodes = _empty([machine for machine in beat.machines if not machine["leaving"]])
-    requests = placement.resolve_all(queued, nodes)
-    running = placement.resolve_all(store.runs([State.RUNNING]), nodes)
-    return {
-        **placement.waiting(requests, running, nodes),
-        **_shut_out(requests, nodes, _empty(beat.machines)),
-    }
+    known = beat.machines or _in_one(beat)
+    machines, nodes = _empty(known), _empty([machine for machine in known if not machine["leaving"]])
+    # As the scheduler does: a GPU of a machine that is only closed is one that a run may want.
+    requests = placement.resolve_all(queued, machines)
+    running = placement.resolve_all(store.runs([State.RUNNING]), machines)
+    return {**placement.waiting(requests, running, nodes), **_shut_out(requests, nodes, machines)}
 
 
 def _shut_out(
@@ -68,6 +69,12 @@ def _shut_out(
         if not any(fits_when_empty(request, node) for node in nodes)
         and any(fits_when_empty(request, node) for node in leaving_too)
     }
+
+
+def _in_one(beat: Beat) -> Sequence[Machine]:
+    """What a scheduler of the first version says, which goes on while its queue is migrated: a sum."""
+    cores, gpus = beat.cores or 0.0, int(beat.gpus or 0)
+    return [{"name": "cluster", "gpus": gpus, "cpus": cores, "leaving": False}] if cores or gpus else []
 
 
 def _empty(machines: Sequence[Machine]) -> list[Node]:

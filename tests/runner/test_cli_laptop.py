@@ -232,6 +232,18 @@ def test_a_run_that_only_a_host_which_leaves_could_take_is_not_told_never(lab: L
     )
 
 
+def test_a_run_that_takes_any_gpu_waits_for_one_of_a_host_where_nothing_starts(lab: Lab) -> None:
+    without = Machine(name="cpu1", gpus=0, cpus=16.0, leaving=False)
+    lab.serve(machines=[without, LEAVING], tracking=TRACKING, home=CLUSTER_HOME)
+    lab.submit(TINY)
+    assert "nothing starts at the moment where it could run" in lab.call("queue").out
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31, 2**63])
+def test_a_number_that_no_run_can_have_is_that_of_no_run(lab: Lab, number: int) -> None:
+    assert lab.call("show", number).err.startswith(f"there is no run {number}: ")
+
+
 def run_as(code: str, lab: Lab, *words: object) -> Done:
     """Run a command in a process that begins with this code."""
     command = [sys.executable, "-c", code, *map(str, words)]

@@ -11,10 +11,10 @@ import postgres
 import pytest
 from cli_harness import Lab, wait_until
 
-from runner import exits
+from runner import exits, service
 from runner.following import TimedOut, patiently
 from runner.states import State
-from runner.store import Unreachable
+from runner.store import Store, Unreachable
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,26 @@ def go_away_for_a_while(server: postgres.Server, follower: subprocess.Popen[str]
     finally:
         server.start()
     return said
+
+
+@pytest.mark.slow
+def test_what_was_queued_before_the_database_went_away_is_not_said_to_be_not_queued(
+    server: postgres.Server, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_alive = service.is_alive
+
+    def look_at_last(store: Store, now: float) -> bool:
+        server.stop()
+        return is_alive(store, now)
+
+    monkeypatch.setattr(service, "is_alive", look_at_last)
+    try:
+        done = lab.call("submit", lab.file())
+    finally:
+        server.start()
+    assert (done.code, done.out) == (exits.OK, "1\n")
+    assert "queued, but whether a scheduler serves it is not known: " in done.err
+    assert "queued run 1" in done.err
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,6 +61,22 @@ def test_queue_shows_what_waits_runs_and_has_ended(lab: Lab) -> None:
     assert rows[waiting][-1] == "needs 1 GPU, next in line"
     assert rows[greedy][-1] == "needs 999 cores, the largest machine has 2: can never start"
     assert done.code == 0
+
+
+@pytest.mark.parametrize(
+    ("beat", "note"),
+    [
+        ("machines = NULL", "needs 1 GPU, next in line"),  # of the version that knew one machine alone
+        ("machines = NULL, cores = 0, gpus = 0", "no machine is up"),
+        ("machines = NULL, cores = NULL, gpus = NULL", "starts next"),  # it has begun this moment
+    ],
+)
+def test_queue_says_why_a_run_waits_by_what_the_scheduler_has_said(lab: Lab, beat: str, note: str) -> None:
+    lab.serve(gpus=1)
+    lab.submit(TINY + "runner: {gpus: 1}\n")
+    with sqlite3.connect(lab.home.database) as database:
+        database.execute(f"UPDATE queue SET {beat}")
+    assert cells(lab.call("queue").out.splitlines()[1])[-1] == note
 
 
 def test_queue_says_when_no_scheduler_runs(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

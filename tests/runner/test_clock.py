@@ -50,6 +50,16 @@ def clock(server: Server, passed: list[float]) -> ServerClock:
     return ServerClock(server.ask, lambda: passed[0])
 
 
+def test_the_time_that_it_took_to_connect_does_not_put_it_wrong(passed: list[float]) -> None:
+    takes = [16.0, 0.1]
+
+    def ask() -> float:
+        passed[0] += takes.pop(0)
+        return 1000.0 + passed[0]  # it looks at its clock when the connection stands
+
+    assert ServerClock(ask, lambda: passed[0]).now() == pytest.approx(1000.0 + passed[0], abs=0.1)
+
+
 def test_it_shows_the_servers_time_and_goes_on_with_ours(
     clock: ServerClock, server: Server, passed: list[float]
 ) -> None:

@@ -582,6 +582,22 @@ def test_whichever_runs_end_first_the_one_that_waits_starts_as_if_nobody_had_sli
                     assert fits(waiter, kept, [*going_on, *ahead, *behind])
 
 
+def test_nobody_waits_for_a_closed_machine_where_another_one_will_do() -> None:
+    closed = dataclasses.replace(node("a", cpus=4, busy_cpus=4), closed=True)
+    busy = node("b", cpus=64, busy_cpus=62)
+    large, small = Request(1, 0, 4), Request(2, 0, 1)
+    decided = plan([large, small], [], [closed, busy])
+    assert (decided.starts, decided.kept) == ([], {1: "b", 2: "b"})
+
+
+def test_a_run_that_only_a_closed_machine_can_take_holds_up_nobody_but_keeps_its_files() -> None:
+    closed = dataclasses.replace(node("a", cpus=64, busy_cpus=64), closed=True)
+    open_one = node("b", cpus=8, busy_cpus=6)
+    queue = [Request(1, 0, 32, ("/x",)), Request(2, 0, 1, ("/x",)), Request(3, 0, 4), Request(4, 0, 1)]
+    decided = plan(queue, [], [closed, open_one])
+    assert (decided.starts, decided.kept) == ([], {3: "b", 4: "b"})
+
+
 def fits(request: Request, where: Node, held: Sequence[Held]) -> bool:
     """Whether a run could start on a machine where just these go on."""
     enough = sum(share >= min(request.gpus, 1) for share in after(held, where.total_gpus))

@@ -429,6 +429,19 @@ def test_the_publisher_of_a_scheduler_that_was_superseded_publishes_no_more(
     assert steps(tracker) == [1]
 
 
+def test_an_end_that_another_publisher_notes_late_as_something_else_is_published_again(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    scheduler.end(running_run, Event.FAIL)
+    publisher = Publisher(store, home, tracker)
+    publisher.publish_once(now=100.0)
+    store.published(running_run, attempt=1, state=State.RUNNING)
+    tracker.client.update_run(mlflow_run(tracker).info.run_id, "RUNNING")
+    publisher.publish_once(now=101.0)
+    assert scheduler.run(running_run).published_state is State.FAILED
+    assert mlflow_run(tracker).info.status == "FAILED"
+
+
 def test_two_publishers_that_make_the_same_mlflow_run_agree_on_one(
     running_run: int,
     scheduler: Scheduler,

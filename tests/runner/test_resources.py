@@ -67,3 +67,4 @@ def test_a_machine_that_leaves_or_is_avoided_has_nothing_free_and_still_counts()
         (node,) = found
         assert (node.gpus, node.cpus) == ((0, 0, 0, 0), 0)
         assert (node.total_gpus, node.total_cpus) == (4, 8)
+        assert node.closed
