@@ -107,6 +107,12 @@ class Store:
         with self._reading() as connection:
             return all_runs(connection, query if states is None else query.where(runs.c.state.in_(states)))
 
+    def named(self, name: str) -> list[Run]:
+        """The runs of this name, by number."""
+        query = select(*RUN).where(runs.c.name == name).order_by(runs.c.id)
+        with self._reading() as connection:
+            return all_runs(connection, query)
+
     def queue(self, at_most: int | None = None) -> list[Run]:
         """The QUEUED runs, or the first of them, in the order in which they are to start."""
         query = select(*RUN).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)

@@ -69,7 +69,8 @@ def named(store: Store, text: str) -> Run:
         if run is None:
             raise CommandError(f"there is no run {text}: `{PROGRAM} queue --all` lists the runs")
         return run
-    runs = [run for run in store.runs() if run.name == text]
+    # Bytes that are no text come as surrogates, of which no name has any and which no database takes.
+    runs = [] if any("\ud800" <= sign <= "\udfff" for sign in text) else store.named(text)
     if not runs:
         raise CommandError(f"there is no run {text!r}: `{PROGRAM} queue --all` lists the runs")
     if len(runs) > 1:

@@ -250,7 +250,7 @@ def test_a_run_is_named_by_number_or_by_a_name_that_only_it_has(lab: Lab) -> Non
     assert lab.call("show", "a").out.startswith("run         1 (a)")
     two = lab.call("show", "b")
     assert (two.code, two.err) == (2, "2 runs are named 'b': 2 and 3; say which by its number\n")
-    for unknown in ("7", "c", str(10**30)):
+    for unknown in ("7", "c", str(10**30), os.fsdecode(b"\xff")):
         done = lab.call("show", unknown)
         assert done.code == exits.USAGE
         assert done.err.startswith("there is no run ") and done.err.count("\n") == 1

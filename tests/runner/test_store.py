@@ -139,6 +139,10 @@ class TestOrder:
         with pytest.raises(IllegalMove, match="run 1: it is RUNNING and has no place in the queue to change"):
             store.set_priority(running, 1)
 
+    def test_runs_can_be_asked_for_by_name(self, store: Store, add) -> None:
+        first, _, last = add(name="a"), add(name="A"), add(name="a")
+        assert [run.id for run in store.named("a")] == [first, last]
+
     def test_runs_can_be_asked_for_by_state(self, store: Store, finished: int, add) -> None:
         later = add()
         assert [run.id for run in store.runs({State.FINISHED})] == [finished]
