@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from runner import local_ray
@@ -23,7 +23,7 @@ from runner.local_ray import LocalRay, LocalRayError
 from runner.paths import Home
 from runner.rows import Beat
 from runner.states import State
-from runner.store import Store
+from runner.store import Store, Superseded
 
 ALIVE_SECONDS = 10.0  # a beat younger than this comes from a scheduler that lives; it beats every second
 FAILURE = {"up": "the scheduler did not start: ", "down": "the scheduler did not end: ", "name": ""}
@@ -84,22 +84,23 @@ def shut_down(home: Home, store: Store, force: bool = False) -> None:
     Raises:
         ServiceError: the scheduler did not do so and goes on as before, or another cluster serves this queue.
     """
+    address = _address()
+    if address is None and local_ray.find() is None and not is_alive(store, store.now()):
+        return
+    _expect_ours(home, store)  # before anything is made here: this may be a host that sees no home
     with _one_at_a_time(home):
-        address = _address()
         ray = None if address else local_ray.find()
-        if address is None and ray is None and not is_alive(store, store.now()):
-            return
-        _expect_ours(home, store)
-        beat = store.scheduler_beat()
         try:
             if is_alive(store, store.now()):
                 store.ask_down(store.now(), force)
                 _await_rest(store)
                 if not force:
                     _await_published(store)
-            others = _launch("down", home, ray)
+            beat = store.scheduler_beat()  # now: Ray may have started the scheduler anew meanwhile
+            others = _launch("down", home, ray) if address or ray else None
             if beat is not None:
-                store.leave(beat.epoch)
+                with suppress(Superseded):  # once more; its last beat is soon too old to count
+                    store.leave(beat.epoch)
         finally:
             store.clear_down()
         if ray is not None and others == "0":
@@ -220,7 +221,7 @@ def _await_rest(store: Store) -> None:
 def _await_published(store: Store) -> None:
     """Give the publisher time for what is new, unless tracking is away: the next `up` goes on with it."""
     deadline = time.monotonic() + PUBLISH_SECONDS
-    while (behind := store.unpublished()) and time.monotonic() < deadline:
+    while (behind := store.unpublished(started=True)) and time.monotonic() < deadline:
         if all(run.publish_error for run in behind):
             return
         time.sleep(0.1)
