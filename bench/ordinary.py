@@ -21,8 +21,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from capsnet.config import CapsNetModel, Config, FCDecoder, MarginLoss, MultiMNIST, MultiStep, Photographs
+from capsnet.config import CapsNetModel, Config, FCDecoder, MarginLoss, MultiStep
 from capsnet.images import Images, ImageShape
+
+# Keys of photographs, as they are where nothing is done.
+UNUSED = {"crop": None, "flip": False, "brightness": 0.0, "contrast": (1.0, 1.0), "standardise": False}
 
 
 def squash(inputs: torch.Tensor) -> torch.Tensor:
@@ -55,12 +58,14 @@ class ClassCapsules(nn.Module):
         """Capsules [B, I, K] -> [B, J, D]."""
         predictions = torch.einsum("ijdk,bik->bijd", self.weight, capsules)
         logits = capsules.new_zeros(predictions.shape[:3])  # [B, I, J]
-        for iteration in range(self.iterations):
-            couplings = logits.softmax(dim=2)
-            outputs = squash(torch.einsum("bij,bijd->bjd", couplings, predictions))
-            if iteration < self.iterations - 1:
-                logits = logits + torch.einsum("bijd,bjd->bij", predictions, outputs)
-        return outputs
+        for _ in range(self.iterations - 1):
+            outputs = self.collect(logits, predictions)
+            logits = logits + torch.einsum("bijd,bjd->bij", predictions, outputs)
+        return self.collect(logits, predictions)
+
+    def collect(self, logits: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+        """Logits [B, I, J] and predictions [B, I, J, D] -> [B, J, D]."""
+        return squash(torch.einsum("bij,bijd->bjd", logits.softmax(dim=2), predictions))
 
 
 class OrdinaryCapsNet(nn.Module):
@@ -183,5 +188,7 @@ def require_ordinary(config: Config, shape: ImageShape) -> None:
         raise ValueError("the ordinary implementation has a constant learning rate: of `optim` set lr")
     if config.precision != "float32":
         raise ValueError("the ordinary implementation computes in float32")
-    if shape.channels not in (1, 3) or isinstance(config.dataset, Photographs | MultiMNIST):
-        raise ValueError("the ordinary implementation shifts grey images of one label: take another dataset")
+    if shape.channels not in (1, 3) or shape.labels != 1:
+        raise ValueError("the ordinary implementation takes images of 1 or 3 channels and one label")
+    if any(getattr(config.dataset, key, none) != none for key, none in UNUSED.items()):
+        raise ValueError(f"of `dataset` the ordinary implementation knows no {', '.join(UNUSED)}")
