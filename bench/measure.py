@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,6 +26,8 @@ from capsnet.config import ConfigError
 from capsnet.execution import available_cpus
 from capsnet.exits import MISTAKE
 from capsnet.images import DataError
+
+Key = TypeVar("Key")
 
 WARM_UP = 2  # steps before any that counts: the first makes what stays, the second is counted
 
@@ -65,14 +67,18 @@ class Cost:
     def flop_per_second(self) -> float:
         return self.flop / self.times.median
 
+    def beside(self, other: Cost) -> float:
+        """How many times as long it takes."""
+        return self.times.median / other.times.median
 
-def costs(measured: Mapping[str, Measured], rounds: int, steps: int) -> dict[str, Cost]:
+
+def costs(measured: Mapping[Key, Measured], rounds: int, steps: int) -> dict[Key, Cost]:
     """Time all of `measured` in turn, `rounds` times, so that a disturbance meets all of them.
 
     Each time `steps` of one are timed together, and waited for.
     """
     flop = {name: _warmed_up(each) for name, each in measured.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in measured}
+    seconds: dict[Key, list[float]] = {name: [] for name in measured}
     for _ in range(rounds):
         for name, each in measured.items():
             seconds[name].append(_seconds(each, steps))
@@ -136,6 +142,25 @@ def peak_bytes() -> int:
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def described(cost: Cost) -> dict[str, Any]:
+    """For JSON."""
+    first, third = cost.times.quartiles
+    return {
+        "median_seconds": cost.times.median,
+        "quartiles_seconds": [first, third],
+        "seconds": list(cost.times.seconds),
+        "flop": cost.flop,
+        "flop_per_second": cost.flop_per_second,
+    }
+
+
+def timed(cost: Cost) -> str:
+    """Milliseconds, 30 characters wide: the median, the quartiles."""
+    first, third = cost.times.quartiles
+    spread = f"{first * 1e3:,.1f} – {third * 1e3:,.1f}"
+    return f"{cost.times.median * 1e3:>10,.1f}{spread:>20}"
 
 
 def machine(device: str) -> dict[str, str | float]:

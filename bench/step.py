@@ -21,14 +21,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from measure import Cost, Measured, Parser, costs, machine, peak_of, run, said, whole
+from measure import Cost, Measured, Parser, costs, described, machine, peak_of, run, said, timed, whole
 from variants import (
     ORDINARY,
     PAPER,
-    PRECISIONS,
+    STEPS,
     Convolutions,
     Product,
     Variant,
+    add_options,
     applied,
     model,
     training,
@@ -38,7 +39,6 @@ from variants import (
 from capsnet.config import Config
 
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices
-STEPS = {"cpu": 1, "cuda": 10}
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,6 @@ HEADER = (
 )
 
 
-def described(cost: Cost) -> dict[str, Any]:
-    first, third = cost.times.quartiles
-    return {
-        "median_seconds": cost.times.median,
-        "quartiles_seconds": [first, third],
-        "seconds": list(cost.times.seconds),
-        "flop": cost.flop,
-        "flop_per_second": cost.flop_per_second,
-    }
-
-
-def timed(cost: Cost) -> str:
-    first, third = cost.times.quartiles
-    spread = f"{first * 1e3:,.1f} – {third * 1e3:,.1f}"
-    return f"{cost.times.median * 1e3:>10,.1f}{spread:>20}"
-
-
 def times(factor: float | None) -> str:
     return f"{'–' if factor is None else f'{factor:.2f}':>9}"
 
@@ -134,26 +117,18 @@ def rows(chosen: list[Variant], found: dict[str, Cost], peaks: dict[str, int]) -
                 peak_bytes=peaks[each.name],
                 product=found[f"product {each.precision}"],
                 convolutions=convolutions,
-                times_convolutions=ratio(cost, convolutions) if each.model in PAPER else None,
-                times_as_fast=ratio(ordinary, cost) if ordinary and each.model in PAPER else None,
+                times_convolutions=cost.beside(convolutions) if each.model in PAPER else None,
+                times_as_fast=ordinary.beside(cost) if ordinary and each.model in PAPER else None,
             )
         )
     return made
 
 
-def ratio(one: Cost, other: Cost) -> float:
-    return one.times.median / other.times.median
-
-
 def main() -> None:
     parser = Parser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("models", nargs="*", type=model, help="capsnet and ordinary by default")
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
-    parser.add_argument("--rounds", type=whole(2), default=11, help="each measures everything once")
-    parser.add_argument("--steps", type=whole(1), help="timed together in a round; 1, or 10 on a GPU")
+    add_options(parser)
     parser.add_argument("--side", type=whole(1), help="of the matrices of the product; 2048, 8192 on a GPU")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in a run's YAML")
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     chosen = variants(given.models or PAPER, given.precision, given.set)
     measured = {each.name: training(each) for each in chosen}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import Measured
+from measure import Measured, Parser, whole
 from ordinary import Training
 
 from capsnet import batches, config, datasets, execution, models, yamlfile
@@ -36,6 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"model": {"name": "cnn"}},
 }
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+STEPS = {"cpu": 1, "cuda": 10}  # that are timed together
 BATCHES = 16  # of generated images; an epoch
 
 
@@ -166,6 +167,15 @@ class Product:
 
     def step(self) -> None:
         torch.mm(*self.factors, out=self.result)
+
+
+def add_options(parser: Parser) -> None:
+    """Those that all benches of steps have."""
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
+    parser.add_argument("--rounds", type=whole(2), default=11, help="each measures everything once")
+    parser.add_argument("--steps", type=whole(1), help="timed together in a round; 1, or 10 on a GPU")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in a run's YAML")
+    parser.add_argument("--json", action="store_true")
 
 
 def model(name: str) -> str:
