@@ -26,6 +26,7 @@ from capsnet.config import ConfigError
 from capsnet.execution import available_cpus
 from capsnet.exits import MISTAKE
 from capsnet.images import DataError
+from capsnet.learner import TrainingError
 
 Key = TypeVar("Key")
 
@@ -100,15 +101,15 @@ def _warmed_up(measured: Measured) -> int:
 
 def _seconds(measured: Measured, steps: int) -> float:
     """Of one step."""
-    _wait(measured.device)
+    wait(measured.device)
     started = time.perf_counter()
     for _ in range(steps):
         measured.step()
-    _wait(measured.device)
+    wait(measured.device)
     return (time.perf_counter() - started) / steps
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -211,6 +212,8 @@ def run(main: Callable[[], None]) -> None:
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         sys.exit(MISTAKE)
+    except TrainingError as error:
+        sys.exit(f"failed: {error}")
     except BrokenProcessPool:
         sys.exit(
             "killed while memory was measured, most likely for want of it: take less, as in a smaller batch"

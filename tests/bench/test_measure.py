@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-import torch
 from measure import Measured, Times, costs
 from ordinary import Training
 from variants import MODELS, PRECISIONS, Convolutions, Product, Steps, Variant, applied, noise, training
@@ -23,13 +22,6 @@ SMALL = {
     "matrix_capsnet": ("model.conv_channels=4", "model.primary_types=2", "model.capsule_types=[2,2]"),
     "cnn": ("model.conv_channels=[4,4,4]", "model.hidden=[8]"),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def settings_of_this_process() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def small(model: str, precision: str = "float32", *overrides: str) -> Variant:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from variants import PAPER, variants
 
 from capsnet import datasets
 
-SCRIPT = Path(__file__).parents[2] / "bench" / "scale.py"
 SMALL = ["batch_size=2", "threads=1", "use_cuda=false", "model.conv_channels=4", "model.decoder.hidden=[8]"]
 
 
@@ -45,12 +42,11 @@ def test_what_the_user_sets_holds_along_the_axis() -> None:
 
 
 @pytest.mark.slow
-def test_time_and_memory_are_measured_at_each_value() -> None:
-    command = [sys.executable, str(SCRIPT), "iterations", "--values", "1", "10", "--rounds", "2", "--json"]
-    command += ["--models", "capsnet", *(f"--set={size}" for size in SMALL)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
-    rows: list[dict[str, Any]] = json.loads(done.stdout)["iterations"]
+def test_time_and_memory_are_measured_at_each_value(bench: Callable[..., str]) -> None:
+    sizes = [f"--set={size}" for size in SMALL]
+    few = ["--values", "1", "10", "--rounds", "2", "--models", "capsnet"]
+    said = bench("scale", "iterations", *few, *sizes, "--json")
+    rows: list[dict[str, Any]] = json.loads(said)["iterations"]
     assert [row["value"] for row in rows] == [1, 10]
     first, last = rows
     assert first["times_first"] == 1
@@ -69,13 +65,5 @@ def test_time_and_memory_are_measured_at_each_value() -> None:
         (["batch", "--models", "cnn"], "invalid choice: 'cnn'"),
     ],
 )
-def test_a_mistake_is_one_line(
-    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["scale.py", *words])
-    with pytest.raises(SystemExit) as left:
-        scale.run(scale.main)
-    assert left.value.code == 2
-    shown = capsys.readouterr()
-    assert said in shown.err
-    assert shown.err.count("\n") == 1
+def test_a_mistake_is_one_line(words: list[str], said: str, mistake: Callable[..., str]) -> None:
+    assert said in mistake(scale, *words)

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import step
-from variants import PRECISIONS
+from variants import PAPER, PRECISIONS
 
-SCRIPT = Path(__file__).parents[2] / "bench" / "step.py"
 SMALL = ["threads=1", "use_cuda=false", "batch_size=2"]
 PAPER_SMALL = ["model.conv_channels=4", "model.primary_types=2", "model.decoder.hidden=[8]"]
 CNN_SMALL = ["model.conv_channels=[4,4,4]", "model.hidden=[8]"]
 
 
-def bench(*words: str, sizes: list[str]) -> str:
-    overrides = [f"--set={size}" for size in SMALL + sizes]
-    command = [sys.executable, str(SCRIPT), "--rounds", "2", "--side", "64", *overrides, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def small(*sizes: str) -> list[str]:
+    return ["--rounds", "2", "--side", "64", *(f"--set={size}" for size in (*SMALL, *sizes))]
 
 
 @pytest.mark.slow
-def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_once() -> None:
-    said = bench("capsnet", "ordinary", "--json", "--precision", *PRECISIONS, sizes=PAPER_SMALL)
+def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_once(
+    bench: Callable[..., str],
+) -> None:
+    said = bench("step", *PAPER, *small(*PAPER_SMALL), "--json", "--precision", *PRECISIONS)
     found: dict[str, Any] = json.loads(said)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == ["capsnet float32 eager", "capsnet bfloat16 eager", "ordinary float32 eager"]
@@ -47,8 +42,8 @@ def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_once
 
 
 @pytest.mark.slow
-def test_a_table_is_for_people_to_read() -> None:
-    said = bench("cnn", sizes=CNN_SMALL)
+def test_a_table_is_for_people_to_read(bench: Callable[..., str]) -> None:
+    said = bench("step", "cnn", *small(*CNN_SMALL))
     assert re.search(r"^device .*, torch \d.*, rounds 2, steps 1$", said, re.MULTILINE)
     assert re.search(
         r"^cnn float32 eager( +[\d.,]+)+ – [\d.,]+( +[\d.,]+){2}( +\d+%){2} +– +– +\d+$", said, re.M
@@ -71,13 +66,5 @@ def test_a_table_is_for_people_to_read() -> None:
         ),
     ],
 )
-def test_a_mistake_is_one_line(
-    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["step.py", *words])
-    with pytest.raises(SystemExit) as left:
-        step.run(step.main)
-    assert left.value.code == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
+def test_a_mistake_is_one_line(words: list[str], said: str, mistake: Callable[..., str]) -> None:
+    assert said in mistake(step, *words)
