@@ -37,6 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEPS = {"cpu": 1, "cuda": 10}  # that are timed together
+EPOCHS = 1_000_000  # never reached
 BATCHES = 16  # of generated images; an epoch
 
 
@@ -54,13 +55,15 @@ class Variant:
 
     def config(self) -> Config:
         """Raises ConfigError with every mistake of the overrides."""
-        keys = {**MODELS[self.model], "precision": self.precision, "num_epochs": 1_000_000}
+        keys = {**MODELS[self.model], "precision": self.precision, "num_epochs": EPOCHS}
         document = yamlfile.with_overrides(yamlfile.Document(self.model, keys, {}), self.overrides)
         found = yamlfile.validate(Config, config.training_part(document), document, known=())
         if found.precision != self.precision:
             raise mistake("precision: name it by --precision")
         if found.model.name != Config.model_validate(MODELS[self.model]).model.name:
             raise mistake("model.name: name models as arguments")
+        if found.num_epochs != EPOCHS:
+            raise mistake("num_epochs: steps are measured as long as --rounds and --steps say")
         return found
 
 

@@ -59,6 +59,7 @@ def test_a_table_is_for_people_to_read(bench: Callable[..., str]) -> None:
         (["--precision", "float16"], "invalid choice: 'float16'"),
         (["--set", "model.nonsense=3"], "--set model.nonsense=3: unknown key"),
         (["--set", "precision=bfloat16"], "name it by --precision"),
+        (["--set", "num_epochs=2"], "steps are measured as long as --rounds and --steps say"),
         (["--set", "model.name=cnn"], "name models as arguments"),
         (
             ["ordinary", "--set", "model.class_bias=true"],
