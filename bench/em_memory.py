@@ -9,12 +9,13 @@ first, on a busy machine compare it only within one run.
 
 from __future__ import annotations
 
+import capsnet  # isort: skip  # noqa: F401 - before PyTorch, whose threads it keeps from spinning
+
 import argparse
-import resource
-import sys
 import time
 
 import torch
+from measure import peak_bytes
 
 from capsnet import execution
 from capsnet.augmentation import Batch
@@ -23,12 +24,6 @@ from capsnet.images import ImageShape
 from capsnet.learner import Learner
 
 SMALLNORB = ImageShape(channels=2, height=32, width=32, classes=5)
-
-
-def peak_bytes() -> int:
-    """Of this process, since its start."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def learner(batch: int, iterations: int, precision: str, threads: int | None) -> Learner:

@@ -1,0 +1,226 @@
+"""How the benches of training measure: time in rounds, arithmetic, memory, and the machine it was on."""
+
+from __future__ import annotations
+
+import capsnet  # isort: skip  # noqa: F401 - before PyTorch, whose threads it keeps from spinning
+
+import argparse
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from capsnet.config import ConfigError
+from capsnet.execution import available_cpus
+from capsnet.exits import MISTAKE
+from capsnet.images import DataError
+from capsnet.learner import TrainingError
+
+Key = TypeVar("Key")
+
+WARM_UP = 2  # steps before any that counts: the first makes what stays, the second is counted
+
+
+class Measured(Protocol):
+    """Something that does the same work at each `step`, on `device`."""
+
+    device: str
+
+    def step(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one step, as often as it was measured."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return first, third
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs: time, and the operations of its convolutions and matrix products."""
+
+    times: Times
+    flop: int
+
+    @property
+    def flop_per_second(self) -> float:
+        return self.flop / self.times.median
+
+    def beside(self, other: Cost) -> float:
+        """How many times as long it takes."""
+        return self.times.median / other.times.median
+
+
+def costs(measured: Mapping[Key, Measured], rounds: int, steps: int) -> dict[Key, Cost]:
+    """Time all of `measured` in turn, `rounds` times, so that a disturbance meets all of them.
+
+    Each time `steps` of one are timed together, and waited for.
+    """
+    flop = {name: _warmed_up(each) for name, each in measured.items()}
+    seconds: dict[Key, list[float]] = {name: [] for name in measured}
+    for _ in range(rounds):
+        for name, each in measured.items():
+            seconds[name].append(_seconds(each, steps))
+    return {name: Cost(Times(tuple(seconds[name])), flop[name]) for name in measured}
+
+
+def _warmed_up(measured: Measured) -> int:
+    """The floating-point operations of one step, of which multiplying and adding are two.
+
+    As PyTorch dispatched them: convolutions and matrix products, forward and backward. What is done element
+    by element is not counted; for the paper's network that is below one percent of the arithmetic.
+    """
+    for _ in range(WARM_UP - 1):
+        measured.step()
+    with FlopCounterMode(display=False) as counter:
+        measured.step()
+    return counter.get_total_flops()
+
+
+def _seconds(measured: Measured, steps: int) -> float:
+    """Of one step."""
+    wait(measured.device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        measured.step()
+    wait(measured.device)
+    return (time.perf_counter() - started) / steps
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_of(build: Callable[..., Measured], *arguments: Any) -> int:
+    """The peak of memory, in bytes, that some steps of what `build` builds need by themselves.
+
+    A process of its own takes them. On a GPU what tensors took there; else all that the process had
+    resident, Python and PyTorch included.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would begin with the memory of this process
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak, build, *arguments).result()
+
+
+def _peak(build: Callable[..., Measured], *arguments: Any) -> int:
+    measured = build(*arguments)
+    for _ in range(WARM_UP + 1):
+        measured.step()
+    if measured.device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most that this process has had resident since its start."""
+    # getrusage would do but that Linux counts there what the process was forked from.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def described(cost: Cost) -> dict[str, Any]:
+    """For JSON."""
+    first, third = cost.times.quartiles
+    return {
+        "median_seconds": cost.times.median,
+        "quartiles_seconds": [first, third],
+        "seconds": list(cost.times.seconds),
+        "flop": cost.flop,
+        "flop_per_second": cost.flop_per_second,
+    }
+
+
+def timed(cost: Cost) -> str:
+    """Milliseconds, 30 characters wide: the median, the quartiles."""
+    first, third = cost.times.quartiles
+    spread = f"{first * 1e3:,.1f} – {third * 1e3:,.1f}"
+    return f"{cost.times.median * 1e3:>10,.1f}{spread:>20}"
+
+
+def machine(device: str) -> dict[str, str | float]:
+    """What the figures are of."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
+        "cores": available_cpus(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def said(facts: Mapping[str, str | float]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"{self.prog}: {message} (--help says more)\n")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A whole number from `least`, as an argument."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} (got {text!r})")
+        return int(text)
+
+    return number
+
+
+def run(main: Callable[[], None]) -> None:
+    """A bench as a program: what a user can mend is one line and no traceback."""
+    try:
+        main()
+    except (ConfigError, DataError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(MISTAKE)
+    except TrainingError as error:
+        sys.exit(f"failed: {error}")
+    except BrokenProcessPool:
+        sys.exit(
+            "killed while memory was measured, most likely for want of it: take less, as in a smaller batch"
+        )
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        sys.exit("not enough memory: take less, as in a smaller batch")
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -1,0 +1,71 @@
+"""bench/step.py as a program, on sizes that say nothing but that it works."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import step
+from variants import PAPER, PRECISIONS
+
+SMALL = ["threads=1", "use_cuda=false", "batch_size=2"]
+PAPER_SMALL = ["model.conv_channels=4", "model.primary_types=2", "model.decoder.hidden=[8]"]
+CNN_SMALL = ["model.conv_channels=[4,4,4]", "model.hidden=[8]"]
+
+
+def small(*sizes: str) -> list[str]:
+    return ["--rounds", "2", "--side", "64", *(f"--set={size}" for size in (*SMALL, *sizes))]
+
+
+@pytest.mark.slow
+def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_once(
+    bench: Callable[..., str],
+) -> None:
+    said = bench("step", *PAPER, *small(*PAPER_SMALL), "--json", "--precision", *PRECISIONS)
+    found: dict[str, Any] = json.loads(said)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == ["capsnet float32 eager", "capsnet bfloat16 eager", "ordinary float32 eager"]
+    assert found["machine"]["threads"] == 1
+    for row in rows.values():
+        precision = row["name"].split()[1]
+        product, bare = (found["bounds"][f"{kind} {precision}"] for kind in ("product", "convolutions"))
+        assert row["images_per_second"] == pytest.approx(2 / row["median_seconds"])
+        assert row["flop_per_second"] == pytest.approx(row["flop"] / row["median_seconds"])
+        assert row["share_of_product"] == pytest.approx(row["flop_per_second"] / product["flop_per_second"])
+        assert row["times_convolutions"] == pytest.approx(row["median_seconds"] / bare["median_seconds"])
+        assert len(row["seconds"]) == 2
+        assert 2**27 < row["peak_bytes"] < 2**33  # PyTorch alone takes more than the first
+    assert rows["ordinary float32 eager"]["times_as_fast_as_ordinary"] == 1
+
+
+@pytest.mark.slow
+def test_a_table_is_for_people_to_read(bench: Callable[..., str]) -> None:
+    said = bench("step", "cnn", *small(*CNN_SMALL))
+    assert re.search(r"^device .*, torch \d.*, rounds 2, steps 1$", said, re.MULTILINE)
+    assert re.search(
+        r"^cnn float32 eager( +[\d.,]+)+ – [\d.,]+( +[\d.,]+){2}( +\d+%){2} +– +– +\d+$", said, re.M
+    )
+    assert re.search(r"^convolutions float32 +[\d.,]+", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["frog"], "must be one of capsnet, ordinary,"),
+        (["--rounds", "1"], "must be a whole number from 2 (got '1')"),
+        (["--precision", "float16"], "invalid choice: 'float16'"),
+        (["--set", "model.nonsense=3"], "--set model.nonsense=3: unknown key"),
+        (["--set", "precision=bfloat16"], "name it by --precision"),
+        (["--set", "num_epochs=2"], "steps are measured as long as --rounds and --steps say"),
+        (["--set", "model.name=cnn"], "name models as arguments"),
+        (
+            ["ordinary", "--set", "model.class_bias=true"],
+            "of `model` the ordinary implementation knows the sizes",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], said: str, mistake: Callable[..., str]) -> None:
+    assert said in mistake(step, *words)
