@@ -324,7 +324,7 @@ def _points(there: Rehearsal) -> dict[str, dict[str, list[int]]]:
 INTRODUCTION = """\
 # A cluster rehearsed
 
-Written by `python -m end_to_end.rehearsal`; `pytest -m slow tests/end_to_end/test_hosts.py` does the same and
+Written by `python -m end_to_end.rehearsal`; `pytest -m rehearsal` does the same and
 judges it. The hosts are network namespaces of one machine with two cores, each with its own address, name,
 processes and /tmp; the commands, variables and health checks are those of docker/compose.yaml. `server` runs
 PostgreSQL and the MLflow server, `head` Ray's head and the scheduler, `worker-1` and `worker-2` a Ray node

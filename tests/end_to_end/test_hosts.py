@@ -13,7 +13,7 @@ from end_to_end.hosts import Lan
 from end_to_end.rehearsal import CANCELLED, EPOCHS, INTERRUPTED, RUNS, Found
 from end_to_end.transcript import Transcript
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.rehearsal
 
 REASON = hosts.missing() or postgres.missing()
 needs_hosts = pytest.mark.skipif(REASON is not None, reason=f"no hosts to rehearse on: {REASON}")

@@ -231,7 +231,7 @@ def test_a_server_that_is_killed_in_mid_run_and_at_its_end_misses_nothing_and_do
         server.kill()
         server.start()
         wait_until(lambda: scheduler.run(running_run).published_state is State.FINISHED)
-    assert capfd.readouterr() == ("", "")  # MLflow would print addresses, password included
+    assert server.uri not in "".join(capfd.readouterr())  # MLflow would print it, password included
     require_complete(scheduler.run(running_run), scheduler, tracker, server)
 
 
