@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import typer
+from typer.core import TyperGroup
+
+from runner.cli import app
 from runner.paths import Home
 from runner.rows import Run
 from runner.states import State
@@ -112,3 +116,13 @@ def wait_until(
             return value
         time.sleep(interval)
     raise AssertionError(f"{what}: not within {seconds} s")
+
+
+def understand(name: str, words: Sequence[str]) -> None:
+    """Parse the arguments of one of our commands as the command line does; raises where it cannot."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    with group.make_context("runner", [name, *words], resilient_parsing=True) as context:
+        found = group.get_command(context, name)
+        assert found is not None
+        found.make_context(name, list(words), parent=context)

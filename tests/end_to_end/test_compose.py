@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from end_to_end.compose import FOLDER, Unset, services, substitute
-from typer.core import TyperGroup
-
-from runner.cli import app
+from end_to_end.harness import understand
 
 ROOT = FOLDER.parent
 GUIDE = (ROOT / "docs" / "cluster.md").read_text()
@@ -132,12 +129,7 @@ def commands() -> list[str]:
 def test_every_command_of_the_guide_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     name, *words = shlex.split(command)
-    group = typer.main.get_command(app)
-    assert isinstance(group, TyperGroup)
-    with group.make_context("runner", [name, *words], resilient_parsing=True) as context:
-        found = group.get_command(context, name)
-        assert found is not None
-        found.make_context(name, list(words), parent=context)
+    understand(name, words)
 
 
 @cache

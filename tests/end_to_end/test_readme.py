@@ -10,12 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import typer
-from end_to_end.harness import Service
-from typer.core import TyperGroup
+from end_to_end.harness import Service, understand
 
 from capsnet.cli import parser
-from runner.cli import app
 from runner.states import State
 from runner.store import open_store
 
@@ -36,12 +33,7 @@ def test_every_command_of_the_readme_is_understood(command: str, monkeypatch: py
     if program == "capsnet":
         parser().parse_args([name, *words])
         return
-    group = typer.main.get_command(app)
-    assert isinstance(group, TyperGroup)
-    with group.make_context("runner", [name, *words], resilient_parsing=True) as context:
-        found = group.get_command(context, name)
-        assert found is not None
-        found.make_context(name, list(words), parent=context)
+    understand(name, words)
 
 
 def test_the_file_tree_of_the_readme_names_every_module() -> None:
