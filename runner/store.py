@@ -278,7 +278,6 @@ class Store:
         *,
         attempt: int | None = None,
         epoch: int | None = None,
-        mlflow_run_id: str | None = None,
         state: State | None = None,
         error: str | None = None,
     ) -> None:
@@ -286,7 +285,7 @@ class Store:
 
         `attempt` is the one that was published: where another has begun meanwhile, the state is not noted.
         """
-        known = {"published_epoch": epoch, "mlflow_run_id": mlflow_run_id, "published_state": state}
+        known = {"published_epoch": epoch, "published_state": state}
         changes = {name: value for name, value in known.items() if value is not None}
         with self._writing() as connection:
             run = locked_run(connection, run_id)

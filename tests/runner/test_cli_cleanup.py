@@ -36,7 +36,7 @@ def with_files(lab: Lab, number: int, size: int = 3_000_000) -> Path:
 
 
 def published(lab: Lab, number: int) -> int:
-    lab.store.published(number, epoch=10, mlflow_run_id="x", state=lab.run(number).state)
+    lab.store.published(number, epoch=10, state=lab.run(number).state)
     return number
 
 

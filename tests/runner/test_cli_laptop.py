@@ -106,7 +106,8 @@ def test_show_says_how_far_the_checkpoint_reaches_and_where_mlflow_is(lab: Lab) 
     number = lab.submit()
     lab.start(number)
     lab.report(number, epoch=4, durable_epoch=3, durable_step=7)
-    lab.store.published(number, epoch=3, mlflow_run_id="abc")
+    lab.store.bind(number, None, "abc")
+    lab.store.published(number, epoch=3)
     shown = lab.call("show", number).out
     assert "checkpoint  3 epochs, step 7\n" in shown
     assert "mlflow      http://lab:5000/#/runs/abc, published up to epoch 3;" in shown

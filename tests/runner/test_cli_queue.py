@@ -202,7 +202,8 @@ def test_show_tells_all_about_a_run(lab: Lab) -> None:
     checkpoint = lab.home.run(number, "tiny").attempt(1).checkpoint
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"x")
-    lab.store.published(number, epoch=3, mlflow_run_id="abc", error="the server is away")
+    lab.store.bind(number, None, "abc")
+    lab.store.published(number, epoch=3, error="the server is away")
     shown = re.sub(r"\b\d+s\b", "0s", lab.call("show", number).out)
     parts = {line[:11].strip(): line[12:] for line in shown.splitlines()}
     assert parts["run"] == "1 (tiny)"
@@ -220,7 +221,8 @@ def test_show_does_not_show_the_password_of_the_tracking_server(
 ) -> None:
     lab.serve()
     number = lab.submit()
-    lab.store.published(number, epoch=3, mlflow_run_id="abc")
+    lab.store.bind(number, None, "abc")
+    lab.store.published(number, epoch=3)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@lab:5000")
     shown = lab.call("show", number).out
     assert "http://lab:5000/#/runs/abc" in shown

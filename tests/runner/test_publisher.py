@@ -562,7 +562,8 @@ def test_a_store_that_was_emptied_gets_the_run_again_from_the_beginning(
     running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
 ) -> None:
     scheduler.measure(running_run, 1, [1, 2])
-    store.published(running_run, mlflow_run_id="0" * 32, epoch=2)
+    store.bind(running_run, scheduler.run(running_run).mlflow_run_id, "0" * 32)
+    store.published(running_run, epoch=2)
     publish()
     assert steps(tracker) == [1, 2]
 

@@ -546,7 +546,8 @@ class TestPublishing:
     def test_what_tracking_may_lack_is_known(self, store: Store, finished: int, epoch: int, add) -> None:
         assert [run.id for run in store.unpublished()] == [finished]
         assert store.anything_unpublished()
-        store.published(finished, attempt=1, epoch=50, mlflow_run_id="abc", state=State.FINISHED)
+        store.bind(finished, None, "abc")
+        store.published(finished, attempt=1, epoch=50, state=State.FINISHED)
         assert store.unpublished() == []
         assert not store.anything_unpublished()
         later = add()
