@@ -45,7 +45,10 @@ num_epochs: 60
 
 def runner(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "runner", *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"runner {' '.join(words)}: {done.stderr.strip()}")
+    return done
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -190,13 +190,20 @@ def _awaited(ray: LocalRay) -> LocalRay:
     """Wait until it is up, and put down its address."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and ray.alive:
-        if "Ray runtime started" in _log().read_text(errors="replace"):
-            address = (Path(ray.temp) / "ray_current_cluster").read_text().strip()
+        if address := _announced(ray):
             _write_record(up := replace(ray, address=address))
             return up
         time.sleep(0.05)
     _clean_up(ray)
     raise LocalRayError(f"Ray did not start; its output is in {_log()}")
+
+
+def _announced(ray: LocalRay) -> str:
+    """The address that Ray writes down last of all, some time after its log says that it has started."""
+    try:
+        return (Path(ray.temp) / "ray_current_cluster").read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _start_mark(pid: int) -> str | None:

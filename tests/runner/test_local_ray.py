@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,18 @@ def test_a_ray_that_is_still_starting_is_not_found_but_on_record(
     ray = recorded(head, tmp_path / "temp", address="")
     assert local_ray.find() is None
     assert ray.alive
+
+
+def test_a_ray_whose_log_says_that_it_has_started_is_waited_for_until_its_address_is_there(
+    folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    (folder / "ray.log").write_text("Ray runtime started.")
+    address = tmp_path / "ray_current_cluster"
+    threading.Timer(0.2, lambda: address.write_text("")).start()  # opened
+    threading.Timer(0.4, lambda: address.write_text("127.0.0.1:5")).start()
+    assert local_ray._awaited(recorded(head, tmp_path, address="")).address == "127.0.0.1:5"
+    found = local_ray.find()
+    assert found is not None and found.address == "127.0.0.1:5"
 
 
 def test_ending_a_ray_ends_its_processes_and_forgets_it(
