@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
+from operators import FORMULAS
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsnet.config import ConfigError
@@ -30,7 +31,7 @@ from capsnet.learner import TrainingError
 
 Key = TypeVar("Key")
 
-WARM_UP = 2  # steps before any that counts: the first makes what stays, the second is counted
+PEAK_STEPS = 3  # the first makes what stays, and from the second on nothing new is needed
 
 
 class Measured(Protocol):
@@ -63,6 +64,7 @@ class Cost:
 
     times: Times
     flop: int
+    first_seconds: float  # of the very first, in which what is to be compiled is compiled
 
     @property
     def flop_per_second(self) -> float:
@@ -78,23 +80,26 @@ def costs(measured: Mapping[Key, Measured], rounds: int, steps: int) -> dict[Key
 
     Each time `steps` of one are timed together, and waited for.
     """
-    flop = {name: _warmed_up(each) for name, each in measured.items()}
+    first, flop = {}, {}
+    for name, each in measured.items():
+        first[name] = _seconds(each, 1)
+        flop[name] = _flop(each)
     seconds: dict[Key, list[float]] = {name: [] for name in measured}
     for _ in range(rounds):
         for name, each in measured.items():
             seconds[name].append(_seconds(each, steps))
-    return {name: Cost(Times(tuple(seconds[name])), flop[name]) for name in measured}
+    return {name: Cost(Times(tuple(seconds[name])), flop[name], first[name]) for name in measured}
 
 
-def _warmed_up(measured: Measured) -> int:
+def _flop(measured: Measured) -> int:
     """The floating-point operations of one step, of which multiplying and adding are two.
 
-    As PyTorch dispatched them: convolutions and matrix products, forward and backward. What is done element
-    by element is not counted; for the paper's network that is below one percent of the arithmetic.
+    As PyTorch dispatches them without compilation, which leaves them as they are: convolutions and matrix
+    products, forward and backward. What is done element by element is not counted; for the paper's network
+    that is below one percent of the arithmetic.
     """
-    for _ in range(WARM_UP - 1):
-        measured.step()
-    with FlopCounterMode(display=False) as counter:
+    operators = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    with torch.compiler.set_stance("force_eager"), operators as counter:
         measured.step()
     return counter.get_total_flops()
 
@@ -127,7 +132,7 @@ def peak_of(build: Callable[..., Measured], *arguments: Any) -> int:
 
 def _peak(build: Callable[..., Measured], *arguments: Any) -> int:
     measured = build(*arguments)
-    for _ in range(WARM_UP + 1):
+    for _ in range(PEAK_STEPS):
         measured.step()
     if measured.device == "cuda":
         return torch.cuda.max_memory_allocated()
@@ -152,6 +157,7 @@ def described(cost: Cost) -> dict[str, Any]:
         "median_seconds": cost.times.median,
         "quartiles_seconds": [first, third],
         "seconds": list(cost.times.seconds),
+        "first_seconds": cost.first_seconds,
         "flop": cost.flop,
         "flop_per_second": cost.flop_per_second,
     }

@@ -121,7 +121,9 @@ def main() -> None:
     add_options(parser)
     given = parser.parse_args()
     chosen = axes(given.axes, given.values, given.set)
-    trained = [variants(given.models, given.precision, around(axis, given.set)) for axis in chosen]
+    trained = [
+        variants(given.models, given.precision, given.mode, around(axis, given.set)) for axis in chosen
+    ]
     facts = machine(applied(at(trained[0][0], chosen[0], chosen[0].values[0]).config()).device)
     if not given.json:
         print(said(facts), flush=True)

@@ -4,6 +4,7 @@
     python bench/step.py capsnet ordinary efficient_capsnet cnn --rounds 5
     python bench/step.py matrix_capsnet --set batch_size=32 --rounds 3
     python bench/step.py capsnet ordinary --precision float32 bfloat16 --json
+    python bench/step.py capsnet --precision bfloat16 --mode eager compiled
     python bench/step.py capsnet --set route_iters=1 --set threads=1
 
 Steps are those of training itself, on the GPU where there is one (else or with `--set use_cuda=false` on
@@ -12,7 +13,9 @@ the CPU), of images that are noise. `ordinary` is the paper's network as most pe
 and in the same rounds what bounds them: a product of matrices, and the bare two convolutions of the paper's
 network, forward and backward, at the same batch. Operations are those of convolutions and matrix products
 as they were carried out; what an implementation computes twice counts twice, so compare images/s. Memory is
-the peak of a process of its own. On a busy machine compare only within one run.
+the peak of a process of its own. `first s`: seconds that the very first step took, in which what is to be
+compiled is compiled (from nothing, where TORCHINDUCTOR_CACHE_DIR names an empty folder). On a busy machine
+compare only within one run.
 """
 
 from __future__ import annotations
@@ -76,13 +79,13 @@ class Row:
             f"{self.cost.flop_per_second / 1e9:>10,.0f}"
             f"{self.share_of(self.product):>9.0%}{self.share_of(self.convolutions):>9.0%}"
             f"{times(self.times_convolutions)}{times(self.times_as_fast)}"
-            f"{self.peak_bytes / 2**20:>10,.0f}"
+            f"{self.peak_bytes / 2**20:>10,.0f}{self.cost.first_seconds:>9.1f}"
         )
 
 
 HEADER = (
     f"{'':<34}{'ms a step':>10}{'quartiles':>20}{'images/s':>10}{'GFLOP/s':>10}{'of prod.':>9}{'of conv.':>9}"
-    f"{'× conv.':>9}{'faster':>9}{'peak MiB':>10}"
+    f"{'× conv.':>9}{'faster':>9}{'peak MiB':>10}{'first s':>9}"
 )
 
 
@@ -130,7 +133,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--side", type=whole(1), help="of the matrices of the product; 2048, 8192 on a GPU")
     given = parser.parse_args()
-    chosen = variants(given.models or PAPER, given.precision, given.set)
+    chosen = variants(given.models or PAPER, given.precision, given.mode, given.set)
     measured = {each.name: training(each) for each in chosen}
     bounding = bounds(chosen, given.side)
     device = measured[chosen[0].name].device

@@ -7,6 +7,7 @@ size, channels and classes are those of the data set that the configuration name
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"model": {"name": "cnn"}},
 }
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MODES = ("eager", "compiled")
 STEPS = {"cpu": 1, "cuda": 10}  # that are timed together
 EPOCHS = 1_000_000  # never reached
 BATCHES = 16  # of generated images; an epoch
@@ -43,23 +45,27 @@ BATCHES = 16  # of generated images; an epoch
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train; whatever else there is to tell ways apart, such as compilation, goes in here."""
+    """One way to train."""
 
     model: str  # one of MODELS
     precision: str  # one of PRECISIONS
+    mode: str = "eager"  # one of MODES
     overrides: tuple[str, ...] = ()  # `key=value` each, as `--set` takes them
 
     @property
     def name(self) -> str:
-        return f"{self.model} {self.precision} eager"
+        return f"{self.model} {self.precision} {self.mode}"
 
     def config(self) -> Config:
         """Raises ConfigError with every mistake of the overrides."""
-        keys = {**MODELS[self.model], "precision": self.precision, "num_epochs": EPOCHS}
+        how = {"precision": self.precision, "compile": self.mode == "compiled"}
+        keys = {**MODELS[self.model], **how, "num_epochs": EPOCHS}
         document = yamlfile.with_overrides(yamlfile.Document(self.model, keys, {}), self.overrides)
         found = yamlfile.validate(Config, config.training_part(document), document, known=())
         if found.precision != self.precision:
             raise mistake("precision: name it by --precision")
+        if found.compile != keys["compile"]:
+            raise mistake("compile: name it by --mode")
         if found.model.name != Config.model_validate(MODELS[self.model]).model.name:
             raise mistake("model.name: name models as arguments")
         if found.num_epochs != EPOCHS:
@@ -71,12 +77,15 @@ def mistake(message: str) -> ConfigError:
     return ConfigError([Mistake("bench", None, "", message)])
 
 
-def variants(names: Iterable[str], precisions: Iterable[str], overrides: Iterable[str]) -> list[Variant]:
-    """Every model in every precision, the ordinary one in float32 only: once each."""
+def variants(
+    names: Iterable[str], precisions: Iterable[str], modes: Iterable[str], overrides: Iterable[str]
+) -> list[Variant]:
+    """Every model in every precision and mode, the ordinary one in eager float32 only: once each."""
     found = [
-        Variant(model, "float32" if model == ORDINARY else precision, tuple(overrides))
-        for model in names
-        for precision in precisions
+        Variant(model, "float32", overrides=tuple(overrides))
+        if model == ORDINARY
+        else Variant(model, precision, mode, tuple(overrides))
+        for model, precision, mode in itertools.product(names, precisions, modes)
     ]
     return list(dict.fromkeys(found))
 
@@ -175,6 +184,7 @@ class Product:
 def add_options(parser: Parser) -> None:
     """Those that all benches of steps have."""
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=["eager"])
     parser.add_argument("--rounds", type=whole(2), default=11, help="each measures everything once")
     parser.add_argument("--steps", type=whole(1), help="timed together in a round; 1, or 10 on a GPU")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in a run's YAML")

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from capsnet.geometry import PRIMARY_STRIDE
+from capsnet.convolution import primary_convolution
 from capsnet.routing import Routing, norm, squash
 
 
@@ -38,7 +37,7 @@ class PrimaryCapsules(nn.Module):
         The K numbers of a capsule are neighbouring channels at one position, so the channels go last
         before anything is cut: for free where the convolution's output is channels_last.
         """
-        outputs = F.conv2d(features, self.weight, stride=PRIMARY_STRIDE).permute(0, 2, 3, 1)
+        outputs = primary_convolution(features, self.weight).permute(0, 2, 3, 1)
         # float32 from here on under autocast too: the bias is float32, and so the sum is.
         inputs = torch.add(self.bias, outputs, alpha=self.share)
         return squash(inputs.reshape(len(inputs), -1, self.dim))

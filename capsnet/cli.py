@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
 
+from capsnet import notices
 from capsnet.commands import figure_options
 from capsnet.exits import FAILED, INTERRUPTED, MISTAKE
 from capsnet.figures.kinds import ALL, KINDS, FigureError
@@ -18,7 +19,7 @@ from capsnet.figures.kinds import ALL, KINDS, FigureError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. What a user can mend is one line each and no traceback."""
     parsed = parser().parse_args(arguments)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), notices.shown(sys.stderr):
         warnings.showwarning = _show_warning
         try:
             return _run(parsed)

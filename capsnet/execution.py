@@ -6,6 +6,7 @@ once, stored in the checkpoint, and used again by every later attempt of the sam
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -13,18 +14,25 @@ from typing import Any, Literal
 
 import torch
 
-from capsnet.config import Config
+from capsnet.config import Config, MatrixCapsNetModel
+
+log = logging.getLogger(__name__)
+
+Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
+NAMES: dict[Device, str] = {"cpu": "this CPU", "cuda": "this GPU"}
 
 
 @dataclass(frozen=True)
 class Execution:
     """Where and how a run computes."""
 
-    device: Literal["cpu", "cuda"]
-    precision: Literal["float32", "bfloat16"]  # float32 is what it says, on CUDA too: no TensorFloat-32
+    device: Device
+    precision: Precision  # float32 is what it says, on CUDA too: no TensorFloat-32
     threads: int  # of the CPU
     memory_format: Literal["channels_last", "contiguous"]
     deterministic: bool  # on CUDA
+    compile: bool = False  # checkpoints of version 0.1 do not say
 
     @property
     def torch_memory_format(self) -> torch.memory_format:
@@ -44,16 +52,19 @@ def resolve(config: Config, stored: dict[str, Any] | None = None) -> Execution:
     Warns when the checkpoint's way cannot or shall not be followed: the run goes on, but no longer
     bit for bit as it would have without the interruption.
     """
+    device: Device = "cuda" if config.use_cuda and torch.cuda.is_available() else "cpu"
+    before = Execution(**stored) if stored else None
+    same_device = before if before and before.device == device else None
     fresh = Execution(
-        device="cuda" if config.use_cuda and torch.cuda.is_available() else "cpu",
-        precision=config.precision,
+        device=device,
+        precision=_precision(config, device, same_device),
         threads=config.threads or available_cpus(),
         memory_format="channels_last",
         deterministic=config.deterministic,
+        compile=config.compile,
     )
-    if stored is None:
+    if before is None:
         return fresh
-    before = Execution(**stored)
     if before.device == fresh.device:
         fresh = replace(fresh, threads=config.threads or before.threads, memory_format=before.memory_format)
     if config.threads is None and fresh.threads > (cpus := available_cpus()):
@@ -64,10 +75,49 @@ def resolve(config: Config, stored: dict[str, Any] | None = None) -> Execution:
         )
     if fresh != before:
         changes = [
-            f"{key} {old} -> {new}" for key, old in stored.items() if (new := getattr(fresh, key)) != old
+            f"{key} {old} -> {new}"
+            for key, old in before.as_dict().items()
+            if (new := getattr(fresh, key)) != old
         ]
         warnings.warn(f"the checkpoint was made otherwise ({', '.join(changes)})", stacklevel=2)
     return fresh
+
+
+def _precision(config: Config, device: Device, before: Execution | None) -> Precision:
+    """That of the configuration; `auto` is what it was `before`, or the fastest that keeps accuracy."""
+    if config.precision == "float32":
+        return "float32"
+    if config.precision == "bfloat16":
+        if can_bfloat16(device):
+            return "bfloat16"
+        warnings.warn(f"precision: {NAMES[device]} cannot compute bfloat16, and uses float32", stacklevel=3)
+        return "float32"
+    picked, reason = (before.precision, "as before") if before else _fastest(config, device)
+    log.info("precision: auto is %s here (%s)", picked, reason)
+    return picked
+
+
+def _fastest(config: Config, device: Device) -> tuple[Precision, str]:
+    """The fastest precision that keeps accuracy, by docs/performance.md, and why it is that one."""
+    if isinstance(config.model, MatrixCapsNetModel):
+        return "float32", "matrix capsules are routed in it, and hardly compute anything else"
+    if not has_fast_bfloat16(device):
+        return "float32", f"{NAMES[device]} has no instructions for bfloat16"
+    return "bfloat16", f"{NAMES[device]} has instructions for it, and accuracy is the same"
+
+
+def can_bfloat16(device: Device) -> bool:
+    """Whether PyTorch's convolutions take bfloat16 by more than one number at a time."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def has_fast_bfloat16(device: Device) -> bool:
+    """Whether there are instructions for bfloat16; without them a CPU is slower in it than in float32."""
+    if device == "cuda":
+        return can_bfloat16(device)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def available_cpus() -> int:

@@ -22,6 +22,7 @@ from capsnet.models import build
 from capsnet.objective import MEASURES
 from capsnet.schedules import learning_rate
 from capsnet.state import FORMAT, State
+from capsnet.stepping import Stepper
 
 
 class TrainingError(Exception):
@@ -35,12 +36,12 @@ class Learner:
         self, config: Config, execution: Execution, shape: ImageShape, images: int, state: State | None
     ) -> None:
         self.config = config
-        self.execution = execution
         self.images_per_epoch = images
         self.steps_per_epoch = -(-images // config.batch_size)
         self.network = build(config, shape).to(execution.device)
         self.network.to(memory_format=execution.torch_memory_format)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, fused=True)
+        self._stepper = Stepper(self.network, self.optimizer, config, execution)
         # One row a step and no running sum: the host need not look to know which step was the first bad one.
         rows = self.steps_per_epoch, len(MEASURES)
         self.sums = torch.zeros(rows, dtype=torch.float64, device=execution.device)
@@ -62,6 +63,11 @@ class Learner:
         self.history = [dict(row) for row in state["history"]]
 
     @property
+    def execution(self) -> Execution:
+        """How steps are computed, as far as it is known by now."""
+        return self._stepper.execution
+
+    @property
     def images_seen(self) -> int:
         """Of the unfinished epoch; the last batch of an epoch may be smaller."""
         return min(self.steps * self.config.batch_size, self.images_per_epoch)
@@ -81,14 +87,8 @@ class Learner:
             group["lr"] = self._learning_rate(done)
         self.network.train()
         self._draw_dropout()
-        self.optimizer.zero_grad()
-        with self.execution.autocast():
-            measured = objective.measure(
-                self.network, batch, self.config, training=True, epochs=done / self.steps_per_epoch
-            )
-        measured.loss.mean().backward()
-        self.optimizer.step()
-        self.sums[self.steps] = measured.sums()
+        margin = objective.rising_margin(self.config.loss, done / self.steps_per_epoch)
+        self.sums[self.steps] = self._stepper.step(batch, margin)
         self.steps += 1
 
     def _draw_dropout(self) -> None:

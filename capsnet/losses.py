@@ -38,7 +38,9 @@ def reconstruction_loss(reconstructions: torch.Tensor, images: torch.Tensor) -> 
     return (reconstructions - images).square().flatten(1).sum(1)
 
 
-def spread_loss(activations: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
+def spread_loss(
+    activations: torch.Tensor, labels: torch.Tensor, margin: torch.Tensor | float
+) -> torch.Tensor:
     """Activations [B, J] in [0, 1], labels [B] -> spread loss [B] (Hinton et al. 2018, Equation 3).
 
     What each wrong class lacks of being `margin` below the right one, squared, and summed.

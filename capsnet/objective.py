@@ -36,16 +36,21 @@ class Measured:
 
 
 def measure(
-    network: Network, batch: Batch, config: Config, *, training: bool, epochs: float | None = None
+    network: Network,
+    batch: Batch,
+    config: Config,
+    *,
+    training: bool,
+    margin: torch.Tensor | float | None = None,
 ) -> Measured:
     """Run `network` on a batch.
 
-    The decoder sees the capsule of the label in training, and of the longest capsule at test. `epochs`
-    of training so far decide how wide a rising margin is; None: as wide as it gets.
+    The decoder sees the capsule of the label in training, and of the longest capsule at test. `margin`: how
+    wide one that rises is by now; None: as wide as it gets.
     """
     output = network(batch.inputs)
     predictions = predicted(output.lengths, batch.labels)
-    class_loss = loss = _class_loss(output, batch.labels, config.loss, epochs)
+    class_loss = loss = _class_loss(output, batch.labels, config.loss, margin)
     reconstruction = torch.zeros_like(class_loss)
     if config.decoder is not None:
         assert isinstance(config.loss, MarginLoss)
@@ -70,20 +75,24 @@ def predicted(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.where(crossed, both.flip(1), both)
 
 
-def _class_loss(output: Output, labels: torch.Tensor, settings: Loss, epochs: float | None) -> torch.Tensor:
+def _class_loss(
+    output: Output, labels: torch.Tensor, settings: Loss, margin: torch.Tensor | float | None
+) -> torch.Tensor:
     match settings:
         case MarginLoss():
             return margin_loss(output.lengths, labels, settings.margin)
         case SpreadLoss():
-            return spread_loss(output.lengths, labels, spread_margin(settings, epochs))
+            return spread_loss(output.lengths, labels, settings.last_margin if margin is None else margin)
         case CrossEntropy():
             assert output.logits is not None  # the configuration is checked for it
             return cross_entropy(output.logits, labels)
 
 
-def spread_margin(settings: SpreadLoss, epochs: float | None) -> float:
-    """How far apart the classes should be after so many `epochs`; None: in the end."""
-    risen = 1.0 if epochs is None else min(epochs / settings.rising_epochs, 1.0)
+def rising_margin(settings: Loss, epochs: float) -> float | None:
+    """How far apart the classes should be after so many `epochs` of training; None for a loss without."""
+    if not isinstance(settings, SpreadLoss):
+        return None
+    risen = min(epochs / settings.rising_epochs, 1.0)
     return settings.first_margin + risen * (settings.last_margin - settings.first_margin)
 
 

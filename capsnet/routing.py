@@ -6,8 +6,7 @@ Letters of shapes: B batch, I input capsules, K their dimension, J output capsul
 Three identities make it cheap; tests hold them against the literal procedure.
 - The logits after t iterations are û·(v₁ + … + v_t): a running sum of outputs replaces them.
 - The couplings of the first iteration are all 1/J: it is one plain matrix product.
-- Both uses of û are linear: Σᵢ cᵢ ûᵢ = (c ⊙ u) W and û·v = u·(W v). What these need, [J, B, I, K], is half
-  the size of û for the paper's K = 8, D = 16.
+- Both uses of û are linear: see capsnet.agreement, where an iteration is computed.
 Attention lives on the same: Σₖ ûᵢ·ûₖ = ûᵢ·(Σₖ ûₖ), where each of I capsules looks at all the others.
 """
 
@@ -19,23 +18,25 @@ from typing import Literal
 
 import torch
 
+from capsnet.agreement import collect, softmax
+
 # capsules [B, I, K], weight [J, I·K, D], bias [J, D] or None -> capsules [B, J, D]
 Routing = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
-# On a CPU, larger temporaries are mapped and unmapped by malloc each time, and their page faults cost more
-# than the arithmetic: batches of 128 are routed twice as fast in four parts of 12 MiB.
+# Of a temporary of attention: on a CPU larger ones are mapped and unmapped by malloc each time, and their
+# page faults cost more than the arithmetic.
 CHUNK_BYTES = 12 * 2**20
 
 
-def norm(vectors: torch.Tensor) -> torch.Tensor:
-    """Lengths along the last dimension, which is kept with size 1; the gradient at 0 is 0 and not NaN."""
+def norm(vectors: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """Lengths along a dimension, which is kept with size 1; the gradient at 0 is 0 and not NaN."""
     smallest = torch.finfo(vectors.dtype).tiny
-    return (vectors.square().sum(-1, keepdim=True) + smallest).sqrt()
+    return (vectors.square().sum(dim, keepdim=True) + smallest).sqrt()
 
 
-def squash(inputs: torch.Tensor) -> torch.Tensor:
-    """Shrink vectors along the last dimension to lengths in [0, 1): s ‖s‖ / (1 + ‖s‖²) (Equation 1)."""
-    length = norm(inputs)
+def squash(inputs: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """Shrink vectors along a dimension to lengths in [0, 1): s ‖s‖ / (1 + ‖s‖²) (Equation 1)."""
+    length = norm(inputs, dim)
     return inputs * (length / (1 + length.square()))
 
 
@@ -65,9 +66,13 @@ def dynamic(
     """
     if iterations < 1:
         raise ValueError(f"routing takes at least 1 iteration (got {iterations})")
-    parts = capsules.chunk(_parts(capsules, len(weight)))
-    outputs = [_route(part, weight, bias, iterations, gradient, none_of_the_above) for part in parts]
-    return torch.cat(outputs, dim=1).transpose(0, 1)
+    inputs = _batch_last(capsules)
+    if iterations == 1:
+        return _batch_first(squash(_uniform(inputs, weight, bias, none_of_the_above), dim=1))
+    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "full"):
+        summed = _summed(inputs, weight, bias, iterations - 1, none_of_the_above)
+    collected = collect(inputs, weight, summed, none_of_the_above, gradient == "detached")
+    return _batch_first(squash(_biased(collected, bias), dim=1))
 
 
 def attention(
@@ -102,42 +107,46 @@ def couplings(
     none_of_the_above: bool = False,
 ) -> torch.Tensor:
     """The couplings [J, B, I] by which iteration number `iterations`, from 2, weighs its inputs."""
-    summed = squash(_uniform(capsules, weight, bias, none_of_the_above))
-    for _ in range(iterations - 2):
-        agreed = _softmax(_agreement(capsules, weight, summed), none_of_the_above)
-        summed = summed + squash(_collect(capsules, weight, bias, agreed))
-    return _softmax(_agreement(capsules, weight, summed), none_of_the_above)
+    summed = _summed(_batch_last(capsules), weight, bias, iterations - 1, none_of_the_above)
+    return softmax(_agreement(capsules, weight, summed.transpose(1, 2)), none_of_the_above)
 
 
-def _softmax(logits: torch.Tensor, none_of_the_above: bool) -> torch.Tensor:
-    """Couplings [J, B, I] from logits [J, B, I]."""
-    if not none_of_the_above:
-        return logits.softmax(0)
-    return torch.cat([logits, torch.zeros_like(logits[:1])]).softmax(0)[:-1]
-
-
-def _route(
-    capsules: torch.Tensor,
+def _summed(
+    inputs: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     iterations: int,
-    gradient: str,
     none_of_the_above: bool,
 ) -> torch.Tensor:
-    """The routed capsules as [J, B, D]."""
-    if iterations == 1:
-        return squash(_uniform(capsules, weight, bias, none_of_the_above))
-    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "full"):
-        coupling = couplings(capsules, weight, bias, iterations, none_of_the_above)
-    return squash(_collect(capsules, weight, bias, coupling))
+    """v₁ + … + v_t [J, D, B] of so many iterations on inputs [I, K, B]."""
+    summed = squash(_uniform(inputs, weight, bias, none_of_the_above), dim=1)
+    for _ in range(iterations - 1):
+        collected = collect(inputs, weight, summed, none_of_the_above, False)
+        summed = summed + squash(_biased(collected, bias), dim=1)
+    return summed
 
 
 def _uniform(
-    capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, none_of_the_above: bool
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, none_of_the_above: bool
 ) -> torch.Tensor:
-    """Σᵢ ûᵢ / J as [J, B, D], or / (J + 1): what the first iteration collects."""
-    collected = _sum(capsules, weight) / (len(weight) + none_of_the_above)
-    return collected if bias is None else collected + bias[:, None]
+    """Σᵢ ûᵢ / J as [J, D, B], or / (J + 1): what the first iteration collects of inputs [I, K, B]."""
+    collected = torch.matmul(weight.transpose(1, 2), inputs.flatten(0, 1))
+    return _biased(collected / (len(weight) + none_of_the_above), bias)
+
+
+def _biased(collected: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """What was collected, [J, D, B], with the bias [J, D] of each output capsule."""
+    return collected if bias is None else collected + bias[:, :, None]
+
+
+def _batch_last(capsules: torch.Tensor) -> torch.Tensor:
+    """[B, I, K] -> [I, K, B], in that order in memory too."""
+    return capsules.permute(1, 2, 0).contiguous()
+
+
+def _batch_first(outputs: torch.Tensor) -> torch.Tensor:
+    """[J, D, B] -> [B, J, D]."""
+    return outputs.permute(2, 0, 1)
 
 
 def _sum(capsules: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -148,7 +149,7 @@ def _ways_to_data(assignment: Assignment) -> str:
 
 def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     """Train to the end (True) or until told to stop (False); what was reached is durable on return."""
-    from capsnet import training
+    from capsnet import notices, training
     from runner.keeper import AttemptKeeper
 
     config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
@@ -158,7 +159,10 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     _greet(assignment, config, state)
     if state is not None and state["epoch"] >= config.num_epochs:
         return _take_over(assignment, state, standing)
-    with AttemptKeeper(assignment.run_paths, assignment.paths, config, state) as keeper:
+    with (
+        notices.shown(sys.stdout),
+        AttemptKeeper(assignment.run_paths, assignment.paths, config, state) as keeper,
+    ):
         for progress in training.train(config, state):
             if orders.abandoned:
                 leave()

@@ -25,9 +25,8 @@ SMALL = {
 
 
 def small(model: str, precision: str = "float32", *overrides: str) -> Variant:
-    return Variant(
-        model, precision, ("threads=1", "use_cuda=false", "batch_size=2", *SMALL[model], *overrides)
-    )
+    sizes = ("threads=1", "use_cuda=false", "batch_size=2", *SMALL[model], *overrides)
+    return Variant(model, precision, overrides=sizes)
 
 
 class Recorder:
@@ -58,11 +57,11 @@ def test_a_product_counts_two_operations_for_each_pair_of_numbers(precision: str
 
 def test_the_papers_network_has_the_operations_that_a_count_by_hand_has() -> None:
     overrides = ("threads=1", "use_cuda=false", "batch_size=2")
-    settings = Variant("capsnet", "float32", overrides).config()
+    settings = Variant("capsnet", "float32", overrides=overrides).config()
     found = costs(
         {
-            "capsnet": training(Variant("capsnet", "float32", overrides)),
-            "ordinary": training(Variant("ordinary", "float32", overrides)),
+            "capsnet": training(Variant("capsnet", "float32", overrides=overrides)),
+            "ordinary": training(Variant("ordinary", "float32", overrides=overrides)),
             "convolutions": Convolutions(settings, "float32"),
         },
         rounds=2,
@@ -103,6 +102,6 @@ def test_the_bare_convolutions_are_those_of_the_network_in_the_precision_of_its_
 
 
 def test_noise_has_the_size_that_augmentation_takes_before_it_crops() -> None:
-    images = noise(Variant("cnn", "float32", ("dataset.name=cifar10", "batch_size=2")).config())
+    images = noise(Variant("cnn", "float32", overrides=("dataset.name=cifar10", "batch_size=2")).config())
     assert images.images.shape == (32, 3, 32, 32)
     assert images.labels.max() == 9

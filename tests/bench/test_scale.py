@@ -22,7 +22,7 @@ def test_along_an_axis_one_key_changes_and_all_else_is_the_papers_network_on_28_
     name: str,
 ) -> None:
     axis = AXES[name]
-    for variant in variants(PAPER, ["float32"], around(axis, [])):
+    for variant in variants(PAPER, ["float32"], ["eager"], around(axis, [])):
         for value in axis.values:
             settings = at(variant, axis, value).config()
             assert reduce(getattr, axis.key.split("."), settings) == value
@@ -35,7 +35,9 @@ def test_along_an_axis_one_key_changes_and_all_else_is_the_papers_network_on_28_
 
 def test_what_the_user_sets_holds_along_the_axis() -> None:
     axis = AXES["size"]
-    (variant,) = variants(["capsnet"], ["float32"], around(axis, ["dataset.classes=3", "batch_size=7"]))
+    (variant,) = variants(
+        ["capsnet"], ["float32"], ["eager"], around(axis, ["dataset.classes=3", "batch_size=7"])
+    )
     settings = at(variant, axis, 40).config()
     assert datasets.shape(settings.dataset).classes == 3
     assert settings.batch_size == 7

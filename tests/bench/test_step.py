@@ -46,7 +46,7 @@ def test_a_table_is_for_people_to_read(bench: Callable[..., str]) -> None:
     said = bench("step", "cnn", *small(*CNN_SMALL))
     assert re.search(r"^device .*, torch \d.*, rounds 2, steps 1$", said, re.MULTILINE)
     assert re.search(
-        r"^cnn float32 eager( +[\d.,]+)+ – [\d.,]+( +[\d.,]+){2}( +\d+%){2} +– +– +\d+$", said, re.M
+        r"^cnn float32 eager( +[\d.,]+)+ – [\d.,]+( +[\d.,]+){2}( +\d+%){2} +– +– +\d+ +[\d.]+$", said, re.M
     )
     assert re.search(r"^convolutions float32 +[\d.,]+", said, re.MULTILINE)
 

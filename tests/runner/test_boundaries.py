@@ -21,12 +21,12 @@ FLOORS = {
     "capsnet": [
         "config sections dataset_sections model_sections presets schema mistakes wording validation yamlfile "
         "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
-        "pairing mat5",
+        "pairing mat5 notices agreement convolution",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
         "evaluation checkpoint state history execution schedules",
-        "training learner batches pace",
+        "training learner stepping batches pace",
         "tensorboard progressbar",
         "keeper figures.*",
         "cli __main__ commands.* interrupts exits",

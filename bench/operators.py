@@ -1,0 +1,39 @@
+"""How many floating-point operations capsnet's own operators take: PyTorch's counter cannot look into them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from capsnet import agreement, convolution  # noqa: F401 - they register the operators
+
+Shape = tuple[int, ...]
+
+
+def _convolve(features: Shape, weight: Shape, out_shape: Shape) -> int:
+    batch, _, rows, columns = out_shape
+    return 2 * batch * rows * columns * math.prod(weight)
+
+
+def _convolve_backward(gradient: Shape, features: Shape, weight: Shape, **_: Any) -> int:
+    return 2 * _convolve(features, weight, gradient)
+
+
+def _collect(capsules: Shape, weight: Shape, outputs: Shape, *_: Any, **__: Any) -> int:
+    """Two products with all of the weight."""
+    return 2 * 2 * math.prod(weight) * outputs[-1]
+
+
+def _collect_backward(gradient: Shape, capsules: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    """Five, one of which is made again."""
+    return 5 * 2 * math.prod(weight) * gradient[-1]
+
+
+FORMULAS = {
+    torch.ops.capsnet.convolve: _convolve,
+    torch.ops.capsnet.convolve_backward: _convolve_backward,
+    torch.ops.capsnet.collect: _collect,
+    torch.ops.capsnet.collect_backward: _collect_backward,
+}
