@@ -1,4 +1,4 @@
-"""How many floating-point operations capsnet's own operators take: PyTorch's counter cannot look into them."""
+"""The floating-point operations of capsnet's own operators, into which PyTorch's counter cannot look."""
 
 from __future__ import annotations
 

@@ -42,6 +42,17 @@ def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_once
 
 
 @pytest.mark.slow
+def test_a_compiled_step_is_measured_beside_the_eager_one_and_its_compilation_apart(
+    bench: Callable[..., str],
+) -> None:
+    words = ["capsnet", *small(*PAPER_SMALL), "--mode", "eager", "compiled", "--json"]
+    eager, compiled = json.loads(bench("step", *words))["rows"]
+    assert [eager["name"], compiled["name"]] == ["capsnet float32 eager", "capsnet float32 compiled"]
+    assert compiled["flop"] == eager["flop"]
+    assert compiled["first_seconds"] > 10 * max(compiled["seconds"])
+
+
+@pytest.mark.slow
 def test_a_table_is_for_people_to_read(bench: Callable[..., str]) -> None:
     said = bench("step", "cnn", *small(*CNN_SMALL))
     assert re.search(r"^device .*, torch \d.*, rounds 2, steps 1$", said, re.MULTILINE)
@@ -59,6 +70,7 @@ def test_a_table_is_for_people_to_read(bench: Callable[..., str]) -> None:
         (["--precision", "float16"], "invalid choice: 'float16'"),
         (["--set", "model.nonsense=3"], "--set model.nonsense=3: unknown key"),
         (["--set", "precision=bfloat16"], "name it by --precision"),
+        (["--set", "compile=true"], "name it by --mode"),
         (["--set", "num_epochs=2"], "steps are measured as long as --rounds and --steps say"),
         (["--set", "model.name=cnn"], "name models as arguments"),
         (

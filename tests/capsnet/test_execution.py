@@ -1,8 +1,12 @@
 """That the way to compute is followed and not only written down."""
 
+import logging
+
 import pytest
 import torch
 
+from capsnet import execution
+from capsnet.config import Config
 from capsnet.execution import Execution, apply
 from capsnet.training import train
 
@@ -53,3 +57,50 @@ def test_pytorch_gets_the_threads_asked_for(threads):
 def test_training_computes_with_the_threads_of_the_configuration(tiny_config, tiny_splits, threads):
     next(train(tiny_config(threads=threads), splits=tiny_splits))
     assert torch.get_num_threads() == threads
+
+
+def hardware(monkeypatch, can, fast):
+    """A machine whose CPU can compute bfloat16, and has instructions for it, or not."""
+    monkeypatch.setattr(execution, "can_bfloat16", lambda device: can)
+    monkeypatch.setattr(execution, "has_fast_bfloat16", lambda device: fast)
+
+
+@pytest.mark.parametrize(
+    ("model", "fast", "picked"),
+    [
+        ("capsnet", True, "bfloat16"),
+        ("capsnet", False, "float32"),
+        ("matrix_capsnet", True, "float32"),
+    ],
+)
+def test_auto_is_the_fastest_precision_that_keeps_accuracy_and_is_said(
+    model, fast, picked, monkeypatch, caplog
+):
+    hardware(monkeypatch, can=True, fast=fast)
+    config = Config.model_validate({"precision": "auto", "use_cuda": False, "model": {"name": model}})
+    with caplog.at_level(logging.INFO, logger="capsnet"):
+        assert execution.resolve(config).precision == picked
+    assert f"precision: auto is {picked} here (" in caplog.text
+
+
+def test_a_resumed_run_keeps_the_precision_that_auto_was_at_its_start(monkeypatch, tiny_config, tiny_splits):
+    hardware(monkeypatch, can=True, fast=False)
+    config = tiny_config(precision="auto")
+    state = next(train(config, splits=tiny_splits)).snapshot()
+    hardware(monkeypatch, can=True, fast=True)
+    assert execution.resolve(config, state["execution"]).precision == "float32"
+    assert execution.resolve(config).precision == "bfloat16"
+
+
+def test_bfloat16_where_it_cannot_be_computed_is_float32_with_a_warning(monkeypatch, tiny_config):
+    hardware(monkeypatch, can=False, fast=False)
+    with pytest.warns(UserWarning, match="this CPU cannot compute bfloat16, and uses float32"):
+        assert execution.resolve(tiny_config(precision="bfloat16", use_cuda=False)).precision == "float32"
+
+
+def test_a_checkpoint_of_before_there_was_compilation_was_not_compiled(tiny_config, tiny_splits):
+    stored = next(train(tiny_config(), splits=tiny_splits)).snapshot()["execution"]
+    del stored["compile"]
+    assert execution.resolve(tiny_config(), stored).compile is False
+    with pytest.warns(UserWarning, match="compile False -> True"):
+        assert execution.resolve(tiny_config(compile=True), stored).compile is True

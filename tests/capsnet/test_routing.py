@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capsnet import reference, routing
+from capsnet import reference
 from capsnet.routing import couplings, dynamic, exponential_squash, norm, squash
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,23 +82,6 @@ def test_lengths_are_from_0_to_below_1_and_all_gradients_finite(batch, iteration
     assert (lengths <= 1 + 1e-6).all()
     gradients = torch.autograd.grad(lengths.sum(), tensors)
     assert all(gradient.isfinite().all() for gradient in gradients)
-
-
-@settings(deadline=None, max_examples=10)
-@given(batch=st.integers(1, 9), iterations=st.integers(1, 4), chunk=st.integers(100, 5000))
-def test_a_batch_that_is_routed_in_parts_gives_what_it_gives_whole(batch, iterations, chunk):
-    tensors = layer(batch=batch)
-    whole = dynamic(*tensors, iterations=iterations)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routing, "CHUNK_BYTES", chunk)
-        torch.testing.assert_close(dynamic(*tensors, iterations=iterations), whole)
-
-
-def test_a_large_batch_is_routed_in_parts():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routing, "CHUNK_BYTES", 2 * 7 * 4 * 8 * 5)  # two images
-        assert routing._parts(layer(batch=6)[0], classes=5) == 3
-    assert routing._parts(layer(batch=6)[0], classes=5) == 1
 
 
 def test_routing_sharpens_with_its_iterations():

@@ -1,0 +1,58 @@
+"""The primary capsules' convolution, against PyTorch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from capsnet import convolution
+from capsnet.convolution import convolve, primary_convolution
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def operands(height=9, width=8, side=3, dtype=torch.float64, memory_format=torch.channels_last):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (4, 5, height, width), (6, 5, side, side)
+    features, weight = (torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
+    return [each.to(memory_format=memory_format).requires_grad_() for each in (features, weight)]
+
+
+def with_gradients(function, tensors):
+    outputs = function(*tensors)
+    upstream = torch.linspace(-1, 1, outputs.numel()).view(outputs.shape).to(outputs.dtype)
+    return outputs, *torch.autograd.grad(outputs, tensors, upstream)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize(("height", "width", "side"), [(9, 8, 3), (9, 9, 9), (20, 21, 9), (5, 6, 1)])
+def test_outputs_and_gradients_are_those_of_pytorch(height, width, side, memory_format):
+    tensors = operands(height, width, side, memory_format=memory_format)
+    expected = with_gradients(lambda features, weight: F.conv2d(features, weight, stride=2), tensors)
+    for found, wanted in zip(with_gradients(convolve, tensors), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # PyTorch's own tester
+def test_the_operator_tells_pytorch_the_truth_about_itself():
+    torch.library.opcheck(convolve, tuple(operands()))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_products_are_taken_in_bfloat16_only(half, monkeypatch):
+    taken: list[torch.dtype] = []
+    monkeypatch.setattr(convolution, "convolve", lambda f, w: taken.append(f.dtype) or convolve(f, w))
+    tensors = operands(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        outputs, *gradients = with_gradients(primary_convolution, tensors)
+    assert taken == ([torch.bfloat16] if half else [])
+    expected = with_gradients(lambda f, w: F.conv2d(f, w, stride=2), [each.double() for each in tensors])
+    bound = 1e-2 if half else 1e-5
+    for found, wanted in zip((outputs, *gradients), expected, strict=True):
+        assert (found.double() - wanted).norm() / wanted.norm() < bound
+    assert [gradient.dtype for gradient in gradients] == [torch.float32] * 2

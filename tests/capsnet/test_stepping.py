@@ -1,0 +1,121 @@
+"""Training steps that are compiled: the same mathematics, and what happens where nothing can be compiled."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+import torch
+
+from capsnet import reference
+from capsnet.augmentation import Batch
+from capsnet.execution import Execution
+from capsnet.stepping import Stepper
+from capsnet.training import train
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+# PyTorch's own compiler warns of itself.
+pytestmark = [
+    pytest.mark.usefixtures("one_thread", "nothing_compiled"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+]
+
+
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    """What one test has compiled shall not be there for the next."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def last(progresses):
+    *_, progress = progresses
+    return progress.snapshot()
+
+
+def equal(one, other):
+    return all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tolerance"),
+    [("float32", torch.float64, 1e-10), ("float32", torch.float32, 1e-4), ("bfloat16", torch.float32, 0.05)],
+    ids=["float64", "float32", "bfloat16"],
+)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
+    compiled,
+    precision,
+    dtype,
+    tolerance,
+    small_config,
+    small_network,
+    small_batch,
+    arrays,
+    settings,
+    relative_error,
+):
+    config = small_config(batch_size=4)
+    network = small_network().to(dtype)
+    images, labels = small_batch[0].to(dtype), small_batch[1]
+    expected = reference.losses(arrays(network), images.double().numpy(), labels.numpy(), settings(config))
+    execution = Execution("cpu", precision, 1, "channels_last", False, compile=compiled)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)  # leaves the gradients, and changes nothing
+    sums = Stepper(network, optimizer, config, execution).step(Batch(images, images, labels), None)
+    assert abs(sums[0].item() / 4 - expected.loss) / expected.loss < tolerance
+    errors = {
+        name: relative_error(parameter.grad, expected.gradients[name])
+        for name, parameter in network.named_parameters()
+    }
+    assert max(errors.values()) < tolerance, errors
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_compiled_run_broken_off_in_mid_epoch_ends_with_the_same_bits(
+    tiny_config, tiny_splits, precision, caplog
+):
+    config = tiny_config(num_epochs=2, compile=True, precision=precision)
+    with caplog.at_level(logging.INFO, logger="capsnet"):
+        undisturbed = last(train(config, splits=tiny_splits))
+    assert "the first step is compiled, which takes up to a minute" in caplog.text
+    assert undisturbed["execution"]["compile"] is True
+    *_, progress = islice(train(config, splits=tiny_splits, interval_seconds=0), 6)
+    state = progress.snapshot()
+    assert (state["epoch"], state["step"]) != (0, 0)
+    assert equal(last(train(config, state, tiny_splits)), undisturbed)
+    plain = last(train(tiny_config(num_epochs=2, precision=precision), splits=tiny_splits))
+    assert not equal(plain, undisturbed)  # else nothing was compiled
+    loss, plain_loss = (state["history"][-1]["train/loss"] for state in (undisturbed, plain))
+    assert loss == pytest.approx(plain_loss, rel=1e-2)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["efficient_capsnet", "cnn"])
+def test_other_networks_are_compiled_too(tiny_config, tiny_splits, model):
+    sizes = {"efficient_capsnet": [4, 4, 4, 16], "cnn": [4, 4, 4]}
+    model = {"name": model, "conv_channels": sizes[model]}
+    keys = {"num_epochs": 1, "compile": True, "dataset": {"size": 28, "validation": 0}}
+    plain, compiled = (
+        last(train(tiny_config(**(keys | {"model": model, "compile": mode})))) for mode in (False, True)
+    )
+    assert compiled["execution"]["compile"] is True
+    losses = [state["history"][-1]["train/loss"] for state in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_a_machine_without_a_compiler_trains_on_and_says_so(tiny_config, tiny_splits, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # not even what was compiled before
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/no/such/compiler",))
+    with pytest.warns(UserWarning, match="the step cannot be compiled here, and goes without: "):
+        state = last(train(tiny_config(num_epochs=1, compile=True), splits=tiny_splits))
+    assert state["execution"]["compile"] is False
+    assert equal(state, last(train(tiny_config(num_epochs=1), splits=tiny_splits)))
