@@ -137,8 +137,9 @@ def main() -> None:
     measured = {each.name: training(each) for each in chosen}
     bounding = bounds(chosen, given.side)
     device = measured[chosen[0].name].device
-    peaks = {each.name: peak_of(training, each) for each in chosen}
+    # First, for what the processes of `peak_of` compile is compiled for all of this machine.
     found = costs({**measured, **bounding}, given.rounds, given.steps or STEPS[device])
+    peaks = {each.name: peak_of(training, each) for each in chosen}
     table = rows(chosen, found, peaks)
     facts = {**machine(device), "rounds": given.rounds, "steps": given.steps or STEPS[device]}
     if given.json:

@@ -16,7 +16,7 @@ import torch
 from capsnet import datasets, execution
 from capsnet.checkpoint import load, read_history, save
 from capsnet.cli import main
-from capsnet.config import Digits
+from capsnet.config import Config, Digits
 from capsnet.progressbar import Lines, Numbers, duration, view
 
 TINY = """\
@@ -59,6 +59,14 @@ def test_train_prints_each_epoch_and_leaves_checkpoint_history_and_curves(tiny, 
     assert load(tiny / "out/tiny/checkpoint.pt")["epoch"] == 2
     assert [row["epoch"] for row in read_history(tiny / "out/tiny/history.csv")] == [1, 2]
     assert curve(tiny / "out/tiny/tensorboard") == [1, 2]
+
+
+def test_what_is_picked_is_said_beside_the_output(tiny, capsys):
+    assert main(["train", "tiny.yaml", "--set", "precision=auto"]) == 0
+    picked = execution.resolve(Config(precision="auto", use_cuda=torch.cuda.is_available())).precision
+    assert re.match(rf"precision: auto is {picked} here \(.*\)\n$", capsys.readouterr().err)
+    state = load(tiny / "out/tiny/checkpoint.pt")
+    assert (state["config"]["precision"], state["execution"]["precision"]) == ("auto", picked)
 
 
 def test_a_second_run_moves_the_first_aside_and_says_so(tiny, capsys):

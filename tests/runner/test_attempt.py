@@ -59,6 +59,16 @@ def test_an_attempt_trains_to_its_end_and_says_so_on_disk(assignment: Assignment
     assert checkpoint.load(assignment.paths.checkpoint)["epoch"] == 2
 
 
+def test_what_is_picked_for_a_run_is_in_its_output(
+    assignment: Assignment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = f"precision: auto\n{SMALL}"
+    storage.prepare(assignment.run_paths, 1, config)
+    performed(replace(assignment, config=config))
+    picked = checkpoint.load(assignment.paths.checkpoint)["execution"]["precision"]
+    assert f"precision: auto is {picked} here" in capsys.readouterr().out
+
+
 def test_an_attempt_that_is_told_to_stop_saves_and_the_next_one_goes_on(assignment: Assignment) -> None:
     orders = Orders()
     orders.stop()
