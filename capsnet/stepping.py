@@ -58,7 +58,7 @@ class Stepper:
         try:
             return self._backward(self._compiled, batch, margin)
         except _compiler_errors() as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).split())[:200]  # PyTorch writes a page
             warnings.warn(
                 f"compile: the step cannot be compiled here, and goes without: {reason}", stacklevel=2
             )

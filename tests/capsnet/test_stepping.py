@@ -6,12 +6,14 @@ import logging
 import shutil
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
 
 from capsnet import reference
 from capsnet.augmentation import Batch
+from capsnet.config import Config
 from capsnet.execution import Execution
 from capsnet.stepping import Stepper
 from capsnet.training import train
@@ -97,19 +99,29 @@ def test_a_compiled_run_broken_off_in_mid_epoch_ends_with_the_same_bits(
     assert loss == pytest.approx(plain_loss, rel=1e-2)
 
 
+def other_network(compiled: bool, **model: Any) -> Config:
+    """One epoch of the digits, 6 batches, the last one smaller."""
+    keys = {"num_epochs": 1, "batch_size": 256, "threads": 1, "compile": compiled, "model": model}
+    return Config.model_validate({**keys, "dataset": {"name": "digits", "size": 28, "shift": 0}})
+
+
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["efficient_capsnet", "cnn"])
-def test_other_networks_are_compiled_too(tiny_config, tiny_splits, model):
-    sizes = {"efficient_capsnet": [4, 4, 4, 16], "cnn": [4, 4, 4]}
-    model = {"name": model, "conv_channels": sizes[model]}
-    keys = {"num_epochs": 1, "compile": True, "dataset": {"size": 28, "validation": 0}}
-    plain, compiled = (
-        last(train(tiny_config(**(keys | {"model": model, "compile": mode})))) for mode in (False, True)
-    )
+def test_efficient_capsnet_is_compiled_too() -> None:
+    sizes = {"name": "efficient_capsnet", "conv_channels": [4, 4, 4, 16]}
+    plain, compiled = (last(train(other_network(mode, **sizes))) for mode in (False, True))
     assert compiled["execution"]["compile"] is True
     losses = [state["history"][-1]["train/loss"] for state in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_a_network_that_cannot_be_compiled_trains_on_and_says_why() -> None:
+    """Its dropout draws from generators that know which step it is, and PyTorch's compiler knows none."""
+    sizes = {"name": "cnn", "conv_channels": [2, 2, 2], "hidden": [8]}
+    with pytest.warns(UserWarning, match="cannot be compiled here, and goes without: .*Generator"):
+        state = last(train(other_network(True, **sizes)))
+    assert state["execution"]["compile"] is False
+    assert equal(state, last(train(other_network(False, **sizes))))
 
 
 def test_a_machine_without_a_compiler_trains_on_and_says_so(tiny_config, tiny_splits, monkeypatch, tmp_path):
