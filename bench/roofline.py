@@ -36,7 +36,7 @@ ADAM_FLOP = 12  # for each weight: two running means, a root, a quotient, a step
 VECTOR = 2**25  # numbers, of float32: 128 MiB, which no cache holds
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """A part of the step that can be run by itself."""
 
@@ -94,8 +94,9 @@ class Sum:
 def parts(settings: Config, how: Execution) -> list[Part]:
     """The paper's network, cut into its parts."""
     shape = datasets.shape(settings.dataset)
-    network = models.build(settings, shape).to(how.device, memory_format=how.torch_memory_format)
+    network = models.build(settings, shape)
     assert isinstance(network, CapsNet)
+    network.to(how.device).to(memory_format=how.torch_memory_format)
     images = noise(settings).to(how.device)
     inputs = next(batches.batches(settings, images, how.device, start=(1, 0))).inputs
     with torch.no_grad(), how.autocast():
