@@ -26,9 +26,17 @@ def _collect(capsules: Shape, weight: Shape, outputs: Shape, *_: Any, **__: Any)
     return 2 * 2 * math.prod(weight) * outputs[-1]
 
 
-def _collect_backward(gradient: Shape, capsules: Shape, weight: Shape, *_: Any, **__: Any) -> int:
-    """Five, one of which is made again."""
-    return 5 * 2 * math.prod(weight) * gradient[-1]
+def _collect_backward(
+    gradient: Shape,
+    capsules: Shape,
+    weight: Shape,
+    outputs: Shape,
+    _: bool,
+    constant_couplings: bool,
+    **__: Any,
+) -> int:
+    """Three, one of which is made again; two more where a gradient flows through the couplings."""
+    return (3 if constant_couplings else 5) * 2 * math.prod(weight) * gradient[-1]
 
 
 FORMULAS = {

@@ -6,7 +6,8 @@
 
 Each part, forward and backward, is run by itself on random numbers of the sizes that it has in the network.
 Its operations are those of products and convolutions as they are carried out (of Adam, 12 for each weight);
-its bytes are those that must move at least, every operand and result once. Their ratio is the arithmetic
+its bytes are those that must move at least: inputs and weights forward and backward, outputs and gradients
+once. Their ratio is the arithmetic
 intensity: beyond the ridge a part is bound by arithmetic (measured: a product of large matrices), before it
 by memory (measured: the sum of two large vectors into a third). A part above the roof finds its operands in
 the processor's cache. Williams, Waterman, Patterson 2009.
@@ -230,7 +231,12 @@ def main() -> None:
         roofs[precision] = Roof(cost["product"].flop_per_second, vectors.bytes / cost["sum"].times.median)
         facts = {**machine(how.device), "rounds": given.rounds}
     if given.output is not None:
-        draw(found, roofs, f"{facts['device']}, {facts['threads']} threads: one training step", given.output)
+        draw(
+            found,
+            roofs,
+            f"{facts['device']}, {facts['threads']} threads: the parts of a training step",
+            given.output,
+        )
     if given.json:
         rows = {precision: [asdict(point) for point in those] for precision, those in found.items()}
         limits = {precision: asdict(roof) for precision, roof in roofs.items()}

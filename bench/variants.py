@@ -94,6 +94,8 @@ def training(variant: Variant) -> Measured:
     """Raises ConfigError where the variant's configuration cannot be."""
     settings = variant.config()
     how = applied(settings)
+    if how.precision != variant.precision:
+        raise mistake(f"--precision {variant.precision}: not to be had here")
     if variant.model != ORDINARY:
         return Steps(settings, how)
     try:
@@ -124,6 +126,9 @@ class Steps:
 
     def __init__(self, settings: Config, how: Execution) -> None:
         self.device = how.device
+        self.how = how
+        if how.compile:  # of 8 kinds of step in one process: no bench has more than it was asked for
+            torch._dynamo.config.recompile_limit = 1000
         images = noise(settings)
         self.learner = Learner(settings, how, datasets.shape(settings.dataset), len(images), state=None)
         if not settings.dataloader.num_workers:
@@ -132,6 +137,8 @@ class Steps:
 
     def step(self) -> None:
         self.learner.step(next(self._batches))
+        if self.learner.execution != self.how:
+            raise mistake("--mode compiled: this network cannot be compiled here, as the warning says")
         if self.learner.steps == self.learner.steps_per_epoch:
             self.learner.finish_epoch({})
 

@@ -35,7 +35,7 @@ def collect(
 
     Capsules u [I, K, B], contiguous; weight [J, I·K, D]; outputs v [J, D, B], whose agreement with û makes
     the logits. `none_of_the_above`: the softmax has one more logit, always 0. `constant_couplings`: no
-    gradient flows through them, and so none to `outputs`.
+    gradient flows through them, and so none to `outputs`. Gradients of gradients there are none.
     """
     collected = torch.zeros_like(outputs)
     products, scratch = _temporaries(2, capsules, weight)
@@ -64,25 +64,24 @@ def collect_backward(
     """The gradients of `collect`'s capsules, weight and outputs from that of its result [J, D, B]."""
     of_capsules, of_weight = torch.empty_like(capsules), torch.empty_like(weight)
     of_outputs = torch.zeros_like(outputs)
-    agreeing, collecting, scratch = _temporaries(3, capsules, weight)
+    seeing, backward, scratch = _temporaries(3, capsules, weight)
     for block in _blocks(capsules, weight):
         # û·v = u·seen makes the couplings c; what is collected is (c ⊙ u) W, whose gradient is c ⊙ back.
-        seen = torch.bmm(block.weight, outputs, out=block.of(agreeing))
-        back = torch.bmm(block.weight, gradient, out=block.of(collecting))
+        seen = torch.bmm(block.weight, outputs, out=block.of(seeing))
+        back = torch.bmm(block.weight, gradient, out=block.of(backward))
         coupling = _couplings(block, seen, scratch, none_of_the_above)
         of_coupling = torch.mul(block.split(back), block.capsules, out=block.split(scratch)).sum(2)
-        of_logits = coupling * (of_coupling - (coupling * of_coupling).sum(0))
-        if constant_couplings:
-            of_logits.zero_()
-        coupling, of_logits = coupling[:, :, None], of_logits[:, :, None]
-        summands = block.split(seen).mul_(of_logits).addcmul_(block.split(back), coupling)
-        torch.sum(summands, 0, out=of_capsules[block.range])
-        torch.mul(of_logits, block.capsules, out=block.split(agreeing))
-        torch.mul(coupling, block.capsules, out=block.split(collecting))
-        products = torch.bmm(block.of(agreeing), outputs.transpose(1, 2))
-        products.baddbmm_(block.of(collecting), gradient.transpose(1, 2))
-        of_weight[:, block.rows] = products
-        of_outputs.baddbmm_(block.weight.transpose(1, 2), block.of(agreeing))
+        weighted = torch.mul(coupling[:, :, None], block.capsules, out=block.split(scratch)).flatten(1, 2)
+        of_rows = torch.bmm(weighted, gradient.transpose(1, 2))
+        of_inputs = block.split(back).mul_(coupling[:, :, None])
+        if not constant_couplings:
+            of_logits = coupling * (of_coupling - (coupling * of_coupling).sum(0))
+            of_inputs.addcmul_(block.split(seen), of_logits[:, :, None])
+            agreeing = torch.mul(of_logits[:, :, None], block.capsules, out=block.split(seen)).flatten(1, 2)
+            of_rows.baddbmm_(agreeing, outputs.transpose(1, 2))
+            of_outputs.baddbmm_(block.weight.transpose(1, 2), agreeing)
+        torch.sum(of_inputs, 0, out=of_capsules[block.range])
+        of_weight[:, block.rows] = of_rows
     return of_capsules, of_weight, of_outputs
 
 
@@ -153,7 +152,7 @@ def _block_size(capsules: torch.Tensor, weight: torch.Tensor) -> int:
     """How many input capsules a block has; on a GPU all of them."""
     if capsules.device.type != "cpu":
         return len(capsules)
-    return min(len(capsules), max(1, BLOCK_BYTES // (capsules[0].nbytes * len(weight))))
+    return min(len(capsules), max(1, BLOCK_BYTES // max(1, capsules[0].nbytes * len(weight))))
 
 
 def _temporaries(number: int, capsules: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:

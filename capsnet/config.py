@@ -161,9 +161,12 @@ class Config(Section):
     @property
     def decoder(self) -> FCDecoder | DeconvDecoder | None:
         """The decoder that the network has; None where nothing is reconstructed."""
-        decoder = getattr(self.model, "decoder", None)
+        # By the classes: PyTorch's compiler reads this, and knows no attribute that may be missing.
+        if not isinstance(self.model, CapsNetModel | EfficientCapsNetModel):
+            return None
+        decoder = self.model.decoder
         wanted = isinstance(self.loss, MarginLoss) and self.loss.with_reconstruction
-        return decoder if wanted and not isinstance(decoder, NoDecoder) else None
+        return None if isinstance(decoder, NoDecoder) or not wanted else decoder
 
 
 def _asked_for_by(model: Any) -> dict[str, Any]:

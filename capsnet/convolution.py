@@ -65,14 +65,15 @@ def convolve_backward(
     for row, column in itertools.product(*map(range, weight.shape[2:])):
         under = inputs[:, row : row + rows : PRIMARY_STRIDE, column : column + columns : PRIMARY_STRIDE]
         of_weight[:, :, row, column] = outputs @ under.flatten(0, 2)
-    return of_features, of_weight
+    return of_features.contiguous(memory_format=torch.channels_last), of_weight
 
 
 @convolve_backward.register_fake
 def _(
     gradient: torch.Tensor, features: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(features), torch.empty_like(weight, memory_format=torch.channels_last)
+    last = torch.channels_last
+    return torch.empty_like(features, memory_format=last), torch.empty_like(weight, memory_format=last)
 
 
 def _keep(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

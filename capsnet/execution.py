@@ -46,27 +46,33 @@ class Execution:
         return asdict(self)
 
 
-def resolve(config: Config, stored: dict[str, Any] | None = None) -> Execution:
+def resolve(
+    config: Config, stored: dict[str, Any] | None = None, stored_config: Config | None = None
+) -> Execution:
     """What `config` leaves open, decided for this machine; as `stored` in a checkpoint where there is one.
 
-    Warns when the checkpoint's way cannot or shall not be followed: the run goes on, but no longer
-    bit for bit as it would have without the interruption.
+    What came of a wish that the checkpoint's `stored_config` had too is kept: neither what `auto` picked nor
+    what could not be had changes when a run goes on, unless this machine cannot do it. Warns when the
+    checkpoint's way cannot or shall not be followed: the run goes on, but no longer bit for bit as it would
+    have without the interruption.
     """
     device: Device = "cuda" if config.use_cuda and torch.cuda.is_available() else "cpu"
     before = Execution(**stored) if stored else None
-    same_device = before if before and before.device == device else None
+    followed = before if before is not None and before.device == device else None
     fresh = Execution(
         device=device,
-        precision=_precision(config, device, same_device),
+        precision=_precision(config, device, followed, stored_config),
         threads=config.threads or available_cpus(),
         memory_format="channels_last",
         deterministic=config.deterministic,
-        compile=config.compile,
+        compile=_compile(config, followed, stored_config),
     )
     if before is None:
         return fresh
-    if before.device == fresh.device:
-        fresh = replace(fresh, threads=config.threads or before.threads, memory_format=before.memory_format)
+    if followed is not None:
+        fresh = replace(
+            fresh, threads=config.threads or followed.threads, memory_format=followed.memory_format
+        )
     if config.threads is None and fresh.threads > (cpus := available_cpus()):
         warnings.warn(
             f"the run goes on with the {fresh.threads} threads that it began with, on {cpus} CPUs, "
@@ -83,31 +89,41 @@ def resolve(config: Config, stored: dict[str, Any] | None = None) -> Execution:
     return fresh
 
 
-def _precision(config: Config, device: Device, before: Execution | None) -> Precision:
-    """That of the configuration; `auto` is what it was `before`, or the fastest that keeps accuracy."""
-    if config.precision == "float32":
+def _precision(
+    config: Config, device: Device, before: Execution | None, stored_config: Config | None
+) -> Precision:
+    wish = config.precision
+    if before is not None and stored_config is not None and wish == stored_config.precision:
+        wish = before.precision
+    if wish == "auto":
+        picked, reason = _fastest(config, device)
+        log.info("precision: auto is %s here: %s", picked, reason)
+        return picked
+    if wish == "bfloat16" and not can_bfloat16(device):
+        warnings.warn(
+            f"precision: {NAMES[device]} has no bfloat16 that is worth using; it is float32", stacklevel=3
+        )
         return "float32"
-    if config.precision == "bfloat16":
-        if can_bfloat16(device):
-            return "bfloat16"
-        warnings.warn(f"precision: {NAMES[device]} cannot compute bfloat16, and uses float32", stacklevel=3)
-        return "float32"
-    picked, reason = (before.precision, "as before") if before else _fastest(config, device)
-    log.info("precision: auto is %s here (%s)", picked, reason)
-    return picked
+    return wish
+
+
+def _compile(config: Config, before: Execution | None, stored_config: Config | None) -> bool:
+    if before is not None and stored_config is not None and config.compile == stored_config.compile:
+        return before.compile
+    return config.compile
 
 
 def _fastest(config: Config, device: Device) -> tuple[Precision, str]:
     """The fastest precision that keeps accuracy, by docs/performance.md, and why it is that one."""
     if isinstance(config.model, MatrixCapsNetModel):
-        return "float32", "matrix capsules are routed in it, and hardly compute anything else"
+        return "float32", "matrix capsules gain nothing by less"
     if not has_fast_bfloat16(device):
-        return "float32", f"{NAMES[device]} has no instructions for bfloat16"
-    return "bfloat16", f"{NAMES[device]} has instructions for it, and accuracy is the same"
+        return "float32", f"{NAMES[device]} is not known to be faster in bfloat16"
+    return "bfloat16", f"{NAMES[device]} has instructions for it"
 
 
 def can_bfloat16(device: Device) -> bool:
-    """Whether PyTorch's convolutions take bfloat16 by more than one number at a time."""
+    """Whether bfloat16 is more than emulated, number by number."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -115,7 +131,7 @@ def can_bfloat16(device: Device) -> bool:
 
 def has_fast_bfloat16(device: Device) -> bool:
     """Whether there are instructions for bfloat16; without them a CPU is slower in it than in float32."""
-    if device == "cuda":
+    if device == "cuda" or not can_bfloat16(device):
         return can_bfloat16(device)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 

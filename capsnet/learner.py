@@ -41,7 +41,7 @@ class Learner:
         self.network = build(config, shape).to(execution.device)
         self.network.to(memory_format=execution.torch_memory_format)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, fused=True)
-        self._stepper = Stepper(self.network, self.optimizer, config, execution)
+        self._stepper = Stepper(self.network, self.optimizer, config, execution, images)
         # One row a step and no running sum: the host need not look to know which step was the first bad one.
         rows = self.steps_per_epoch, len(MEASURES)
         self.sums = torch.zeros(rows, dtype=torch.float64, device=execution.device)

@@ -81,7 +81,7 @@ def train(
     if state is not None:
         require_same_run(state, config)
         _warn_of_other_versions(state)
-    how = execution.resolve(config, None if state is None else state["execution"])
+    how = execution.resolve(config) if state is None else _as_before(config, state)
     execution.apply(how)
     splits = splits or datasets.load(config.dataset, config.seed)
     if state is not None:
@@ -92,6 +92,10 @@ def train(
     if state is not None:
         _warn_of_a_stretched_cosine(state, learner)
     yield from _Run(config, learner, splits, Pace(interval_seconds)).epochs()
+
+
+def _as_before(config: Config, state: State) -> Execution:
+    return execution.resolve(config, state["execution"], config_of(state))
 
 
 def _warn_of_other_versions(state: State) -> None:

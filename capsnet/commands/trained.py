@@ -54,7 +54,9 @@ def load_trained(path: str, *, best: bool = False, data: str | None = None) -> T
     file = checkpoint.locate(path)
     config, state = _read(file, best)
     config = config.model_copy(update={"dataset": placed(config.dataset, data)})
-    how = execution.resolve(config.model_copy(update={"threads": None}))  # all that this process may use
+    # In the precision that it was trained in, with all the threads that this process may use.
+    same = {"threads": None, "precision": state["execution"]["precision"]}
+    how = execution.resolve(config.model_copy(update=same))
     execution.apply(how)
     network = build(config, datasets.shape(config.dataset))
     if difference := _difference(network.state_dict(), state["model"]):

@@ -64,7 +64,7 @@ def test_train_prints_each_epoch_and_leaves_checkpoint_history_and_curves(tiny, 
 def test_what_is_picked_is_said_beside_the_output(tiny, capsys):
     assert main(["train", "tiny.yaml", "--set", "precision=auto"]) == 0
     picked = execution.resolve(Config(precision="auto", use_cuda=torch.cuda.is_available())).precision
-    assert re.match(rf"precision: auto is {picked} here \(.*\)\n$", capsys.readouterr().err)
+    assert re.match(rf"precision: auto is {picked} here: .*\n$", capsys.readouterr().err)
     state = load(tiny / "out/tiny/checkpoint.pt")
     assert (state["config"]["precision"], state["execution"]["precision"]) == ("auto", picked)
 

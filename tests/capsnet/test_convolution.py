@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from capsnet import convolution
-from capsnet.convolution import convolve, primary_convolution
+from capsnet.convolution import convolve, convolve_backward, primary_convolution
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,8 +40,21 @@ def test_outputs_and_gradients_are_those_of_pytorch(height, width, side, memory_
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
 )  # PyTorch's own tester
-def test_the_operator_tells_pytorch_the_truth_about_itself():
-    torch.library.opcheck(convolve, tuple(operands()))
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_the_operator_tells_pytorch_the_truth_about_itself(memory_format):
+    torch.library.opcheck(convolve, tuple(operands(memory_format=memory_format)))
+
+
+@pytest.mark.parametrize("of_features", FORMATS)
+@pytest.mark.parametrize("of_weight", FORMATS)
+def test_gradients_lie_in_memory_as_pytorchs_compiler_is_told(of_features, of_weight):
+    features, weight = (each.detach() for each in operands())
+    given = features.contiguous(memory_format=of_features), weight.contiguous(memory_format=of_weight)
+    gradient = torch.ones_like(convolve(*given))
+    with FakeTensorMode() as mode:
+        told = convolve_backward(*(mode.from_tensor(each) for each in (gradient, *given)))
+    found = convolve_backward(gradient, *given)
+    assert [each.stride() for each in told] == [each.stride() for each in found]
 
 
 @pytest.mark.parametrize("half", [False, True])

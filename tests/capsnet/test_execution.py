@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from hardware import needs_bfloat16
 
 from capsnet import execution
 from capsnet.config import Config
@@ -32,6 +33,7 @@ def test_matrix_products_are_computed_in_the_precision_asked_for(precision, dtyp
         assert (matrix @ matrix).dtype == dtype
 
 
+@needs_bfloat16
 def test_training_in_bfloat16_differs_from_float32_and_stays_near_it(tiny_config, tiny_splits):
     single, half = (
         losses(tiny_config(precision=precision, optim={"lr": 0.01}), tiny_splits)
@@ -42,6 +44,7 @@ def test_training_in_bfloat16_differs_from_float32_and_stays_near_it(tiny_config
     assert half == pytest.approx(single, rel=2e-3)
 
 
+@needs_bfloat16
 def test_the_weights_stay_float32_whatever_the_precision(tiny_config, tiny_splits):
     state = next(train(tiny_config(precision="bfloat16"), splits=tiny_splits)).snapshot()
     assert {value.dtype for value in state["model"].values()} == {torch.float32}
@@ -80,22 +83,37 @@ def test_auto_is_the_fastest_precision_that_keeps_accuracy_and_is_said(
     config = Config.model_validate({"precision": "auto", "use_cuda": False, "model": {"name": model}})
     with caplog.at_level(logging.INFO, logger="capsnet"):
         assert execution.resolve(config).precision == picked
-    assert f"precision: auto is {picked} here (" in caplog.text
+    assert f"precision: auto is {picked} here: " in caplog.text
 
 
 def test_a_resumed_run_keeps_the_precision_that_auto_was_at_its_start(monkeypatch, tiny_config, tiny_splits):
     hardware(monkeypatch, can=True, fast=False)
-    config = tiny_config(precision="auto")
+    config = tiny_config(precision="auto", use_cuda=False)
     state = next(train(config, splits=tiny_splits)).snapshot()
     hardware(monkeypatch, can=True, fast=True)
-    assert execution.resolve(config, state["execution"]).precision == "float32"
+    assert execution.resolve(config, state["execution"], config).precision == "float32"
     assert execution.resolve(config).precision == "bfloat16"
 
 
-def test_bfloat16_where_it_cannot_be_computed_is_float32_with_a_warning(monkeypatch, tiny_config):
+def test_bfloat16_where_it_cannot_be_computed_is_float32_with_a_warning_and_stays_so(
+    monkeypatch, tiny_config
+):
     hardware(monkeypatch, can=False, fast=False)
-    with pytest.warns(UserWarning, match="this CPU cannot compute bfloat16, and uses float32"):
-        assert execution.resolve(tiny_config(precision="bfloat16", use_cuda=False)).precision == "float32"
+    config = tiny_config(precision="bfloat16", use_cuda=False)
+    with pytest.warns(UserWarning, match="this CPU has no bfloat16 that is worth using; it is float32"):
+        found = execution.resolve(config)
+    assert found.precision == "float32"
+    hardware(monkeypatch, can=True, fast=True)
+    assert execution.resolve(config, found.as_dict(), config) == found
+
+
+def test_a_run_of_bfloat16_goes_on_in_float32_where_there_is_none(monkeypatch, tiny_config):
+    config = tiny_config(precision="auto", use_cuda=False)
+    stored = Execution("cpu", "bfloat16", 1, "channels_last", False).as_dict()
+    hardware(monkeypatch, can=False, fast=False)
+    with pytest.warns(UserWarning) as warned:
+        assert execution.resolve(config, stored, config).precision == "float32"
+    assert "precision bfloat16 -> float32" in str(warned[-1].message)
 
 
 def test_a_checkpoint_of_before_there_was_compilation_was_not_compiled(tiny_config, tiny_splits):

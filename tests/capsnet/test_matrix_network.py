@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hardware import PRECISIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,7 +291,7 @@ def test_training_lowers_the_test_loss(pattern_config, pattern_splits):
     assert rows[-1]["test/loss"] < 0.5 * rows[0]["test/loss"]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_training_goes_on_in_mid_epoch_bit_for_bit(pattern_config, pattern_splits, precision):
     config = pattern_config(num_epochs=2, precision=precision)
     undisturbed = list(islice(training.train(config, splits=pattern_splits, interval_seconds=0), 8))

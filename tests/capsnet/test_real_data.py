@@ -7,6 +7,7 @@ from itertools import islice
 
 import pytest
 import torch
+from hardware import PRECISIONS
 
 from capsnet import datasets, training
 from capsnet.config import Config
@@ -64,7 +65,7 @@ def test_a_small_network_learns_mnist() -> None:
     assert last.metrics["test/accuracy"] > 0.85
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_paper_network_goes_on_in_mid_epoch_bit_for_bit(precision: str) -> None:
     splits = load("mnist")
     keys = {"batch_size": 32, "threads": 1, "use_cuda": False, "precision": precision}

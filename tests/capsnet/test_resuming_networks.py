@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hardware import PRECISIONS
 
 from capsnet.config import Config
 from capsnet.images import Images, Splits
@@ -66,7 +67,7 @@ def broken_off(config: Config, splits: Splits, place: int) -> tuple[State, str, 
     return end(config, splits, state), progress.phase, progress.epoch, progress.step
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_run_broken_off_in_mid_epoch_ends_with_the_same_bits(kind, precision, splits):
     wanted = config(kind, precision=precision)

@@ -9,6 +9,7 @@ from itertools import islice
 
 import pytest
 import torch
+from hardware import needs_bfloat16
 
 from capsnet import training
 from capsnet.config import Config
@@ -63,7 +64,9 @@ def broken_off(config, splits, places):
     return last(train(config, state, splits, interval_seconds=0)), reached
 
 
-@pytest.mark.parametrize(("precision", "threads"), [("float32", 2), ("bfloat16", 1)])
+@pytest.mark.parametrize(
+    ("precision", "threads"), [("float32", 2), pytest.param("bfloat16", 1, marks=needs_bfloat16)]
+)
 def test_a_run_broken_off_in_every_phase_ends_with_the_same_bits(
     tiny_config, tiny_splits, precision, threads
 ):

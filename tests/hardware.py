@@ -1,0 +1,10 @@
+"""What tests want of the machine, and skip without, saying so."""
+
+from __future__ import annotations
+
+import pytest
+
+from capsnet.execution import can_bfloat16
+
+needs_bfloat16 = pytest.mark.skipif(not can_bfloat16("cpu"), reason="this CPU has no bfloat16")
+PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
