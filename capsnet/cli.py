@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
@@ -19,8 +18,7 @@ from capsnet.figures.kinds import ALL, KINDS, FigureError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. What a user can mend is one line each and no traceback."""
     parsed = parser().parse_args(arguments)
-    with warnings.catch_warnings(), notices.shown(sys.stderr):
-        warnings.showwarning = _show_warning
+    with notices.shown(sys.stderr):
         try:
             return _run(parsed)
         except KeyboardInterrupt:
@@ -105,7 +103,3 @@ def _file(command: ArgumentParser) -> None:
     command.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="instead of what the file says"
     )
-
-
-def _show_warning(message: Warning | str, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)

@@ -7,16 +7,27 @@ from collections.abc import Callable
 
 
 class Pace:
-    """A stopwatch for one process's part of a run; `clock` tells seconds."""
+    """A stopwatch for one process's part of a run; `clock` tells seconds.
 
-    def __init__(self, interval_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    Without `first_counts` the first step, in which training is compiled, does not tell how fast the others are.
+    """
+
+    def __init__(
+        self,
+        interval_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        first_counts: bool = True,
+    ) -> None:
+        self._counts = first_counts
         self._interval = interval_seconds
         self._clock = clock
         self._yielded_at: float | None = None
         self._epoch_began = clock()
         self._earlier_seconds = 0.0
         self._epoch_images = self._images = 0
-        self._epoch_training = self._training = 0.0  # seconds
+        self._epoch_training = 0.0  # seconds, of all steps
+        self._epoch_counted = self._counted = 0.0  # seconds, of those whose images are counted
         self._evaluation = 0.0  # seconds it took last time
 
     def begin_epoch(self, earlier_seconds: float) -> None:
@@ -24,14 +35,17 @@ class Pace:
         self._epoch_began = self._clock()
         self._earlier_seconds = earlier_seconds
         self._epoch_images = 0
-        self._epoch_training = 0.0
+        self._epoch_training = self._epoch_counted = 0.0
 
     def trained(self, images: int) -> None:
         """Note that a step is done."""
         seconds = self._clock() - self._epoch_began
-        self._images += images
-        self._epoch_images += images
-        self._training += seconds - self._epoch_training
+        if self._counts:
+            self._images += images
+            self._epoch_images += images
+            self._counted += seconds - self._epoch_training
+            self._epoch_counted += seconds - self._epoch_training
+        self._counts = True
         self._epoch_training = seconds
 
     def evaluated(self) -> None:
@@ -53,10 +67,10 @@ class Pace:
     @property
     def images_per_second(self) -> float:
         """In training, in this epoch and process; 0 before its first step."""
-        return self._epoch_images / self._epoch_training if self._epoch_training else 0.0
+        return self._epoch_images / self._epoch_counted if self._epoch_counted else 0.0
 
     def seconds_left(self, images: int, evaluations: int) -> float:
         """How long it takes to train on `images` more and to evaluate so many times; infinite at first."""
         if not self._images:
             return float("inf") if images else evaluations * self._evaluation
-        return images * self._training / self._images + evaluations * self._evaluation
+        return images * self._counted / self._images + evaluations * self._evaluation

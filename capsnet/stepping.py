@@ -78,7 +78,8 @@ class Stepper:
             compiled = torch.compile(objective.measure, fullgraph=True, dynamic=False)
             measured = self._backward(compiled, batch, margin)
         except compiler_errors() as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]  # PyTorch writes a page
+            page = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = page.partition(" Hint:")[0][:200]
             warnings.warn(f"compile: the step cannot be compiled, and goes without: {reason}", stacklevel=2)
             self.execution = replace(self.execution, compile=False)
             for buffer, before in zip(self.network.buffers(), buffers, strict=True):

@@ -91,7 +91,7 @@ def train(
     learner = Learner(config, how, datasets.shape(config.dataset), len(splits.train), state)
     if state is not None:
         _warn_of_a_stretched_cosine(state, learner)
-    yield from _Run(config, learner, splits, Pace(interval_seconds)).epochs()
+    yield from _Run(config, learner, splits, Pace(interval_seconds, first_counts=not how.compile)).epochs()
 
 
 def _as_before(config: Config, state: State) -> Execution:

@@ -49,6 +49,24 @@ def test_images_per_second_are_those_of_training_in_this_epoch(pace, clock):
     assert pace.images_per_second == 0
 
 
+def test_a_first_step_that_does_not_count_tells_nothing_of_the_speed(clock):
+    pace = Pace(interval_seconds=0.5, clock=clock, first_counts=False)
+    pace.begin_epoch(earlier_seconds=0)
+    clock.now += 30  # compiled
+    pace.trained(100)
+    assert pace.images_per_second == 0
+    assert math.isinf(pace.seconds_left(images=1000, evaluations=0))
+    for _ in range(2):
+        clock.now += 2
+        pace.trained(100)
+    assert pace.images_per_second == 50
+    assert pace.seconds_left(images=1000, evaluations=0) == 20
+    clock.now += 5
+    pace.evaluated()
+    assert pace.seconds_left(images=0, evaluations=1) == 5
+    assert pace.epoch_seconds == 39
+
+
 def test_an_epoch_that_an_earlier_process_began_counts_its_seconds(pace, clock):
     pace.begin_epoch(earlier_seconds=30)
     clock.now += 12
