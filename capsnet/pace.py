@@ -9,7 +9,7 @@ from collections.abc import Callable
 class Pace:
     """A stopwatch for one process's part of a run; `clock` tells seconds.
 
-    Without `first_counts` the first step, in which training is compiled, does not tell how fast the others are.
+    Without `first_counts` the first step, which is compiled, does not tell how fast the others are.
     """
 
     def __init__(
