@@ -36,8 +36,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "matrix_capsnet": {"model": {"name": "matrix_capsnet"}, "dataset": {"name": "smallnorb"}},
     "cnn": {"model": {"name": "cnn"}},
 }
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MODES = ("eager", "compiled")
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+MODES = {
+    "eager": {"compile": False, "cuda_graph": False},
+    "compiled": {"compile": True, "cuda_graph": False},
+    "graph": {"compile": False, "cuda_graph": True},
+    "compiled-graph": {"compile": True, "cuda_graph": True},
+}
 STEPS = {"cpu": 1, "cuda": 10}  # that are timed together
 EPOCHS = 1_000_000  # never reached
 BATCHES = 16  # of generated images; an epoch
@@ -58,14 +63,16 @@ class Variant:
 
     def config(self) -> Config:
         """Raises ConfigError with every mistake of the overrides."""
-        how = {"precision": self.precision, "compile": self.mode == "compiled"}
-        keys = {**MODELS[self.model], **how, "num_epochs": EPOCHS}
+        mode = MODES[self.mode]
+        keys = {**MODELS[self.model], **mode, "precision": self.precision, "num_epochs": EPOCHS}
         document = yamlfile.with_overrides(yamlfile.Document(self.model, keys, {}), self.overrides)
         found = yamlfile.validate(Config, config.training_part(document), document, known=())
         if found.precision != self.precision:
             raise mistake("precision: name it by --precision")
-        if found.compile != keys["compile"]:
-            raise mistake("compile: name it by --mode")
+        if (found.compile, found.cuda_graph) != tuple(mode.values()):
+            raise mistake("compile, cuda_graph: name them by --mode")
+        if found.cuda_graph and not execution.resolve(found).cuda_graph:
+            raise mistake(f"--mode {self.mode}: needs a GPU, and deterministic: false")
         if found.model.name != Config.model_validate(MODELS[self.model]).model.name:
             raise mistake("model.name: name models as arguments")
         if found.num_epochs != EPOCHS:
@@ -87,7 +94,11 @@ def variants(
         else Variant(model, precision, mode, tuple(overrides))
         for model, precision, mode in itertools.product(names, precisions, modes)
     ]
-    return list(dict.fromkeys(found))
+    chosen = list(dict.fromkeys(found))
+    computed = {each.precision for each in chosen}
+    if "tf32" in computed and len(computed) > 1:
+        raise mistake("--precision tf32: a switch for the whole process, so measure it by itself")
+    return chosen
 
 
 def training(variant: Variant) -> Measured:

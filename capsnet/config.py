@@ -130,8 +130,9 @@ class Config(Section):
     batch_size: Count = 128
     route_iters: int = Field(default=3, ge=1, le=10)
     use_cuda: bool = True  # where there is one
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "auto"] = "float32"
     compile: bool = False  # by torch.compile
+    cuda_graph: bool = False  # on CUDA
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None  # of the CPU; None: all this process may use
     deterministic: bool = False  # on CUDA: bit-exact resume, slower
     dataset: Dataset = MNIST()

@@ -19,7 +19,7 @@ from capsnet.config import Config, MatrixCapsNetModel
 log = logging.getLogger(__name__)
 
 Device = Literal["cpu", "cuda"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 NAMES: dict[Device, str] = {"cpu": "this CPU", "cuda": "this GPU"}
 
 
@@ -28,11 +28,13 @@ class Execution:
     """Where and how a run computes."""
 
     device: Device
-    precision: Precision  # float32 is what it says, on CUDA too: no TensorFloat-32
+    precision: Precision  # float32 is what it says, on CUDA too; tf32, TensorFloat-32, is there only
     threads: int  # of the CPU
     memory_format: Literal["channels_last", "contiguous"]
     deterministic: bool  # on CUDA
-    compile: bool = False  # checkpoints of version 0.1 do not say
+    # Checkpoints of version 0.1 do not say:
+    compile: bool = False
+    cuda_graph: bool = False
 
     @property
     def torch_memory_format(self) -> torch.memory_format:
@@ -66,6 +68,7 @@ def resolve(
         memory_format="channels_last",
         deterministic=config.deterministic,
         compile=_compile(config, followed, stored_config),
+        cuda_graph=_cuda_graph(config, device),
     )
     if before is None:
         return fresh
@@ -99,9 +102,9 @@ def _precision(
         picked, reason = _fastest(config, device)
         log.info("precision: auto is %s here: %s", picked, reason)
         return picked
-    if wish == "bfloat16" and not can_bfloat16(device):
+    if (wish == "bfloat16" and not can_bfloat16(device)) or (wish == "tf32" and not can_tf32(device)):
         warnings.warn(
-            f"precision: {NAMES[device]} has no bfloat16 that is worth using; it is float32", stacklevel=3
+            f"precision: {NAMES[device]} has no {wish} that is worth using; it is float32", stacklevel=3
         )
         return "float32"
     return wish
@@ -120,6 +123,21 @@ def _fastest(config: Config, device: Device) -> tuple[Precision, str]:
     if not has_fast_bfloat16(device):
         return "float32", f"{NAMES[device]} is not known to be faster in bfloat16"
     return "bfloat16", f"{NAMES[device]} has instructions for it"
+
+
+def _cuda_graph(config: Config, device: Device) -> bool:
+    """Whether steps are recorded: on CUDA, where asked for."""
+    if not config.cuda_graph or device != "cuda":
+        return False
+    if config.deterministic:
+        warnings.warn("cuda_graph: not with deterministic: true, where every step is launched", stacklevel=3)
+        return False
+    return True
+
+
+def can_tf32(device: Device) -> bool:
+    """Whether factors of float32 can be rounded to TensorFloat-32: GPUs from compute capability 8.0."""
+    return device == "cuda" and torch.cuda.get_device_capability()[0] >= 8
 
 
 def can_bfloat16(device: Device) -> bool:
@@ -150,9 +168,9 @@ def apply(execution: Execution) -> None:
         if execution.deterministic:
             # cuBLAS reads it when it is first used; without it PyTorch refuses to multiply.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # By PyTorch's default convolutions round their inputs to TensorFloat-32's 10 bits.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        # By PyTorch's default convolutions round their inputs to TensorFloat-32's 10 bits, products do not.
+        torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = execution.precision == "tf32"
         torch.use_deterministic_algorithms(execution.deterministic)
         torch.backends.cudnn.benchmark = not execution.deterministic
         torch.backends.cudnn.deterministic = execution.deterministic

@@ -24,6 +24,8 @@ from capsnet.schedules import learning_rate
 from capsnet.state import FORMAT, State
 from capsnet.stepping import Stepper
 
+OURS = ("lr", "capturable")  # of the optimizer: what depends on the device and not on the run
+
 
 class TrainingError(Exception):
     """Training has gone wrong beyond repair, as by a loss that is not a number: one line."""
@@ -40,7 +42,7 @@ class Learner:
         self.steps_per_epoch = -(-images // config.batch_size)
         self.network = build(config, shape).to(execution.device)
         self.network.to(memory_format=execution.torch_memory_format)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, fused=True)
+        self.optimizer = adam(self.network, config.optim.lr, execution.device)
         self._stepper = Stepper(self.network, self.optimizer, config, execution, images)
         # One row a step and no running sum: the host need not look to know which step was the first bad one.
         rows = self.steps_per_epoch, len(MEASURES)
@@ -56,7 +58,10 @@ class Learner:
 
     def _restore(self, state: State) -> None:
         self.network.load_state_dict(state["model"])
+        ours = [{key: group[key] for key in OURS} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(on_cpu(state["optimizer"]))  # it would train on the given tensors
+        for group, own in zip(self.optimizer.param_groups, ours, strict=True):
+            group.update(own)
         self.epoch, self.steps, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.sums[: self.steps] = state["sums"]
         self.best = state["best"]
@@ -83,8 +88,7 @@ class Learner:
     def step(self, batch: Batch) -> None:
         """Train on one batch; its losses and hits stay on the device."""
         done = self.epoch * self.steps_per_epoch + self.steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(done)
+        set_rate(self.optimizer, self._learning_rate(done))
         self.network.train()
         self._draw_dropout()
         margin = objective.rising_margin(self.config.loss, done / self.steps_per_epoch)
@@ -144,6 +148,22 @@ class Learner:
             epoch, step = (self.epoch, self.steps_per_epoch) if at_end else (self.epoch + 1, self.steps)
             raise TrainingError(f"weights are not finite at epoch {epoch}, step {step}")
         return state
+
+
+def adam(network: torch.nn.Module, rate: float, device: str) -> torch.optim.Adam:
+    """On CUDA one whose step can be recorded in a graph: then the rate lies on the device, too."""
+    on_device = device == "cuda"
+    lr = torch.tensor(rate, device=device) if on_device else rate
+    return torch.optim.Adam(network.parameters(), lr=lr, fused=True, capturable=on_device)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, wherever it lies."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def on_cpu(value: Any) -> Any:

@@ -1,8 +1,10 @@
-"""How a training step is carried out: operation by operation, or compiled. The only module that knows.
+"""How a training step is carried out: operation by operation, compiled, replayed. The only module that knows.
 
 A compiled step is fused for batches of one size; the last batch of an epoch, where it is smaller, is not
 worth another compilation and goes operation by operation. Which steps are compiled depends on their number
 alone, so that a run which is broken off and resumed computes the same bits.
+
+A network with dropout is not recorded as a CUDA graph: its draws are the host's, anew for every step.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from capsnet import objective
 from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
+from capsnet.graphs import Recorder
+from capsnet.layers import Dropout
 from capsnet.network import Network
 from capsnet.objective import Measured
 
@@ -49,6 +53,8 @@ class Stepper:
         self.execution = execution  # as it turned out: what cannot be compiled is not
         self._size = min(config.batch_size, images)
         self._compiled: Measure | None = None
+        draws = any(isinstance(module, Dropout) for module in network.modules())
+        self._recorder = Recorder(self._take) if execution.cuda_graph and not draws else None
         if execution.compile:
             log.info(COST)
 
@@ -58,7 +64,10 @@ class Stepper:
         `margin`: of objective.rising_margin.
         """
         width = None if margin is None else torch.full((), margin, device=batch.inputs.device)
-        measured = self._differentiated(batch, width)
+        return self._take(batch, width) if self._recorder is None else self._recorder.step(batch, width)
+
+    def _take(self, batch: Batch, margin: torch.Tensor | None) -> torch.Tensor:
+        measured = self._differentiated(batch, margin)
         self.optimizer.step()
         return measured.sums()
 

@@ -70,7 +70,9 @@ def test_a_table_is_for_people_to_read(bench: Callable[..., str]) -> None:
         (["--precision", "float16"], "invalid choice: 'float16'"),
         (["--set", "model.nonsense=3"], "--set model.nonsense=3: unknown key"),
         (["--set", "precision=bfloat16"], "name it by --precision"),
-        (["--set", "compile=true"], "name it by --mode"),
+        (["--set", "compile=true"], "name them by --mode"),
+        (["--mode", "graph", "--set", "use_cuda=false"], "--mode graph: needs a GPU"),
+        (["--precision", "tf32", "float32"], "measure it by itself"),
         (["--set", "num_epochs=2"], "steps are measured as long as --rounds and --steps say"),
         (["--set", "model.name=cnn"], "name models as arguments"),
         (

@@ -111,7 +111,7 @@ loss:
         "2: batch_size: must be a whole number (got 128.0)",
         "3: route_iters: must be at most 10 (got 11)",
         '4: use_cuda: must be true or false (got "maybe")',
-        '5: precision: must be one of float32, bfloat16, auto; did you mean `float32`? (got "float23")',
+        '5: precision: must be one of float32, tf32, bfloat16, auto; did you mean `float32`? (got "float23")',
         "7: optim.lr: must be above 0 (got 0)",
         "8: optim.milestone: must rise from one to the next (got [40, 20])",
         "9: optim.step_decay: must be a finite number (got nan)",

@@ -122,3 +122,10 @@ def test_a_checkpoint_of_before_there_was_compilation_was_not_compiled(tiny_conf
     assert execution.resolve(tiny_config(), stored).compile is False
     with pytest.warns(UserWarning, match="compile False -> True"):
         assert execution.resolve(tiny_config(compile=True), stored).compile is True
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_what_only_a_gpu_has_is_said_to_be_missing_or_left_alone_without_one(tiny_config):
+    with pytest.warns(UserWarning, match="this CPU has no tf32 that is worth using; it is float32"):
+        assert execution.resolve(tiny_config(precision="tf32")).precision == "float32"
+    assert execution.resolve(tiny_config(cuda_graph=True)).cuda_graph is False

@@ -29,6 +29,14 @@ def test_nothing_is_rounded_to_tensorfloat_32(deterministic):
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
+@pytest.mark.usefixtures("all_allowed")
+def test_tensorfloat_32_is_allowed_where_it_is_asked_for():
+    apply(Execution("cuda", "float32", 1, "channels_last", False))
+    apply(Execution("cuda", "tf32", 1, "channels_last", False))
+    assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.usefixtures("all_allowed")
 def test_a_convolution_on_cuda_is_as_exact_as_float32_is():

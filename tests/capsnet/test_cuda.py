@@ -1,0 +1,121 @@
+"""What only a GPU can show: graphs, TensorFloat-32, bit-exact resume. Skipped without one."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from capsnet import reference
+from capsnet.augmentation import Batch
+from capsnet.execution import Execution, apply
+from capsnet.learner import adam
+from capsnet.stepping import Stepper
+from capsnet.training import train
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+]
+
+MODES = [(False, False), (True, False), (False, True), (True, True)]  # compiled, by a CUDA graph
+BOUNDS = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 5e-2}
+
+
+@pytest.fixture(autouse=True)
+def switches_as_they_were(monkeypatch):
+    """PyTorch's are for the whole process."""
+    for name in ("allow_tf32", "benchmark", "deterministic"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    matmul, threads = torch.backends.cuda.matmul.allow_tf32, torch.get_num_threads()
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = matmul
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def last(progresses):
+    *_, progress = progresses
+    return progress.snapshot()
+
+
+@pytest.mark.parametrize("precision", list(BOUNDS))
+@pytest.mark.parametrize(("compiled", "graph"), MODES)
+def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
+    compiled, graph, precision, small_config, small_network, small_batch, arrays, settings, relative_error
+):
+    execution = Execution("cuda", precision, 1, "channels_last", False, compile=compiled, cuda_graph=graph)
+    apply(execution)
+    config = small_config(batch_size=4)
+    network = small_network().float()
+    expected = reference.losses(
+        arrays(network), small_batch[0].numpy(), small_batch[1].numpy(), settings(config)
+    )
+    network.cuda().to(memory_format=torch.channels_last)
+    images = small_batch[0].float().cuda()
+    stepper = Stepper(network, adam(network, 0.0, "cuda"), config, execution, images=4)
+    batch = Batch(images, images, small_batch[1].cuda())
+    for _ in range(4):  # what is launched before a graph is recorded, and the first replay
+        stepper.step(batch, None)
+    sums = stepper.step(batch, None)
+    assert abs(sums[0].item() / 4 - expected.loss) / expected.loss < BOUNDS[precision]
+    errors = {
+        name: relative_error(parameter.grad.cpu(), expected.gradients[name])
+        for name, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
+    assert errors.keys() == expected.gradients.keys()
+    assert max(errors.values()) < BOUNDS[precision], errors
+
+
+@pytest.mark.parametrize("precision", list(BOUNDS))
+def test_a_run_by_graphs_reaches_what_one_without_reaches(tiny_config, tiny_splits, precision):
+    """The last batch of an epoch is smaller, and has a graph of its own from the fourth epoch on."""
+    plain, replayed = (
+        last(train(tiny_config(num_epochs=8, precision=precision, cuda_graph=graph), splits=tiny_splits))
+        for graph in (False, True)
+    )
+    assert (plain["execution"]["cuda_graph"], replayed["execution"]["cuda_graph"]) == (False, True)
+    for one, other in zip(plain["history"], replayed["history"], strict=True):
+        assert other["train/loss"] == pytest.approx(one["train/loss"], rel=2e-2)
+    assert replayed["history"][-1]["train/loss"] < replayed["history"][0]["train/loss"]
+
+
+def test_the_rate_of_a_schedule_reaches_a_recorded_step(tiny_config, tiny_splits):
+    config = tiny_config(num_epochs=6, cuda_graph=True, optim={"milestone": [5], "step_decay": 1e-30})
+    states = {
+        progress.epoch: progress.snapshot()["model"]
+        for progress in train(config, splits=tiny_splits)
+        if progress.phase == "epoch_end"
+    }
+    assert not torch.equal(states[5]["conv.weight"], states[4]["conv.weight"])
+    assert torch.equal(states[6]["conv.weight"], states[5]["conv.weight"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_deterministic_run_broken_off_in_mid_epoch_ends_with_the_same_bits(
+    tiny_config, tiny_splits, precision
+):
+    config = tiny_config(deterministic=True, precision=precision)
+    undisturbed = last(train(config, splits=tiny_splits))
+    *_, progress = islice(train(config, splits=tiny_splits, interval_seconds=0), 12)
+    resumed = last(train(config, progress.snapshot(), tiny_splits))
+    for name, weight in undisturbed["model"].items():
+        assert torch.equal(weight, resumed["model"][name]), name
+
+
+def test_a_run_begun_on_the_gpu_goes_on_without_it(tiny_config, tiny_splits):
+    config = tiny_config(cuda_graph=True)
+    *_, progress = islice(train(config, splits=tiny_splits, interval_seconds=0), 12)
+    with pytest.warns(UserWarning, match="device cuda -> cpu"):
+        state = last(train(tiny_config(use_cuda=False), progress.snapshot(), tiny_splits))
+    assert state["epoch"] == 3
+
+
+def test_tf32_is_off_unless_it_is_asked_for(tiny_config, tiny_splits):
+    losses = {
+        precision: last(train(tiny_config(precision=precision), splits=tiny_splits))["history"]
+        for precision in ("float32", "tf32")
+    }
+    assert losses["float32"][-1]["train/loss"] != losses["tf32"][-1]["train/loss"]
