@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from measure import Cost, Measured, Parser, costs, machine, run, said, whole
 from step import SIDES
 from torch import nn
-from variants import PRECISIONS, Product, Variant, applied, noise
+from variants import PRECISIONS, Product, Variant, noise, resolved
 
 from capsnet import batches, datasets, models
 from capsnet.capsule_network import CapsNet
@@ -209,7 +209,7 @@ def draw(found: dict[str, list[Point]], roofs: dict[str, Roof], title: str, path
 
 def main() -> None:
     parser = Parser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=whole(2), default=11, help="each measures everything once")
     parser.add_argument("--side", type=whole(1), help="of the matrices of the product; 2048, 8192 on a GPU")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in a run's YAML")
@@ -220,8 +220,7 @@ def main() -> None:
     roofs: dict[str, Roof] = {}
     facts: dict[str, Any] = {}
     for precision in given.precision:
-        settings = Variant("capsnet", precision, overrides=tuple(given.set)).config()
-        how = applied(settings)
+        settings, how = resolved(Variant("capsnet", precision, overrides=tuple(given.set)))
         chosen = parts(settings, how)
         vectors = Sum(how.device)
         product = Product(given.side or SIDES[how.device], how.device, precision)

@@ -103,16 +103,22 @@ def variants(
 
 def training(variant: Variant) -> Measured:
     """Raises ConfigError where the variant's configuration cannot be."""
-    settings = variant.config()
-    how = applied(settings)
-    if how.precision != variant.precision:
-        raise mistake(f"--precision {variant.precision}: not to be had here")
+    settings, how = resolved(variant)
     if variant.model != ORDINARY:
         return Steps(settings, how)
     try:
         return Training(settings, datasets.shape(settings.dataset), noise(settings), how.device)
     except ValueError as error:
         raise mistake(str(error)) from error
+
+
+def resolved(variant: Variant) -> tuple[Config, Execution]:
+    """Its configuration, and how this machine computes it; ConfigError where it would compute otherwise."""
+    settings = variant.config()
+    how = applied(settings)
+    if how.precision != variant.precision:
+        raise mistake(f"--precision {variant.precision}: not to be had here")
+    return settings, how
 
 
 def applied(settings: Config) -> Execution:

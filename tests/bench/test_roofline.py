@@ -46,3 +46,11 @@ def test_a_table_and_a_picture_are_made(bench: Callable[..., str], tmp_path: Pat
 
 def test_a_mistake_is_one_line(mistake: Callable[..., str]) -> None:
     assert "unknown key" in mistake(roofline, "--set", "nonsense=1")
+
+
+@pytest.mark.filterwarnings("ignore:precision. this CPU has no tf32")
+def test_a_precision_that_is_not_to_be_had_is_not_measured_under_its_name(
+    mistake: Callable[..., str],
+) -> None:
+    words = ["--precision", "tf32", "--set", "use_cuda=false"]
+    assert "--precision tf32: not to be had here" in mistake(roofline, *words)

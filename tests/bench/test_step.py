@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import step
-from variants import PAPER, PRECISIONS
+from variants import PAPER
 
 SMALL = ["threads=1", "use_cuda=false", "batch_size=2"]
 PAPER_SMALL = ["model.conv_channels=4", "model.primary_types=2", "model.decoder.hidden=[8]"]
@@ -24,7 +24,7 @@ def small(*sizes: str) -> list[str]:
 def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_once(
     bench: Callable[..., str],
 ) -> None:
-    said = bench("step", *PAPER, *small(*PAPER_SMALL), "--json", "--precision", *PRECISIONS)
+    said = bench("step", *PAPER, *small(*PAPER_SMALL), "--json", "--precision", "float32", "bfloat16")
     found: dict[str, Any] = json.loads(said)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == ["capsnet float32 eager", "capsnet bfloat16 eager", "ordinary float32 eager"]
