@@ -4,13 +4,13 @@
     python bench/roofline.py --output docs/roofline.png
     python bench/roofline.py --precision float32 --set batch_size=32 --json
 
-Each part, forward and backward, is run by itself on random numbers of the sizes that it has in the network.
-Its operations are those of products and convolutions as they are carried out (of Adam, 12 for each weight);
-its bytes are those that must move at least: inputs and weights forward and backward, outputs and gradients
-once. Their ratio is the arithmetic
+Each part, forward and backward, is run by itself on random numbers of the sizes that it has in the network;
+activations, losses and augmentation are in none of them. Its operations are those of products and
+convolutions as they are carried out (of Adam, 12 for each weight); its bytes are those that must move at
+least: inputs and weights forward and backward, outputs and gradients once. Their ratio is the arithmetic
 intensity: beyond the ridge a part is bound by arithmetic (measured: a product of large matrices), before it
-by memory (measured: the sum of two large vectors into a third). A part above the roof finds its operands in
-the processor's cache. Williams, Waterman, Patterson 2009.
+by memory (measured: the sum of two large vectors into a third). A part above the roof is computed by better
+code than that product, or finds its operands in the processor's cache. Williams, Waterman, Patterson 2009.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Roof:
+    """What the machine can do."""
+
     flop_per_second: float
     bytes_per_second: float
 
@@ -162,13 +164,13 @@ def points(chosen: list[Part], found: dict[str, Cost]) -> list[Point]:
         )
         for part in chosen
     ]
-    whole_step = Point(
-        "all of it",
+    together = Point(
+        "all of these",
         sum(point.flop for point in made),
         sum(point.bytes for point in made),
         sum(point.seconds for point in made),
     )
-    return [*made, whole_step]
+    return [*made, together]
 
 
 def table(found: dict[str, list[Point]], roofs: dict[str, Roof]) -> Iterable[str]:

@@ -1,8 +1,8 @@
 """A training step recorded as a CUDA graph, and replayed: one launch in place of some hundred.
 
-At a batch of 128 the host takes longer to launch the paper's step, operation by operation, than the GPU to
-compute it. What a graph reads and writes lies where it lay when it was recorded, so each step's batch is
-copied there; the weights and the optimizer stay where they are anyhow.
+For steps that take the host longer to launch, operation by operation, than the GPU to compute. What a graph
+reads and writes lies where it lay when it was recorded, so each step's batch is copied there; the weights and
+the optimizer stay where they are anyhow.
 """
 
 from __future__ import annotations

@@ -53,8 +53,12 @@ class Stepper:
         self.execution = execution  # as it turned out: what cannot be compiled is not
         self._size = min(config.batch_size, images)
         self._compiled: Measure | None = None
-        draws = any(isinstance(module, Dropout) for module in network.modules())
-        self._recorder = Recorder(self._take) if execution.cuda_graph and not draws else None
+        if execution.cuda_graph and any(isinstance(module, Dropout) for module in network.modules()):
+            warnings.warn(
+                "cuda_graph: a network with dropout cannot be recorded, and goes without", stacklevel=2
+            )
+            self.execution = replace(execution, cuda_graph=False)
+        self._recorder = Recorder(self._take) if self.execution.cuda_graph else None
         if execution.compile:
             log.info(COST)
 

@@ -39,7 +39,7 @@ def test_a_table_and_a_picture_are_made(bench: Callable[..., str], tmp_path: Pat
     assert said.count("primary capsules") == 2
     found: dict[str, Any] = json.loads(bench("roofline", *words, "--json", "--precision", "float32"))
     *those, whole = found["parts"]["float32"]
-    assert whole["name"] == "all of it"
+    assert whole["name"] == "all of these"
     assert whole["flop"] == sum(part["flop"] for part in those)
     assert found["roofs"]["float32"]["bytes_per_second"] > 0
 

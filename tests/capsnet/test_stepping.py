@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,8 @@ from capsnet import reference
 from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
+from capsnet.images import ImageShape
+from capsnet.models import build
 from capsnet.stepping import Stepper
 from capsnet.training import train
 
@@ -139,3 +142,14 @@ def test_a_machine_without_a_compiler_trains_on_and_says_so(tiny_config, tiny_sp
         state = last(train(tiny_config(num_epochs=1, compile=True), splits=tiny_splits))
     assert state["execution"]["compile"] is False
     assert equal(state, last(train(tiny_config(num_epochs=1), splits=tiny_splits)))
+
+
+def test_a_network_with_dropout_is_not_recorded_and_it_is_said() -> None:
+    network = build(
+        other_network(False, name="cnn", conv_channels=[2, 2, 2], hidden=[8]), ImageShape(1, 28, 28, 10)
+    )
+    execution = Execution("cuda", "float32", 1, "channels_last", False, cuda_graph=True)
+    optimizer = torch.optim.SGD(network.parameters())
+    with pytest.warns(UserWarning, match="cuda_graph: a network with dropout cannot be recorded"):
+        stepper = Stepper(network, optimizer, Config(), execution, images=10)
+    assert stepper.execution == replace(execution, cuda_graph=False)
