@@ -27,6 +27,7 @@ for precision in tf32 bfloat16; do
   part 45 "$python" bench/step.py capsnet --precision $precision --mode graph compiled-graph --rounds 7 --set batch_size=512
 done
 part 60 "$python" bench/roofline.py --precision float32 bfloat16 --rounds 7 --output "${OUT:-.}/roofline-gpu.png"
+part 40 "$python" bench/kernels.py --precision bfloat16 --mode graph --output "${OUT:-.}/kernels-gpu.png"
 if [[ -n ${CAPSNET_DATA:-} ]]; then
   for precision in tf32 bfloat16; do
     for size in 128 512; do
