@@ -27,7 +27,7 @@ from capsnet.config import ConfigError
 from capsnet.execution import available_cpus
 from capsnet.exits import MISTAKE
 from capsnet.images import DataError
-from capsnet.learner import TrainingError
+from capsnet.state import TrainingError
 
 Key = TypeVar("Key")
 

@@ -14,6 +14,7 @@ import torch
 from capsnet.config import Checkpoint
 from capsnet.files import CHECKPOINT, locate, previous_path, write_atomically
 from capsnet.history import HISTORY, read_history, write_history
+from capsnet.snapshot import Snapshot
 from capsnet.state import CheckpointError, State, checked, is_kept
 
 __all__ = [
@@ -125,7 +126,7 @@ def due(settings: Checkpoint, ended: int | None, num_epochs: int, seconds: float
 
 
 class Writer:
-    """A thread that saves states, so that training does not stop for the disk.
+    """A thread that saves states, so that training does not stop for the disk, nor for their way to the CPU.
 
     A state that still waits when a newer one comes is not written, except where `checkpoint.keep_every`
     asks for it. An error in the thread is raised by the next call of any method.
@@ -134,19 +135,19 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.durable: tuple[int, int] | None = None  # (epoch, step) of the state last written
-        self._waiting: list[State] = []  # what is being written stays in it until it is on disk
+        self._waiting: list[Snapshot] = []  # what is being written stays in it until it is on disk
         self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="checkpoint writer", daemon=True)
         self._thread.start()
 
-    def submit(self, state: State) -> None:
-        """Have `state` written soon."""
+    def submit(self, snapshot: Snapshot) -> None:
+        """Have its state written soon."""
         with self._changed:
             self._raise_error()
             in_work, later = self._waiting[:1], self._waiting[1:]
-            self._waiting = [*in_work, *filter(is_kept, later), state]
+            self._waiting = [*in_work, *(each for each in later if each.is_kept), snapshot]
             self._changed.notify_all()
 
     def wait(self) -> None:
@@ -173,15 +174,15 @@ class Writer:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return
-                state = self._waiting[0]
+                snapshot = self._waiting[0]
             try:
-                save(state, self.path)
+                save(snapshot.state(), self.path)
             except BaseException as error:  # raised again in the thread that trains
                 with self._changed:
                     self._error = error
                     self._changed.notify_all()
                 return
             with self._changed:
-                self.durable = state["epoch"], state["step"]
+                self.durable = snapshot.epoch, snapshot.step
                 del self._waiting[0]
                 self._changed.notify_all()

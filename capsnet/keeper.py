@@ -72,7 +72,7 @@ class Keeper:
         ended = None if progress.metrics is None else progress.epoch
         seconds = time.monotonic() - self._saved_at
         if last or due(self._config.checkpoint, ended, self._config.num_epochs, seconds):
-            self._writer.submit(progress.snapshot())
+            self._writer.submit(progress.start_snapshot())
             self._saved_at = time.monotonic()
 
     def settle(self) -> None:

@@ -21,14 +21,11 @@ from capsnet.layers import Dropout
 from capsnet.models import build
 from capsnet.objective import MEASURES
 from capsnet.schedules import learning_rate
+from capsnet.snapshot import Snapshot, on_cpu, require_finite_losses
 from capsnet.state import FORMAT, State
 from capsnet.stepping import Stepper
 
 OURS = ("lr", "capturable")  # of the optimizer: what depends on the device and not on the run
-
-
-class TrainingError(Exception):
-    """Training has gone wrong beyond repair, as by a loss that is not a number: one line."""
 
 
 class Learner:
@@ -106,9 +103,7 @@ class Learner:
         """The sums over the epoch's steps so far, [4] on the CPU; TrainingError if one was not finite."""
         total = self.sums[: self.steps].sum(0).cpu()
         if not total.isfinite().all():
-            losses = self.sums[: self.steps, 0].cpu()
-            first = int(losses.isfinite().logical_not().nonzero()[0])
-            raise TrainingError(f"loss is {losses[first]:g} at epoch {self.epoch + 1}, step {first + 1}")
+            require_finite_losses(self.sums[: self.steps], self.epoch)
         return total
 
     def finish_epoch(self, row: dict[str, float]) -> None:
@@ -121,12 +116,8 @@ class Learner:
         if score is not None and (self.best is None or score > self.best["score"]):
             self.best = {"epoch": self.epoch, "score": score, "model": on_cpu(self.network.state_dict())}
 
-    def snapshot(self) -> State:
-        """The complete state, sharing no memory with what goes on changing.
-
-        Raises TrainingError rather than hand out a state in which anything is not finite.
-        """
-        self.total()
+    def snapshot(self) -> Snapshot:
+        """The complete state as it is now."""
         state = {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
@@ -136,18 +127,13 @@ class Learner:
             "epoch": self.epoch,
             "step": self.steps,
             "seconds": self.seconds,
-            "sums": on_cpu(self.sums[: self.steps]),
-            "model": on_cpu(self.network.state_dict()),
-            "optimizer": on_cpu(self.optimizer.state_dict()),
+            "sums": self.sums[: self.steps],
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "history": [dict(row) for row in self.history],
         }
-        # A gradient that overflows spoils the weights one step before the loss shows it.
-        if not all(tensor.isfinite().all() for tensor in tensors([state["model"], state["optimizer"]])):
-            at_end = self.steps == 0  # the last step was the epoch's last
-            epoch, step = (self.epoch, self.steps_per_epoch) if at_end else (self.epoch + 1, self.steps)
-            raise TrainingError(f"weights are not finite at epoch {epoch}, step {step}")
-        return state
+        return Snapshot(state, self.execution.device)
 
 
 def adam(network: torch.nn.Module, rate: float, device: str) -> torch.optim.Adam:
@@ -164,30 +150,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-
-
-def on_cpu(value: Any) -> Any:
-    """A copy of nested dictionaries and lists in which every tensor is a new one on the CPU."""
-    match value:
-        case torch.Tensor():
-            return value.detach().to("cpu", copy=True)
-        case dict():
-            return {key: on_cpu(entry) for key, entry in value.items()}
-        case list():
-            return [on_cpu(entry) for entry in value]
-    return value
-
-
-def tensors(value: Any) -> list[torch.Tensor]:
-    """All tensors in nested dictionaries and lists."""
-    match value:
-        case torch.Tensor():
-            return [value]
-        case dict():
-            return [tensor for entry in value.values() for tensor in tensors(entry)]
-        case list():
-            return [tensor for entry in value for tensor in tensors(entry)]
-    return []
 
 
 def versions() -> dict[str, str]:

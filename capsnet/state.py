@@ -50,6 +50,10 @@ FIXED = (
 )
 
 
+class TrainingError(Exception):
+    """Training has gone wrong beyond repair, as by a loss that is not a number: one line."""
+
+
 class CheckpointError(Exception):
     """A checkpoint cannot be used: one line that names the file or the key, and says what to do."""
 

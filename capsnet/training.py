@@ -23,11 +23,12 @@ from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
 from capsnet.images import Images, Splits
-from capsnet.learner import Learner, TrainingError, versions
+from capsnet.learner import Learner, versions
 from capsnet.network import Network
 from capsnet.objective import MEASURES
 from capsnet.pace import Pace
-from capsnet.state import State, config_of, require_same_images, require_same_run
+from capsnet.snapshot import Snapshot
+from capsnet.state import State, TrainingError, config_of, require_same_images, require_same_run
 
 __all__ = ["Phase", "Progress", "TrainingError", "train"]
 
@@ -52,13 +53,17 @@ class Progress:
     seconds_left: float  # estimated, until the last epoch's end
     learning_rate: float  # of the last step
     metrics: Mapping[str, float] | None  # of the finished epoch; at "epoch_end" only
-    # Both look at the network as it is, so they are to be called before more is asked for.
-    snapshot: Callable[[], State]  # the complete state (capsnet.state)
+    # These and `snapshot` look at the network as it is, so they are to be called before more is asked for.
+    start_snapshot: Callable[[], Snapshot]  # which need not be waited for
     examples: Callable[[], Examples | None]  # test images and reconstructions; None without a decoder
     # For pictures, and as it is, too.
     network: Network
     test: Images
     execution: Execution
+
+    def snapshot(self) -> State:
+        """The complete state (capsnet.state); TrainingError where anything in it is not finite."""
+        return self.start_snapshot().state()
 
 
 def train(
@@ -206,7 +211,7 @@ class _Run:
             seconds_left=pace.seconds_left(images_left, epochs_left - (phase == "epoch_end")),
             learning_rate=learner.last_learning_rate,
             metrics=metrics,
-            snapshot=learner.snapshot,
+            start_snapshot=learner.snapshot,
             examples=partial(
                 evaluation.examples,
                 learner.network,

@@ -14,6 +14,7 @@ from capsnet import checkpoint
 from capsnet.checkpoint import CheckpointError, Writer, due, load, save
 from capsnet.config import Checkpoint
 from capsnet.history import best_row, read_history, results, write_history
+from capsnet.snapshot import Snapshot
 from capsnet.state import config_of
 from capsnet.training import train
 
@@ -269,14 +270,18 @@ def test_a_path_means_a_file_or_the_checkpoint_in_a_folder(tmp_path):
     assert checkpoint.locate(f"{tmp_path}/v1.0/") == tmp_path / "v1.0" / "checkpoint.pt"
 
 
+def taken(state):
+    return Snapshot(state, "cpu")
+
+
 def test_a_writer_saves_in_the_background_and_says_what_is_durable(state, path):
     writer = Writer(path)
     assert writer.durable is None
-    writer.submit(state)
+    writer.submit(taken(state))
     writer.wait()
     assert writer.durable == (1, 2)
     assert same(load(path), state)
-    writer.submit(state | {"step": 3})
+    writer.submit(taken(state | {"step": 3}))
     writer.close()
     assert writer.durable == (1, 3)
     assert load(path)["step"] == 3
@@ -303,10 +308,10 @@ def test_the_newest_of_several_waiting_states_wins_but_kept_ones_are_all_written
     state, at_end, path, slow_disk
 ):
     writer = Writer(path)
-    writer.submit(state)
+    writer.submit(taken(state))
     assert slow_disk.begun.wait(30)
     for waiting in (state | {"step": 3}, at_end, at_end | {"step": 1}, at_end | {"step": 2}):
-        writer.submit(waiting)
+        writer.submit(taken(waiting))
     slow_disk.set()
     writer.close()
     assert slow_disk.saved == [(1, 2), (2, 0), (2, 2)]
@@ -315,11 +320,11 @@ def test_the_newest_of_several_waiting_states_wins_but_kept_ones_are_all_written
 def test_an_error_of_the_writer_is_raised_at_the_next_call(state, tmp_path):
     (tmp_path / "file").write_text("no folder")
     writer = Writer(tmp_path / "file" / "checkpoint.pt")
-    writer.submit(state)
+    writer.submit(taken(state))
     with pytest.raises(OSError, match="file"):
         writer.wait()
     with pytest.raises(OSError, match="file"):
-        writer.submit(state)
+        writer.submit(taken(state))
     with pytest.raises(OSError, match="file"):
         writer.close()
     assert writer.durable is None

@@ -119,3 +119,15 @@ def test_tf32_is_off_unless_it_is_asked_for(tiny_config, tiny_splits):
         for precision in ("float32", "tf32")
     }
     assert losses["float32"][-1]["train/loss"] != losses["tf32"][-1]["train/loss"]
+
+
+def test_a_snapshot_is_of_its_moment_though_training_goes_on_before_it_arrives(tiny_config, tiny_splits):
+    progresses = train(tiny_config(cuda_graph=True), splits=tiny_splits, interval_seconds=0)
+    *_, progress = islice(progresses, 8)
+    before, snapshot = progress.snapshot(), progress.start_snapshot()
+    for _ in islice(progresses, 4):
+        pass
+    state = snapshot.state()
+    for name, weight in before["model"].items():
+        assert weight.is_pinned()
+        assert torch.equal(state["model"][name], weight), name

@@ -78,9 +78,9 @@ def test_a_state_is_saved_each_time_the_interval_has_passed(
 
             def snapshot(progress=progress):
                 taken.append(clock.seconds)
-                return progress.snapshot()
+                return progress.start_snapshot()
 
-            kept.see(replace(progress, snapshot=snapshot), last=False)
+            kept.see(replace(progress, start_snapshot=snapshot), last=False)
     assert taken == [1030, 1060]
     assert kept.durable == (0, 4)
     assert load(tmp_path / "checkpoint.pt")["step"] == 4

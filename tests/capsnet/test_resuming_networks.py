@@ -16,7 +16,7 @@ from hardware import PRECISIONS
 
 from capsnet.config import Config
 from capsnet.images import Images, Splits
-from capsnet.learner import tensors
+from capsnet.snapshot import tensors
 from capsnet.state import State
 from capsnet.training import train
 

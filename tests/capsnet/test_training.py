@@ -15,7 +15,7 @@ from capsnet import training
 from capsnet.config import Config
 from capsnet.execution import Execution, resolve
 from capsnet.history import results
-from capsnet.learner import tensors
+from capsnet.snapshot import tensors
 from capsnet.state import CheckpointError, from_best, require_same_run
 from capsnet.training import TrainingError, train
 
