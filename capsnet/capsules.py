@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from capsnet.convolution import primary_convolution
-from capsnet.routing import Routing, norm, squash
+from capsnet.routing import Routing, norm, self_routing, squash
 
 
 class PrimaryCapsules(nn.Module):
@@ -63,6 +64,47 @@ class ClassCapsules(nn.Module):
         """
         with torch.autocast(capsules.device.type, enabled=False):
             return self.route(capsules, self.weight, self.bias)
+
+
+class SelfRoutedCapsules(nn.Module):
+    """One capsule per class, to which each primary capsule routes itself (Hahn, Pyeon and Kim 2019).
+
+    Taken over, for a last layer as theirs, whose kernel sees the whole grid: each primary capsule has a
+    routing network of its own, one linear map of its pose and a softmax over the classes; what it gives is
+    weighted by its activation; the activations of the classes are shares that sum to 1, nothing is squashed
+    and nothing iterated; routing begins even, its parameters at 0, as in their code.
+
+    What differs: here the length of a primary capsule is its activation, as everywhere in this network, and
+    its pose is squashed; there activations have a convolution and a sigmoid of their own, and activations and
+    poses batch normalisation. There the classes have no poses, as no decoder asks for them; here they have,
+    by the paper's rule for the layers before the last one, where there is a decoder.
+    """
+
+    def __init__(self, capsules: int, capsule_dim: int, classes: int, dim: int | None) -> None:
+        super().__init__()
+        self.capsule_dim = capsule_dim
+        self.route = nn.Parameter(torch.empty(capsules, capsule_dim, classes))
+        self.prior = nn.Parameter(torch.empty(capsules, classes))
+        self.weight = None if dim is None else nn.Parameter(torch.empty(classes, capsules * capsule_dim, dim))
+
+    def forward(self, capsules: torch.Tensor) -> torch.Tensor:
+        """Capsules [B, I, K] -> [B, J, D + 1]: poses and, last, the logarithm of the activation.
+
+        Without `dim` D = 0. Autocast is off, as in ClassCapsules.
+        """
+        with torch.autocast(capsules.device.type, enabled=False):
+            poses, activations = self_routing(capsules, self.route, self.prior, self.weight)
+        return torch.cat([poses, activations[..., None]], dim=2)
+
+    @staticmethod
+    def initial(
+        module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator
+    ) -> np.ndarray:
+        """Even routing, and predictions as large as the capsules: their mean is smaller than a sum."""
+        assert isinstance(module, SelfRoutedCapsules)
+        if not key.endswith("weight"):
+            return np.zeros(shape, np.float32)
+        return generator.standard_normal(shape, np.float32) * np.float32(module.capsule_dim**-0.5)
 
 
 def lengths(capsules: torch.Tensor) -> torch.Tensor:

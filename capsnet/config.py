@@ -47,6 +47,7 @@ from capsnet.model_sections import (
     MatrixCapsNetModel,
     Model,
     NoDecoder,
+    SelfRouting,
     SpreadLoss,
 )
 from capsnet.presets import PRESETS, underlay
@@ -99,6 +100,7 @@ __all__ = [
     "Optim",
     "Photographs",
     "Section",
+    "SelfRouting",
     "ShiftedMNIST",
     "SmallNORB",
     "SpreadLoss",
@@ -148,7 +150,7 @@ class Config(Section):
         """Put under the file's values what the kind of its model asks for, and under both the preset."""
         if not isinstance(values, dict):
             return values
-        values = underlay(values, _asked_for_by(values.get("model")))
+        values = underlay(values, _asked_for_by(values.get("model"), values.get("loss")))
         preset = values.get("preset", "paper")
         return underlay(values, PRESETS.get(preset, {})) if isinstance(preset, str) else values
 
@@ -166,20 +168,25 @@ class Config(Section):
         if not isinstance(self.model, CapsNetModel | EfficientCapsNetModel):
             return None
         decoder = self.model.decoder
-        wanted = isinstance(self.loss, MarginLoss) and self.loss.with_reconstruction
+        wanted = isinstance(self.loss, MarginLoss | CrossEntropy) and self.loss.with_reconstruction
         return None if isinstance(decoder, NoDecoder) or not wanted else decoder
 
 
-def _asked_for_by(model: Any) -> dict[str, Any]:
+def _asked_for_by(model: Any, loss: Any) -> dict[str, Any]:
     """The defaults of other sections that go with a model, such as cross-entropy with a CNN."""
     if not isinstance(model, dict):
         return {}
-    loss = LOSS_OF.get(str(model.get("name")))
-    if loss is not None:
-        return {"loss": {"name": loss}}
-    decoder = model.get("decoder")
-    none = isinstance(decoder, dict) and decoder.get("name") == "none"
+    if name := LOSS_OF.get(str(model.get("name"))):
+        return {"loss": {"name": name}}
+    none = _name(model.get("decoder")) == "none"
+    if _name(model.get("routing")) == "self" and _name(loss) in (None, "cross_entropy"):
+        return {"loss": {"name": "cross_entropy", "with_reconstruction": not none}}
     return {"loss": {"name": "margin", "with_reconstruction": False}} if none else {}
+
+
+def _name(section: Any) -> Any:
+    """Which kind a section of a file chooses, if it does."""
+    return section.get("name") if isinstance(section, dict) else None
 
 
 def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
@@ -248,9 +255,17 @@ def _of_kinds(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
         yield _contradiction(
             "loss.name", f"{loss.name} is taken of capsules; model.name: cnn has none", "model.name"
         )
-    if not isinstance(model, CNNModel) and isinstance(loss, CrossEntropy):
+    capsnet = model if isinstance(model, CapsNetModel) else None
+    routes_itself = capsnet is not None and isinstance(capsnet.routing, SelfRouting)
+    if not isinstance(model, CNNModel) and isinstance(loss, CrossEntropy) and not routes_itself:
         why = f"cross_entropy is taken of logits; the lengths of model.name: {model.name} are none"
         yield _contradiction("loss.name", why, "model.name")
+    if routes_itself and isinstance(loss, CrossEntropy) and labels > 1:
+        why = (
+            "self is trained by the cross-entropy of one class; "
+            f"each image of {config.dataset.name} shows {labels}: set loss.name: margin"
+        )
+        yield _contradiction("model.routing.name", why, "dataset.name")
     if isinstance(loss, SpreadLoss) and labels > 1:
         why = f"spread sets one class apart; each image of {config.dataset.name} shows {labels}"
         yield _contradiction("loss.name", why, "dataset.name")
@@ -266,19 +281,23 @@ def _of_kinds(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
             f"{model.primary_dim} does not divide the last of model.conv_channels ({model.conv_channels[-1]})"
         )
         yield _contradiction("model.primary_dim", why, "model.conv_channels")
-    if isinstance(model, MatrixCapsNetModel) and isinstance(loss, MarginLoss) and loss.with_reconstruction:
-        why = "true needs a decoder, and model.name: matrix_capsnet has none: set it to false"
+    reconstructs = isinstance(loss, MarginLoss | CrossEntropy) and loss.with_reconstruction
+    fitting = MarginLoss if isinstance(model, MatrixCapsNetModel) else CrossEntropy
+    if reconstructs and isinstance(model, MatrixCapsNetModel | CNNModel) and isinstance(loss, fitting):
+        why = f"true needs a decoder, and model.name: {model.name} has none: set it to false"
         yield _contradiction("loss.with_reconstruction", why, "model.name")
-    if isinstance(loss, MarginLoss) and loss.with_reconstruction and isinstance(decoder, NoDecoder):
+    if reconstructs and isinstance(decoder, NoDecoder):
         why = "true contradicts model.decoder.name: none"
         yield _contradiction("loss.with_reconstruction", why, "model.decoder")
-    capsnet = model if isinstance(model, CapsNetModel) else None
-    if capsnet and capsnet.none_of_the_above and isinstance(capsnet.routing, AttentionRouting):
-        why = "true is for dynamic routing; attention has no couplings to no class"
+    if capsnet and capsnet.none_of_the_above and not isinstance(capsnet.routing, DynamicRouting):
+        why = f"true is for dynamic routing; {capsnet.routing.name} has no couplings to no class"
         yield _contradiction("model.none_of_the_above", why, "model.routing")
+    if capsnet and capsnet.class_bias and routes_itself:
+        why = "true is for dynamic and attention routing; self has no bias on its capsules: set it to false"
+        yield _contradiction("model.class_bias", why, "model.routing")
     unused = config.decoder is None and isinstance(decoder, FCDecoder | DeconvDecoder)
     if unused and decoder != FCDecoder():
-        off = isinstance(loss, MarginLoss)
+        off = isinstance(loss, MarginLoss | CrossEntropy)
         key, value = ("loss.with_reconstruction", "false") if off else ("loss.name", loss.name)
         yield _contradiction(
             "model.decoder", f"is configured, but {key}: {value} leaves the decoder out", key

@@ -28,8 +28,16 @@ class AttentionRouting(Section):
     name: Literal["attention"] = "attention"
 
 
+class SelfRouting(Section):
+    """Each capsule for itself, by a routing network of its own (Hahn, Pyeon and Kim 2019)."""
+
+    name: Literal["self"] = "self"
+
+
 Routing = Annotated[
-    Annotated[DynamicRouting, Tag("dynamic")] | Annotated[AttentionRouting, Tag("attention")],
+    Annotated[DynamicRouting, Tag("dynamic")]
+    | Annotated[AttentionRouting, Tag("attention")]
+    | Annotated[SelfRouting, Tag("self")],
     tagged("name", "dynamic"),
 ]
 
@@ -142,9 +150,14 @@ class SpreadLoss(Section):
 
 
 class CrossEntropy(Section):
-    """Cross-entropy of the classes; where an image has several labels, of each class by itself."""
+    """Cross-entropy of the classes; where an image has several labels, of each class by itself.
+
+    Of self-routing, whose activations sum to 1, it is their negative log-likelihood.
+    """
 
     name: Literal["cross_entropy"] = "cross_entropy"
+    with_reconstruction: bool = False
+    rc_loss_weight: NotNegative = PAPER_RECONSTRUCTION_WEIGHT  # as in the margin loss
 
 
 Loss = Annotated[

@@ -19,6 +19,7 @@ class Output(NamedTuple):
 
     Class capsules [B, J, D]; their lengths [B, J] in [0, 1], the scores by which classes are told. A
     network without capsules has D = 0, probabilities for lengths, and the logits [B, J] that they come from.
+    Self-routing has activations beside the capsules, for lengths, and their logarithms for logits.
     """
 
     capsules: torch.Tensor

@@ -53,7 +53,7 @@ def measure(
     class_loss = loss = _class_loss(output, batch.labels, config.loss, margin)
     reconstruction = torch.zeros_like(class_loss)
     if config.decoder is not None:
-        assert isinstance(config.loss, MarginLoss)
+        assert isinstance(config.loss, MarginLoss | CrossEntropy)
         shown = batch.labels if training else predictions
         reconstruction = _reconstruction_loss(network, output.capsules, shown, batch.targets)
         loss = class_loss + config.loss.rc_loss_weight * reconstruction

@@ -1,5 +1,5 @@
-"""Routing, by agreement (Sabour et al. 2017, Procedure 1) or by attention (Mazzia et al. 2021), without
-ever forming the predictions û = W u.
+"""Routing, by agreement (Sabour et al. 2017, Procedure 1), by attention (Mazzia et al. 2021) or by each
+capsule for itself (Hahn et al. 2019), without ever forming the predictions û = W u.
 
 Letters of shapes: B batch, I input capsules, K their dimension, J output capsules, D their dimension.
 
@@ -97,6 +97,34 @@ def attended(capsules: torch.Tensor, weight: torch.Tensor, prior: torch.Tensor |
     logits = _agreement(capsules, weight, _sum(capsules, weight)) / weight.shape[-1] ** 0.5
     coupling = logits.softmax(0)
     return coupling if prior is None else coupling + prior[:, None]
+
+
+def self_routing(
+    capsules: torch.Tensor, route: torch.Tensor, prior: torch.Tensor, weight: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Route capsules [B, I, K] to poses [B, J, D] and the logarithms of activations [B, J].
+
+    route [I, K, J] and prior [I, J] are what each capsule chooses its couplings c by; its activation a is
+    its length. Active is a class to the share aⱼ = Σᵢ cᵢⱼ aᵢ / Σᵢ aᵢ of what is active below, so that these
+    sum to 1, and its pose is the mean Σᵢ cᵢⱼ aᵢ ûᵢⱼ / Σᵢ cᵢⱼ aᵢ of the predictions by weight [J, I·K, D].
+    Without a weight poses have no dimension. All in logarithms, in which no share is rounded to 0.
+    """
+    poses, activations = [], []
+    for part in capsules.chunk(_parts(capsules, prior.shape[1])):
+        active = norm(part)[..., 0].log()  # [B, I]
+        flows = chosen(part, route, prior) + active
+        activations.append(flows.logsumexp(2) - active.logsumexp(1))
+        poses.append(flows[..., :0] if weight is None else _collect(part, weight, None, flows.softmax(2)))
+    return torch.cat(poses, dim=1).transpose(0, 1), torch.cat(activations, dim=1).transpose(0, 1)
+
+
+def chosen(capsules: torch.Tensor, route: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """The logarithms [J, B, I] of the couplings by which capsules [B, I, K] route themselves.
+
+    Each has a linear map of its own, route [I, K, J] with prior [I, J], and a softmax over the J classes.
+    """
+    logits = torch.baddbmm(prior[:, None], capsules.transpose(0, 1), route)  # [I, B, J]
+    return logits.log_softmax(2).permute(2, 1, 0)
 
 
 def couplings(

@@ -1,7 +1,9 @@
 """How routing sharpens: the couplings of each iteration (Sabour et al. 2017, Appendix A).
 
-Letters of shapes: B batch, I primary capsules, J classes, R routing iterations, T types of primary
-capsules, P positions of each.
+Self-routing has no iterations but learns where to: its couplings before training, which are even, and after.
+
+Letters of shapes: B batch, I primary capsules, J classes, R routing iterations, or before and after
+training, T types of primary capsules, P positions of each.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import torch
 
 from capsnet.augmentation import for_test
 from capsnet.capsule_network import CapsNet
-from capsnet.config import CapsNetModel
+from capsnet.capsules import SelfRoutedCapsules
+from capsnet.config import CapsNetModel, Config, SelfRouting
 from capsnet.figures import sheet
 from capsnet.figures.kinds import IMAGES
 from capsnet.figures.subject import Subject, classes, spread_out
 from capsnet.images import Images
-from capsnet.routing import couplings, norm
+from capsnet.routing import chosen, couplings, norm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,8 +48,21 @@ def primary(subject: Subject, images: Images) -> torch.Tensor:
 @torch.no_grad()
 def by_iteration(subject: Subject, capsules: torch.Tensor) -> torch.Tensor:
     """Primary capsules [B, I, K] -> the couplings [R, J, B, I] of each routing iteration."""
-    numbers = range(1, subject.config.route_iters + 1)
+    numbers = range(1, len(stages(subject.config)) + 1)
     return torch.stack([of_iteration(subject, capsules, number) for number in numbers])
+
+
+def last(subject: Subject, capsules: torch.Tensor) -> torch.Tensor:
+    """Primary capsules [B, I, K] -> the couplings [J, B, I] by which they are routed in the end."""
+    return of_iteration(subject, capsules, len(stages(subject.config)))
+
+
+def stages(config: Config) -> list[str]:
+    """What each of the R is called."""
+    model = config.model
+    if isinstance(model, CapsNetModel) and isinstance(model.routing, SelfRouting):
+        return ["before training", "after training"]
+    return [f"iteration {number}" for number in range(1, config.route_iters + 1)]
 
 
 @torch.no_grad()
@@ -54,11 +70,13 @@ def of_iteration(subject: Subject, capsules: torch.Tensor, number: int) -> torch
     """Primary capsules [B, I, K] -> the couplings [J, B, I] of one iteration, counted from 1."""
     network, model = subject.network, subject.config.model
     assert isinstance(network, CapsNet) and isinstance(model, CapsNetModel)
-    weight, bias, none = network.classes.weight, network.classes.bias, model.none_of_the_above
+    routed, none = network.classes, model.none_of_the_above
     if number == 1:  # an even share
-        shape = (len(weight), *capsules.shape[:2])
-        return torch.full(shape, 1 / (len(weight) + none), device=capsules.device)
-    return couplings(capsules, weight, bias, number, none)
+        count = routed.prior.shape[1] if isinstance(routed, SelfRoutedCapsules) else len(routed.weight)
+        return torch.full((count, *capsules.shape[:2]), 1 / (count + none), device=capsules.device)
+    if isinstance(routed, SelfRoutedCapsules):
+        return chosen(capsules, routed.route, routed.prior).exp()
+    return couplings(capsules, routed.weight, routed.bias, number, none)
 
 
 def entropies(coupling: torch.Tensor) -> torch.Tensor:
@@ -99,38 +117,38 @@ def picture(
     subject: Subject, test: Images, seed: int, sample: int, count: int = IMAGES["couplings"]
 ) -> Figure:
     """Of at most `count` test images chosen by `seed`, and of the one of the number `sample`."""
-    chosen = spread_out(torch.arange(len(test)), count, seed, "couplings").to(test.labels.device)
+    indices = spread_out(torch.arange(len(test)), count, seed, "couplings").to(test.labels.device)
     shown = example(subject, test[sample : sample + 1], sample)
     model = subject.config.model
     assert isinstance(model, CapsNetModel)
     places = len(shown.means[0]) + model.none_of_the_above
-    return draw(counted(subject, test[chosen]), shown, places)
+    return draw(counted(subject, test[indices]), shown, places, stages(subject.config))
 
 
-def draw(found: torch.Tensor, shown: Example, places: int) -> Figure:
-    """Entropies [R, N, I] of couplings to so many `places`, and the example."""
+def draw(found: torch.Tensor, shown: Example, places: int, names: list[str]) -> Figure:
+    """Entropies [R, N, I] of couplings to so many `places`, and the example; R names."""
     drawn = sheet.figure(980, 400)
     histogram, heat = drawn.subplots(1, 2, width_ratios=(1, 1.25))
     drawn.subplots_adjust(left=0.06, right=0.98, bottom=0.14, top=0.78, wspace=0.16)
-    _histogram(histogram, found, places)
-    _heat(heat, shown)
+    _histogram(histogram, found, places, names)
+    _heat(heat, shown, names)
     title = f"Routing couplings, {found.shape[1]} test images of {found.shape[2]:,} primary capsules"
     sheet.write(drawn, sheet.MARGIN, sheet.MARGIN + sheet.LINE / 2, title, size=sheet.TEXT + 2)
     return drawn
 
 
-def _histogram(axes: Axes, found: torch.Tensor, places: int) -> None:
+def _histogram(axes: Axes, found: torch.Tensor, places: int, names: list[str]) -> None:
     """The entropies of each iteration after the first, in which all are the same."""
     from matplotlib import colormaps
 
     most, later = math.log2(places), len(found) - 1
-    axes.axvline(most, color=sheet.GREY, linewidth=1.5, linestyle="--", label="iteration 1: even")
+    axes.axvline(most, color=sheet.GREY, linewidth=1.5, linestyle="--", label=f"{names[0]}: even")
     low = min(float(found.min()), most - 0.01)
     for number, values in enumerate(found[1:].flatten(1)):
         counts, edges = torch.histogram(values, BINS, range=(low, most + 1e-4))
         colour = colormaps["cividis"](0.85 * (1 - number / max(1, later - 1)))
         shares = (100 * counts / len(values)).numpy()
-        axes.stairs(shares, edges.numpy(), color=colour, label=f"iteration {number + 2}", linewidth=1.8)
+        axes.stairs(shares, edges.numpy(), color=colour, label=names[number + 1], linewidth=1.8)
     axes.set_title("entropy of a primary capsule's couplings", loc="left", size=sheet.TEXT)
     axes.set_xlabel("bits", size=sheet.TEXT)
     axes.set_yscale("log")  # most capsules have hardly a preference, and would hide those that have
@@ -142,10 +160,10 @@ def _histogram(axes: Axes, found: torch.Tensor, places: int) -> None:
     axes.legend(frameon=False, fontsize=sheet.TEXT, loc="upper left")
 
 
-def _heat(axes: Axes, shown: Example) -> None:
+def _heat(axes: Axes, shown: Example, names: list[str]) -> None:
     """The mean couplings of the example, an iteration a row."""
     means = shown.means
-    iterations, count = means.shape
+    count = means.shape[1]
     low, high = float(means.min()), float(means.max())
     digits = 3 if high - low > 0.005 else 4
     axes.imshow(means.numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
@@ -155,9 +173,9 @@ def _heat(axes: Axes, shown: Example) -> None:
             text = f"{value:.{digits}f}".removeprefix("0")
             axes.text(column, row, text, ha="center", va="center", color=colour, size=sheet.TEXT)
         axes.set_xticks(range(count))
-    axes.set_yticks(range(iterations), [str(number + 1) for number in range(iterations)])
+    axes.set_yticks(range(len(names)), [name.removeprefix("iteration ").split()[0] for name in names])
     axes.tick_params(length=0, labelsize=sheet.TEXT)
     axes.set_xlabel("class", size=sheet.TEXT)
-    axes.set_ylabel("iteration", size=sheet.TEXT)
+    axes.set_ylabel("iteration" if names[0].startswith("iteration") else "training", size=sheet.TEXT)
     title = f"mean coupling of test image {shown.sample}, which shows {shown.shows}"
     axes.set_title(title, loc="left", size=sheet.TEXT)

@@ -8,7 +8,7 @@ KINDS = {
     "rotate": "show what a network sees in an image that is turned, shifted, scaled or sheared",
     "primary": "show what the types of primary capsules stand for, by a decoder trained for them",
     "overlap": "show the two digits that are found in overlaid ones, in two colours",
-    "couplings": "show how routing sharpens from iteration to iteration",
+    "couplings": "show how routing sharpens from iteration to iteration, or by training",
     "confusion": "show how often each class is taken for each other one",
     "curves": "show loss and accuracy by epoch",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capsnet.config import CapsNetModel, CNNModel, Config, DynamicRouting
+from capsnet.config import CapsNetModel, CNNModel, Config, DynamicRouting, SelfRouting
 from capsnet.figures.kinds import FigureError
 from capsnet.images import shape
 
@@ -22,9 +22,9 @@ def obstacle(kind: str, config: Config) -> str | None:
 
 def _of_routing(kind: str, config: Config) -> str | None:
     model = config.model
-    if not isinstance(model, CapsNetModel) or not isinstance(model.routing, DynamicRouting):
-        return "needs dynamic routing (model.name: capsnet, model.routing.name: dynamic)"
-    if kind == "couplings" and config.route_iters == 1:
+    if not isinstance(model, CapsNetModel) or not isinstance(model.routing, DynamicRouting | SelfRouting):
+        return "needs model.name: capsnet with model.routing.name: dynamic or self"
+    if kind == "couplings" and isinstance(model.routing, DynamicRouting) and config.route_iters == 1:
         return "with route_iters: 1 all couplings are alike, and nothing sharpens"
     if kind == "primary" and shape(config.dataset).labels > 1:
         return f"needs images of one class each; those of {config.dataset.name} show several"

@@ -30,7 +30,6 @@ from torch import nn
 from capsnet import config, datasets, randomness
 from capsnet.augmentation import centre, for_test
 from capsnet.capsule_network import CapsNet
-from capsnet.capsules import lengths
 from capsnet.config import CapsNetModel
 from capsnet.decoders import decoder_of
 from capsnet.figures import couplings, sheet
@@ -57,8 +56,8 @@ def passed_on(subject: Subject, images: Images) -> torch.Tensor:
     """What routing passes on to the class that each image is taken for: [B, I, K]."""
     assert isinstance(subject.network, CapsNet)
     capsules = couplings.primary(subject, images)
-    coupling = couplings.of_iteration(subject, capsules, subject.config.route_iters)  # [J, B, I]
-    answers = lengths(subject.network.classes(capsules)).argmax(1)
+    coupling = couplings.last(subject, capsules)  # [J, B, I]
+    answers = subject.network.routed(capsules).lengths.argmax(1)
     chosen = coupling[answers, torch.arange(len(answers), device=answers.device)]
     return capsules * chosen[..., None] * len(coupling)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from capsnet.affine import affine_maps, warp
-from capsnet.config import CNNModel
+from capsnet.config import CapsNetModel, CNNModel, Config, MatrixCapsNetModel, SelfRouting
 from capsnet.figures import sheet
 from capsnet.figures.subject import Subject, right
 from capsnet.images import Images
@@ -77,7 +77,7 @@ class Moved:
     images: torch.Tensor  # uint8 [A, C, H, W]
     lengths: torch.Tensor  # float [A, J]
     reconstructions: torch.Tensor | None  # float [A, C, H, W]; None without a decoder
-    scores: str  # what the lengths are: those of a network without capsules are probabilities
+    scores: str  # what the lengths are
 
 
 def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved:
@@ -97,8 +97,19 @@ def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved
         images=turned.cpu(),
         lengths=lengths,
         reconstructions=torch.cat(shown) if shown else None,
-        scores="probability" if isinstance(subject.config.model, CNNModel) else "length",
+        scores=_scores(subject.config),
     )
+
+
+def _scores(config: Config) -> str:
+    """What stands for the lengths of class capsules, where capsules have none or those do not count."""
+    match config.model:
+        case CNNModel():
+            return "probability"
+        case MatrixCapsNetModel() | CapsNetModel(routing=SelfRouting()):
+            return "activation"
+        case _:
+            return "length"
 
 
 def _seen(subject: Subject, batch: Images) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from capsnet import models, reference
-from capsnet.config import CapsNetModel, Config, DynamicRouting, MarginLoss
+from capsnet.capsules import ClassCapsules
+from capsnet.config import CapsNetModel, Config, DynamicRouting, MarginLoss, SelfRouting
 from capsnet.images import Images, ImageShape, Splits
 from capsnet.presets import underlay
 
@@ -70,8 +71,9 @@ def small_network() -> Callable[..., models.CapsNet]:
         with torch.no_grad():
             for parameter in built.parameters():
                 parameter.mul_(3)
-            if built.classes.bias is not None:
-                built.classes.bias.add_(torch.linspace(-0.2, 0.3, built.classes.bias.numel()).view(3, 6))
+            bias = built.classes.bias if isinstance(built.classes, ClassCapsules) else None
+            if bias is not None:
+                bias.add_(torch.linspace(-0.2, 0.3, bias.numel()).view(3, 6))
         return built
 
     return network
@@ -102,6 +104,9 @@ def settings() -> Callable[[Config], reference.Settings]:
     def convert(config: Config) -> reference.Settings:
         model, loss = config.model, config.loss
         assert isinstance(model, CapsNetModel) and isinstance(loss, MarginLoss)
+        assert not isinstance(
+            model.routing, SelfRouting
+        )  # which tests/capsnet/test_self_routing.py spells out
         return reference.Settings(
             iterations=config.route_iters,
             gradient=model.routing.gradient if isinstance(model.routing, DynamicRouting) else "full",

@@ -191,8 +191,13 @@ def test_without_a_near_one_the_known_keys_are_listed(mistakes):
         ),
         (
             "model: {name: cnn}\nloss: {with_reconstruction: true}",
-            "2: loss.with_reconstruction: `with_reconstruction` means nothing with name: cross_entropy, "
-            "the default here; it belongs to name: margin",
+            "2: loss.with_reconstruction: true needs a decoder, and model.name: cnn has none: "
+            "set it to false",
+        ),
+        (
+            "model: {routing: {name: self, gradient: full}}",
+            "1: model.routing.gradient: `gradient` means nothing with name: self; "
+            "it belongs to name: dynamic",
         ),
     ],
 )
@@ -221,7 +226,7 @@ def test_a_key_of_another_kind_is_told_where_it_belongs(text, message, mistakes)
         ),
         (
             "model: {routing: {name: em}}",
-            "1: model.routing.name: must be one of dynamic, attention; em is the routing of "
+            "1: model.routing.name: must be one of dynamic, attention, self; em is the routing of "
             'model.name: matrix_capsnet (got "em")',
         ),
     ],
@@ -325,6 +330,28 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
             "1: model.none_of_the_above: true is for dynamic routing; attention has no couplings to no class",
         ),
         (
+            "model: {none_of_the_above: true, routing: {name: self}}",
+            "1: model.none_of_the_above: true is for dynamic routing; self has no couplings to no class",
+        ),
+        (
+            "model: {routing: {name: self}, class_bias: true}",
+            "1: model.class_bias: true is for dynamic and attention routing; "
+            "self has no bias on its capsules: set it to false",
+        ),
+        (
+            "model: {routing: {name: self}}\ndataset: {name: multi_mnist}",
+            "1: model.routing.name: self is trained by the cross-entropy of one class; "
+            "each image of multi_mnist shows 2: set loss.name: margin",
+        ),
+        (
+            "model: {routing: {name: self}, decoder: {name: none}}\nloss: {with_reconstruction: true}",
+            "2: loss.with_reconstruction: true contradicts model.decoder.name: none",
+        ),
+        (
+            "model: {routing: {name: self}, decoder: {hidden: [9]}}\nloss: {with_reconstruction: false}",
+            "1: model.decoder: is configured, but loss.with_reconstruction: false leaves the decoder out",
+        ),
+        (
             "dataset: {name: cifar10, crop: 33}",
             "1: dataset.crop: 33 is more than the 32 pixels that an image has a side",
         ),
@@ -377,6 +404,12 @@ def test_a_contradiction_is_an_error(text, message, mistakes):
         "dataset: {name: affnist, shift: 33}",
         "dataset: {name: shifted_mnist, pad: 1, shift: 28}",
         "model: {name: cnn, hidden: [], dropout: 0.5}",  # of what the convolutions give
+        "model: {routing: {name: self}, decoder: {name: none}}",
+        "model: {routing: {name: self}, decoder: {name: none}}\nloss: {name: margin}",
+        "model: {routing: {name: self}}\nloss: {with_reconstruction: false}",
+        "model: {routing: {name: self}}\nloss: {name: spread}",
+        "model: {routing: {name: self}}\nloss: {name: margin}\ndataset: {name: multi_mnist}",
+        "preset: authors\nmodel: {routing: {name: self}, class_bias: false}",
     ],
 )
 def test_what_comes_near_a_contradiction_is_none(text):

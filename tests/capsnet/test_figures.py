@@ -185,6 +185,48 @@ def test_the_example_weighs_each_capsule_by_its_length(subject, tested):
         torch.testing.assert_close(shown.means[number].double(), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.fixture
+def self_routed(tiny_config) -> Any:
+    """As after some training: routing that is not even any more."""
+    model = {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, "decoder": {"hidden": [16]}}
+    subject = subject_of(tiny_config(model=model | {"routing": {"name": "self"}}, use_cuda=False))
+    with torch.no_grad():
+        route = subject.network.classes.route
+        route.copy_(5 * torch.linspace(-9, 9, route.numel()).sin().view_as(route))
+    return subject
+
+
+def test_self_routing_is_shown_before_training_and_after(self_routed, tested):
+    found = couplings.counted(self_routed, tested)
+    capsules = couplings.primary(self_routed, tested).double()
+    literal = torch.einsum("bik,ikj->bij", capsules, self_routed.network.classes.route.double()).softmax(2)
+    expected = -(literal * literal.log2()).sum(2).detach()
+    assert found.shape == (2, 21, 12)
+    assert found[0].mean() == pytest.approx(math.log2(10), abs=1e-6)
+    torch.testing.assert_close(found[1].double(), expected, atol=1e-4, rtol=1e-4)
+    histogram, heat = couplings.picture(self_routed, tested, seed=0, sample=0).axes
+    legend = histogram.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["before training: even", "after training"]
+    assert [text.get_text() for text in heat.get_yticklabels()] == ["before", "after"]
+
+
+def test_what_self_routing_passes_on_is_each_capsule_times_its_share(self_routed, tested):
+    told = primary.passed_on(self_routed, tested)
+    capsules = couplings.primary(self_routed, tested)
+    route = self_routed.network.classes.route
+    shares = torch.einsum("bik,ikj->bij", capsules, route).softmax(2)
+    answers = self_routed.output(tested).lengths.argmax(1)
+    expected = 10 * capsules * shares[torch.arange(21), :, answers, None]
+    torch.testing.assert_close(told, expected.detach(), atol=1e-6, rtol=1e-4)
+
+
+def test_what_stands_for_the_lengths_is_called_by_its_name(self_routed, subject, tested):
+    motion = rotate.MOTIONS["rotate"]
+    assert rotate.moved(self_routed, tested[:1], 0, motion).scores == "activation"
+    assert rotate.moved(subject, tested[:1], 0, motion).scores == "length"
+
+
 # rotate
 
 
@@ -557,6 +599,10 @@ NO_DECODER = {"loss": {"with_reconstruction": False}}
         (NO_DECODER, "rotate primary couplings confusion curves"),
         ({"route_iters": 1}, "reconstruct perturb rotate primary confusion curves"),
         ({"model": {"routing": {"name": "attention"}}}, "reconstruct perturb rotate confusion curves"),
+        (
+            {"model": {"routing": {"name": "self"}}, "route_iters": 1},
+            "reconstruct perturb rotate primary couplings confusion curves",
+        ),
         ({"model": {"name": "efficient_capsnet"}}, "reconstruct perturb rotate confusion curves"),
         ({"model": {"name": "matrix_capsnet"}}, "rotate confusion curves"),
     ],

@@ -37,6 +37,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "dynamic": SMALL_CAPSNET | {"decoder": {"hidden": [9]}},
     "none_of_the_above": SMALL_CAPSNET | {"none_of_the_above": True, "decoder": {"hidden": [9]}},
     "attention": SMALL_CAPSNET | {"routing": {"name": "attention"}, "decoder": {"hidden": [9]}},
+    "self": SMALL_CAPSNET | {"routing": {"name": "self"}, "decoder": {"hidden": [9]}},
+    "self_without_decoder": SMALL_CAPSNET | {"routing": {"name": "self"}, "decoder": {"name": "none"}},
     "deconv": SMALL_CAPSNET | {"decoder": {"name": "deconv"}},
     "deconv_with_batch_norm": SMALL_CAPSNET | {"decoder": {"name": "deconv", "batch_norm": True}},
     "fc_with_batch_norm": SMALL_CAPSNET | {"decoder": {"hidden": [9], "batch_norm": True}},
@@ -273,7 +275,7 @@ def test_8_every_decoder_sees_one_capsule_and_knows_of_which_class(kind):
     assert (first - second).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "deconv", "efficient_capsnet"])
+@pytest.mark.parametrize("kind", ["dynamic", "self", "deconv", "efficient_capsnet"])
 def test_8_the_decoder_is_masked_by_the_label_in_training_and_by_the_answer_at_test(kind, tiny_splits):
     kept, answers = {True: [], False: []}, []
 

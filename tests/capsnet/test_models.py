@@ -103,6 +103,8 @@ WITHOUT = {"loss": {"with_reconstruction": False}}
         ({"preset": "authors"}, MNIST, 8_215_728),
         ({"model": {"none_of_the_above": True}}, MNIST, 8_215_568),
         ({"model": {"routing": {"name": "attention"}}}, MNIST, 8_215_568),
+        ({"model": {"routing": {"name": "self"}}}, MNIST, 8_215_568 + 1152 * 10 * (8 + 1)),
+        ({"model": {"routing": {"name": "self"}}, **WITHOUT}, MNIST, 6_804_224 - 1_474_560 + 103_680),
         ({"model": {"decoder": {"name": "deconv"}}}, MNIST, 6_804_224 + 250_121),
         ({"model": {"decoder": {"name": "deconv", "batch_norm": True}}}, MNIST, 6_804_224 + 251_033),
         ({"model": {"name": "efficient_capsnet"}, **WITHOUT}, MNIST, 161_824),
@@ -163,6 +165,7 @@ def test_layers_leaves_no_hook_behind(small_network, small_shape):
             {},
             {"none_of_the_above": True},
             {"routing": {"name": "attention"}},
+            {"routing": {"name": "self"}},
             {"padding": "same", "decoder": {"name": "deconv"}},
             {"decoder": {"hidden": [4], "batch_norm": True}},
         ]
@@ -181,7 +184,11 @@ def test_any_size_of_image_and_batch_and_any_routing_count(
     assert output.capsules.shape == (batch, classes, 6)
     assert output.lengths.shape == (batch, classes)
     assert reconstructions.shape == images.shape
-    assert ((output.lengths >= 0) & (output.lengths < 1)).all()
+    assert (output.lengths >= 0).all()
+    if output.logits is None:
+        assert (output.lengths < 1).all()
+    else:  # shares, of a single class all there is
+        torch.testing.assert_close(output.lengths.sum(1), torch.ones(batch))
     loss = margin_loss(output.lengths, labels).sum() + reconstruction_loss(reconstructions, images).sum()
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)

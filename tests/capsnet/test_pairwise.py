@@ -30,6 +30,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "class_dim": 6,
         "routing": {"name": "attention"},
     },
+    "self": {
+        "conv_channels": 8,
+        "kernel_size": 5,
+        "primary_types": 4,
+        "primary_dim": 4,
+        "class_dim": 6,
+        "routing": {"name": "self"},
+    },
     "matrix_capsnet": {
         "name": "matrix_capsnet",
         "conv_channels": 8,
@@ -85,6 +93,13 @@ PAIRS = [
     ("attention", "deconv+bn", "smallnorb"),
     ("attention", "fc+bn", "svhn"),
     ("attention", "deconv", "cifar10"),
+    ("self", "fc", "digits"),
+    ("self", "deconv", "affine_mnist"),
+    ("self", "fc+bn", "multi_mnist"),
+    ("self", "none", "cifar10"),
+    ("self", "deconv+bn", "svhn"),
+    ("self", "fc", "smallnorb"),
+    ("self", "deconv", "folder"),
     ("efficient_capsnet", "fc+bn", "digits"),
     ("efficient_capsnet", "none", "multi_mnist"),
     ("efficient_capsnet", "deconv+bn", "affine_mnist"),
@@ -118,9 +133,16 @@ def configured(model: str, decoder: str | None, dataset: str) -> Config:
             "num_epochs": 8 if model == "matrix_capsnet" else 4,
             "threads": 1,
             "optim": {"lr": 0.005},
-            "loss": {"first_margin": 0.9} if model == "matrix_capsnet" else {},
+            "loss": loss_of(model, dataset),
         }
     )
+
+
+def loss_of(model: str, dataset: str) -> dict[str, Any]:
+    if model == "matrix_capsnet":
+        return {"first_margin": 0.9}
+    # The default of self-routing has one right class.
+    return {"name": "margin"} if (model, dataset) == ("self", "multi_mnist") else {}
 
 
 @pytest.mark.parametrize(("model", "decoder", "dataset"), PAIRS)
@@ -148,5 +170,5 @@ def test_every_pair_is_there():
             if (model, dataset) != ("matrix_capsnet", "multi_mnist"):  # its spread loss has one right class
                 assert frozenset((model, dataset)) in pairs
     for decoder in DECODERS:
-        for other in ("capsnet", "attention", "leaky", "efficient_capsnet", *DATASETS):
+        for other in ("capsnet", "attention", "self", "leaky", "efficient_capsnet", *DATASETS):
             assert frozenset((decoder, other)) in pairs, (decoder, other)

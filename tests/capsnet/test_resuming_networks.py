@@ -32,6 +32,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "routing": {"name": "attention"},
         "decoder": {"hidden": [8]},
     },
+    "self": {
+        "conv_channels": 4,
+        "kernel_size": 5,
+        "primary_types": 2,
+        "routing": {"name": "self"},
+        "decoder": {"hidden": [8]},
+    },
 }
 
 

@@ -133,7 +133,7 @@ def test_the_experiments_of_the_readme_are_there():
         "multi_mnist",
         "affnist",
     }
-    names |= {"cifar10", "svhn", "smallnorb", "smallnorb_em", "digits_em"}
+    names |= {"cifar10", "svhn", "smallnorb", "smallnorb_em", "digits_em", "digits_self"}
     assert names == {file.stem for file in EXPERIMENTS}
 
 
@@ -176,7 +176,7 @@ def test_the_sample_shows_every_key_of_every_kind():
 
 def test_the_kinds_in_the_samples_comments_show_their_defaults():
     blocks = alternatives(SAMPLE.read_text())
-    assert len(blocks) == 20
+    assert len(blocks) == 21
     for block in blocks:
         chosen = innermost(block)
         assert chosen.model_fields_set == type(chosen).model_fields.keys()
