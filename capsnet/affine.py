@@ -44,15 +44,20 @@ def warp(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     uint8 or float, and the same comes back, on the images' device. Each pixel is looked up where the inverse
     map has it, between four pixels bilinearly; what comes from outside is 0.
     """
-    linear, shifts = maps.double().cpu().split([2, 1], dim=2)
-    inverse = torch.linalg.inv(linear)
-    back = torch.cat([inverse, -inverse @ shifts], dim=2).expand(len(images), 2, 3).to(images.device)
+    back = inverse(maps.double().cpu()).expand(len(images), 2, 3).to(images.device)
     pairs = zip(images.split(IMAGES_AT_ONCE), back.split(IMAGES_AT_ONCE), strict=True)
-    return torch.cat([_looked_up(part, maps) for part, maps in pairs])
+    return torch.cat([looked_up(part, maps) for part, maps in pairs])
 
 
-def _looked_up(images: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-    """Each pixel of images [B, C, H, W] taken from where `back` [B, 2, 3] leads."""
+def inverse(maps: torch.Tensor) -> torch.Tensor:
+    """The maps that lead back [B, 2, 3]."""
+    linear, shifts = maps.split([2, 1], dim=2)
+    inverted = torch.linalg.inv(linear)
+    return torch.cat([inverted, -inverted @ shifts], dim=2)
+
+
+def looked_up(images: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    """Each pixel of images [B, C, H, W] taken from where `back` float64 [B, 2, 3] leads, as `warp` says."""
     height, width = images.shape[2:]
     rows, columns = _from_middle(height, images.device)[:, None], _from_middle(width, images.device)
     # One product after the other, and no matrix product, whose last bits differ from machine to machine.

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from capsnet import randomness
-from capsnet.config import Dataset, MultiMNIST, Photographs
-from capsnet.images import Images, shape
+from capsnet import distortion, randomness
+from capsnet.affine import looked_up
+from capsnet.config import Dataset, Distorted, MultiMNIST, Photographs
+from capsnet.images import Images, ImageShape, shape
 
 Draws = dict[str, torch.Tensor]  # by what they decide, each [N, ...]
 
@@ -40,6 +41,8 @@ def draw(dataset: Dataset, seed: int, epoch: int, count: int) -> Draws:
     draws: Draws = {}
     if dataset.shift:
         draws["shifts"] = draw_shifts(seed, epoch, count, dataset.shift, digits=shape(dataset).labels)
+    if isinstance(dataset, Distorted):
+        draws |= _distortions(dataset, seed, epoch, count, shape(dataset))
     if not isinstance(dataset, Photographs):
         return draws
     if dataset.crop:
@@ -51,6 +54,21 @@ def draw(dataset: Dataset, seed: int, epoch: int, count: int) -> Draws:
         draws["brightness"] = _uniform(seed, epoch, "brightness", (count,), -most, most)
     if dataset.contrast != (1.0, 1.0):
         draws["contrast"] = _uniform(seed, epoch, "contrast", (count,), *dataset.contrast)
+    return draws
+
+
+def _distortions(dataset: Distorted, seed: int, epoch: int, count: int, size: ImageShape) -> Draws:
+    draws: Draws = {}
+    if dataset.rotate:
+        draws["turns"] = distortion.draw_turns(seed, epoch, count, dataset.rotate)
+    if dataset.roam:
+        draws["roams"] = distortion.draw_roams(seed, epoch, count)
+    if dataset.squeeze:
+        draws["squeezes"] = distortion.draw_squeezes(seed, epoch, count, dataset.squeeze)
+    if dataset.erase:
+        draws["erasures"] = distortion.draw_erasures(
+            seed, epoch, count, dataset.erase, size.height, size.width
+        )
     return draws
 
 
@@ -76,8 +94,16 @@ def augment(images: Images, draws: Draws, dataset: Dataset) -> Batch:
     if isinstance(dataset, MultiMNIST):
         return _prepared(overlaid(images, draws.get("shifts"), dataset.shift), dataset, {})
     pixels = images.images
+    if "turns" in draws:
+        pixels = looked_up(pixels, draws["turns"])
+    if "roams" in draws:
+        pixels = shift(pixels, distortion.roaming(pixels, draws["roams"]), max(pixels.shape[2:]))
     if "shifts" in draws:
         pixels = shift(pixels, draws["shifts"], dataset.shift)
+    if "squeezes" in draws:
+        pixels = distortion.squeeze(pixels, draws["squeezes"])
+    if isinstance(dataset, Distorted) and dataset.erase:
+        pixels = distortion.erase(pixels, draws["erasures"], dataset.erase)
     if isinstance(dataset, Photographs) and dataset.crop:
         pixels = crop(pixels, draws["crops"], dataset.crop)
     if "flips" in draws:

@@ -20,6 +20,7 @@ from capsnet.dataset_sections import (
     AffNIST,
     Dataset,
     Digits,
+    Distorted,
     FashionMNIST,
     Folder,
     FramedMNIST,
@@ -83,6 +84,7 @@ __all__ = [
     "Dataset",
     "DeconvDecoder",
     "Digits",
+    "Distorted",
     "DynamicRouting",
     "EfficientCapsNetModel",
     "Exponential",
@@ -230,12 +232,27 @@ def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
         sized = [key for key in ("pad", "size") if key in type(dataset).model_fields]
         yield _contradiction("dataset.shift", why, f"dataset.{sized[0] if sized else 'name'}")
     image = shape(dataset)
+    if isinstance(dataset, Distorted):
+        yield from _of_distortions(dataset, min(image.height, image.width))
     convolutions = chain(config.model)
     try:
         convolutions.grids(image.height, image.width)
     except ValueError as error:
         other = "dataset.size" if isinstance(dataset, Digits | Folder) else "dataset.name"
         yield _contradiction(convolutions.key, str(error).removeprefix(f"{convolutions.key} "), other)
+
+
+def _of_distortions(dataset: Distorted, side: int) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
+    sized = "dataset.size" if isinstance(dataset, Digits) else "dataset.name"
+    if dataset.roam and dataset.shift:
+        why = "true moves images within their margins, and dataset.shift by pixels: set dataset.shift to 0"
+        yield _contradiction("dataset.roam", why, "dataset.shift")
+    if dataset.squeeze > (most := side // 2):
+        why = f"{dataset.squeeze} leaves too little of images of {side} pixels a side: at most {most}"
+        yield _contradiction("dataset.squeeze", why, sized)
+    if dataset.erase > (most := side // 2 - 1):
+        why = f"{dataset.erase} is too large a square for images of {side} pixels a side: at most {most}"
+        yield _contradiction("dataset.erase", why, sized)
 
 
 def _frame(dataset: Dataset) -> int:

@@ -45,18 +45,27 @@ class StoredDataset(ImageDataset):
     root: PathText | None = None  # folder of the files; None: $CAPSNET_DATA, else ./data
 
 
-class Digits(ImageDataset):
+class Distorted(ImageDataset):
+    """What digits may go through in training (Mazzia et al. 2021), in this order; off by default."""
+
+    rotate: float = Field(default=0.0, ge=0, le=180)  # degrees, at most, either way; every other image
+    roam: bool = False  # an image moves within its empty margins, instead of by `shift`
+    squeeze: int = Field(default=0, ge=0, le=511)  # pixels, at most, that an image gets narrower
+    erase: int = Field(default=0, ge=0, le=255)  # pixels a side of a black square
+
+
+class Digits(Distorted):
     """scikit-learn's 1,797 handwritten digits; the last 360, by other writers, are the test set."""
 
     name: Literal["digits"] = "digits"
     size: int = Field(default=28, ge=8, le=512)  # pixels a side; the 8×8 originals are upscaled
 
 
-class MNIST(StoredDataset):
+class MNIST(StoredDataset, Distorted):
     name: Literal["mnist"] = "mnist"
 
 
-class FashionMNIST(StoredDataset):
+class FashionMNIST(StoredDataset, Distorted):
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
 

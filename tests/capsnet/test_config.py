@@ -293,6 +293,23 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
             "1: dataset.shift: 31 can move all of an image out of sight: it must be less than 31 pixels",
         ),
         (
+            "dataset: {name: mnist, roam: true}",
+            "1: dataset.roam: true moves images within their margins, and dataset.shift by pixels: "
+            "set dataset.shift to 0",
+        ),
+        (
+            "dataset: {squeeze: 15}",
+            "1: dataset.squeeze: 15 leaves too little of images of 28 pixels a side: at most 14",
+        ),
+        (
+            "dataset: {name: digits, size: 20, erase: 10}",
+            "1: dataset.erase: 10 is too large a square for images of 20 pixels a side: at most 9",
+        ),
+        (
+            "dataset: {name: fashion_mnist, rotate: 181}",
+            "1: dataset.rotate: must be at most 180 (got 181)",
+        ),
+        (
             "model: {name: cnn}\nloss: {name: margin}",
             "2: loss.name: margin is taken of capsules; model.name: cnn has none",
         ),
@@ -401,6 +418,7 @@ def test_a_contradiction_is_an_error(text, message, mistakes):
         "batch_size: 1",
         "batch_size: 2\nmodel: {name: efficient_capsnet}",
         "dataset: {shift: 27}",
+        "dataset: {shift: 0, rotate: 180, roam: true, squeeze: 14, erase: 13}",
         "dataset: {name: affnist, shift: 33}",
         "dataset: {name: shifted_mnist, pad: 1, shift: 28}",
         "model: {name: cnn, hidden: [], dropout: 0.5}",  # of what the convolutions give

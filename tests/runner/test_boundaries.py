@@ -23,7 +23,7 @@ FLOORS = {
         "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
         "pairing mat5 notices agreement convolution",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
-        "multi_mnist cifar10 svhn smallnorb folder augmentation affine network",
+        "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
         "evaluation checkpoint snapshot state history execution schedules",
         "training learner stepping graphs batches pace",
