@@ -69,15 +69,15 @@ class ClassCapsules(nn.Module):
 class SelfRoutedCapsules(nn.Module):
     """One capsule per class, to which each primary capsule routes itself (Hahn, Pyeon and Kim 2019).
 
-    Taken over, for a last layer as theirs, whose kernel sees the whole grid: each primary capsule has a
-    routing network of its own, one linear map of its pose and a softmax over the classes; what it gives is
-    weighted by its activation; the activations of the classes are shares that sum to 1, nothing is squashed
-    and nothing iterated; routing begins even, its parameters at 0, as in their code.
+    Taken over from their code, where the kernel of the last layer sees the whole grid: each primary capsule
+    has a routing network of its own, one linear map of its pose and a softmax over the classes; what it gives
+    is weighted by its activation; the activations of the classes are shares that sum to 1, nothing is
+    squashed and nothing iterated; routing begins even, its parameters at 0.
 
     What differs: here the length of a primary capsule is its activation, as everywhere in this network, and
     its pose is squashed; there activations have a convolution and a sigmoid of their own, and activations and
     poses batch normalisation. There the classes have no poses, as no decoder asks for them; here they have,
-    by the paper's rule for the layers before the last one, where there is a decoder.
+    by the rule of their layers before the last one, where there is a decoder.
     """
 
     def __init__(self, capsules: int, capsule_dim: int, classes: int, dim: int | None) -> None:

@@ -46,7 +46,7 @@ def layer(batch=3, inputs=7, dim=4, classes=5, class_dim=6, dtype=torch.float64,
 
 
 def literal(capsules, route, prior, weight):
-    """The paper's formulas with predictions û [B, I, J, D], capsule by capsule, nothing in logarithms."""
+    """The formulas with predictions û [B, I, J, D], capsule by capsule, nothing in logarithms."""
     activations = capsules.norm(dim=2)
     collected, given = torch.zeros(()), torch.zeros(())
     for number in range(capsules.shape[1]):
