@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from capsnet.config import Config, MatrixCapsNetModel
+from capsnet.config import CapsNetModel, Config, DynamicRouting, MatrixCapsNetModel
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Execution:
     # Checkpoints of version 0.1 do not say:
     compile: bool = False
     cuda_graph: bool = False
+    native_routing: bool = False  # in compiled steps on a CPU, by capsnet.kernel
 
     @property
     def torch_memory_format(self) -> torch.memory_format:
@@ -69,6 +70,7 @@ def resolve(
         deterministic=config.deterministic,
         compile=_compile(config, followed, stored_config),
         cuda_graph=_cuda_graph(config, device),
+        native_routing=_native_routing(config, device, followed, stored_config),
     )
     if before is None:
         return fresh
@@ -114,6 +116,15 @@ def _compile(config: Config, before: Execution | None, stored_config: Config | N
     if before is not None and stored_config is not None and config.compile == stored_config.compile:
         return before.compile
     return config.compile
+
+
+def _native_routing(
+    config: Config, device: Device, before: Execution | None, stored_config: Config | None
+) -> bool:
+    if before is not None and stored_config is not None and config.compile == stored_config.compile:
+        return before.native_routing
+    agrees = isinstance(config.model, CapsNetModel) and isinstance(config.model.routing, DynamicRouting)
+    return config.compile and device == "cpu" and agrees and config.route_iters > 1
 
 
 def _fastest(config: Config, device: Device) -> tuple[Precision, str]:

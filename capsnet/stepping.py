@@ -16,12 +16,14 @@ from dataclasses import replace
 
 import torch
 
-from capsnet import objective
+from capsnet import agreement, kernel, objective
 from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
 from capsnet.graphs import Recorder
+from capsnet.kernel import Kernel
 from capsnet.layers import Dropout
+from capsnet.native import NativeError
 from capsnet.network import Network
 from capsnet.objective import Measured
 
@@ -53,6 +55,7 @@ class Stepper:
         self.execution = execution  # as it turned out: what cannot be compiled is not
         self._size = min(config.batch_size, images)
         self._compiled: Measure | None = None
+        self._kernel = self._loaded() if execution.native_routing else None
         if execution.cuda_graph and any(isinstance(module, Dropout) for module in network.modules()):
             warnings.warn(
                 "cuda_graph: a network with dropout cannot be recorded, and goes without", stacklevel=2
@@ -80,7 +83,7 @@ class Stepper:
         if not self.execution.compile or len(batch) != self._size:
             return self._backward(objective.measure, batch, margin)
         if self._compiled is not None:
-            return self._backward(self._compiled, batch, margin)
+            return self._backward(self._compiled, batch, margin, self._kernel)
         return self._first(batch, margin)
 
     def _first(self, batch: Batch, margin: torch.Tensor | None) -> Measured:
@@ -89,23 +92,36 @@ class Stepper:
         try:
             # As one graph or not at all: a graph that breaks would be slow, and nobody would hear of it.
             compiled = torch.compile(objective.measure, fullgraph=True, dynamic=False)
-            measured = self._backward(compiled, batch, margin)
+            measured = self._backward(compiled, batch, margin, self._kernel)
         except compiler_errors() as error:
             page = " ".join(f"{type(error).__name__}: {error}".split())
             reason = page.partition(" Hint:")[0][:200]
             warnings.warn(f"compile: the step cannot be compiled, and goes without: {reason}", stacklevel=2)
-            self.execution = replace(self.execution, compile=False)
+            self.execution = replace(self.execution, compile=False, native_routing=False)
             for buffer, before in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(before)
             return self._backward(objective.measure, batch, margin)
         self._compiled = compiled
         return measured
 
-    def _backward(self, measure: Measure, batch: Batch, margin: torch.Tensor | None) -> Measured:
+    def _loaded(self) -> Kernel | None:
+        """The kernel of routing; without one the compiled step calls PyTorch's operations."""
+        try:
+            return kernel.load()
+        except NativeError as error:
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"compile: routing in C cannot be had, and goes without: {reason}", stacklevel=3)
+            self.execution = replace(self.execution, native_routing=False)
+            return None
+
+    def _backward(
+        self, measure: Measure, batch: Batch, margin: torch.Tensor | None, routing: Kernel | None = None
+    ) -> Measured:
         self.optimizer.zero_grad()
-        with self.execution.autocast():
-            measured = measure(self.network, batch, self.config, training=True, margin=margin)
-        measured.loss.mean().backward()
+        with agreement.computed_by(routing):
+            with self.execution.autocast():
+                measured = measure(self.network, batch, self.config, training=True, margin=margin)
+            measured.loss.mean().backward()
         return measured
 
 

@@ -124,6 +124,29 @@ def test_a_checkpoint_of_before_there_was_compilation_was_not_compiled(tiny_conf
         assert execution.resolve(tiny_config(compile=True), stored).compile is True
 
 
+@pytest.mark.parametrize(
+    ("keys", "native"),
+    [
+        ({"compile": True}, True),
+        ({"compile": False}, False),
+        ({"compile": True, "route_iters": 1}, False),
+        ({"compile": True, "model": {"routing": {"name": "attention"}}}, False),
+        ({"compile": True, "model": {"name": "efficient_capsnet"}}, False),
+        ({"compile": True, "model": {"name": "matrix_capsnet"}}, False),
+    ],
+)
+def test_iterations_of_compiled_steps_on_a_cpu_are_computed_in_c(keys, native):
+    assert execution.resolve(Config.model_validate({"use_cuda": False, **keys})).native_routing is native
+
+
+def test_a_compiled_run_of_before_there_was_routing_in_c_goes_on_without(tiny_config, tiny_splits):
+    config = tiny_config(compile=True, use_cuda=False)
+    stored = execution.resolve(config).as_dict()
+    assert execution.resolve(config, stored, config).native_routing is True
+    del stored["native_routing"]
+    assert execution.resolve(config, stored, config).native_routing is False
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_what_only_a_gpu_has_is_said_to_be_missing_or_left_alone_without_one(tiny_config):
     with pytest.warns(UserWarning, match="this CPU has no tf32 that is worth using; it is float32"):

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from hardware import PRECISIONS
+from torch._inductor import config as inductor
 
-from capsnet import reference
+from capsnet import kernel, reference
 from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
@@ -54,9 +55,14 @@ def equal(one, other):
     [("float32", torch.float64, 1e-10), ("float32", torch.float32, 1e-4), ("bfloat16", torch.float32, 0.05)],
     ids=["float64", "float32", "bfloat16"],
 )
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    ("compiled", "native"),
+    [(False, False), (True, False), (True, True)],
+    ids=["eager", "compiled", "with routing in C"],
+)
 def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
     compiled,
+    native,
     precision,
     dtype,
     tolerance,
@@ -71,9 +77,13 @@ def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
     network = small_network().to(dtype)
     images, labels = small_batch[0].to(dtype), small_batch[1]
     expected = reference.losses(arrays(network), images.double().numpy(), labels.numpy(), settings(config))
-    execution = Execution("cpu", precision, 1, "channels_last", False, compile=compiled)
+    execution = Execution(
+        "cpu", precision, 1, "channels_last", False, compile=compiled, native_routing=native
+    )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)  # leaves the gradients, and changes nothing
-    sums = Stepper(network, optimizer, config, execution, images=4).step(Batch(images, images, labels), None)
+    stepper = Stepper(network, optimizer, config, execution, images=4)
+    sums = stepper.step(Batch(images, images, labels), None)
+    assert stepper.execution == execution
     assert abs(sums[0].item() / 4 - expected.loss) / expected.loss < tolerance
     errors = {
         name: relative_error(parameter.grad, expected.gradients[name])
@@ -93,6 +103,7 @@ def test_a_compiled_run_broken_off_in_mid_epoch_ends_with_the_same_bits(
         undisturbed = last(train(config, splits=tiny_splits))
     assert "the first step is compiled, which takes some 20 s" in caplog.text
     assert undisturbed["execution"]["compile"] is True
+    assert undisturbed["execution"]["native_routing"] is True
     *_, progress = islice(train(config, splits=tiny_splits, interval_seconds=0), 6)
     state = progress.snapshot()
     assert (state["epoch"], state["step"]) != (0, 0)
@@ -115,6 +126,7 @@ def test_efficient_capsnet_is_compiled_too() -> None:
     sizes = {"name": "efficient_capsnet", "conv_channels": [4, 4, 4, 16]}
     plain, compiled = (last(train(other_network(mode, **sizes))) for mode in (False, True))
     assert compiled["execution"]["compile"] is True
+    assert compiled["execution"]["native_routing"] is False  # it has no iterations
     losses = [state["history"][-1]["train/loss"] for state in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
@@ -137,11 +149,53 @@ def test_what_could_not_be_compiled_is_not_tried_again_when_the_run_goes_on(tiny
 
 def test_a_machine_without_a_compiler_trains_on_and_says_so(tiny_config, tiny_splits, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # not even what was compiled before
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/no/such/compiler",))
-    with pytest.warns(UserWarning, match="the step cannot be compiled, and goes without: "):
+    # Not by monkeypatch, which cannot put this setting back.
+    broken = inductor.patch({"cpp.cxx": ("/no/such/compiler",)})
+    with broken, pytest.warns(UserWarning, match="the step cannot be compiled, and goes without: "):
         state = last(train(tiny_config(num_epochs=1, compile=True), splits=tiny_splits))
     assert state["execution"]["compile"] is False
     assert equal(state, last(train(tiny_config(num_epochs=1), splits=tiny_splits)))
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A C compiler that is not there, whatever has been compiled before."""
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    kernel.load.cache_clear()
+    yield
+    kernel.load.cache_clear()
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_routing_goes_without_c_where_there_is_none_and_it_is_said(small_config, small_network) -> None:
+    network, execution = (
+        small_network(),
+        Execution("cpu", "float32", 1, "contiguous", False, True, False, True),
+    )
+    optimizer = torch.optim.SGD(network.parameters())
+    with pytest.warns(UserWarning, match="routing in C cannot be had, and goes without: .*/no/such/compiler"):
+        stepper = Stepper(network, optimizer, small_config(), execution, images=4)
+    assert stepper.execution == replace(execution, native_routing=False)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_run_that_began_with_routing_in_c_or_without_goes_on_so(
+    tiny_config, tiny_splits, monkeypatch
+) -> None:
+    config = tiny_config(compile=True)
+    with monkeypatch.context() as patch:
+        patch.setenv("CC", "/no/such/compiler")
+        kernel.load.cache_clear()
+        with pytest.warns(UserWarning, match="routing in C cannot be had"):
+            began = next(train(config, splits=tiny_splits)).snapshot()
+        with pytest.warns(UserWarning, match="routing in C cannot be had"):
+            undisturbed = last(train(config, splits=tiny_splits))
+        kernel.load.cache_clear()
+    resumed = last(train(config, began, tiny_splits))
+    assert resumed["execution"]["native_routing"] is False
+    assert equal(resumed, undisturbed)
+    assert not equal(last(train(config, splits=tiny_splits)), undisturbed)
 
 
 def test_a_network_with_dropout_is_not_recorded_and_it_is_said() -> None:
