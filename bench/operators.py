@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from capsnet import agreement, convolution  # noqa: F401 - they register the operators
+from capsnet import agreement, convolution  # noqa: F401 - it registers its operators
 
 Shape = tuple[int, ...]
 
@@ -22,8 +22,8 @@ def _convolve_backward(gradient: Shape, features: Shape, weight: Shape, **_: Any
 
 
 def _collect(capsules: Shape, weight: Shape, outputs: Shape, *_: Any, **__: Any) -> int:
-    """Two products with all of the weight."""
-    return 2 * 2 * math.prod(weight) * outputs[-1]
+    """Two products with all of the weight; one where the predictions themselves are made, in C."""
+    return (1 if agreement.computed_in_c() else 2) * 2 * math.prod(weight) * outputs[-1]
 
 
 def _collect_backward(
@@ -35,8 +35,9 @@ def _collect_backward(
     constant_couplings: bool,
     **__: Any,
 ) -> int:
-    """Three, one of which is made again; two more where a gradient flows through the couplings."""
-    return (3 if constant_couplings else 5) * 2 * math.prod(weight) * gradient[-1]
+    """Three, one of which is made again; two more where a gradient flows through the couplings, but in C."""
+    products = 3 if constant_couplings or agreement.computed_in_c() else 5
+    return products * 2 * math.prod(weight) * gradient[-1]
 
 
 FORMULAS = {

@@ -13,17 +13,20 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
+#define ORDER 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 #define TILE 8 /* rows at a time: twice as many vectors are summed up in registers */
 #elif defined(__AVX__)
 #define LANES 8
+#define ORDER 0, 1, 2, 3, 4, 5, 6, 7
 #define TILE 4
 #else
 #define LANES 4
+#define ORDER 0, 1, 2, 3
 #define TILE 4
 #endif
 #define STRIP (2 * LANES)
 #define INLINE static inline __attribute__((always_inline))
-#define NOINLINE static __attribute__((noinline)) void /* together they would lack registers */
+#define NOINLINE static __attribute__((noinline)) void /* in one function they would lack registers */
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* in memory */
@@ -46,7 +49,7 @@ typedef struct {
 extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned);
 extern int omp_get_thread_num(void), omp_get_num_threads(void);
 
-const int strip = STRIP;
+const int images_of_a_strip = STRIP;
 
 INLINE Vector load(const float *from) { return *(const Loose *)from; }
 
@@ -120,9 +123,9 @@ INLINE void predict(const int rows, const int backward, const Task *task, const 
     }
 }
 
-/* The predictions [J, D, STRIP] of an input capsule, their couplings, and their products with the gradient,
- * [J, STRIP] both. */
-NOINLINE look(const int backward, const Task *task, const float *weight, const float *capsule,
+/* The predictions [J, D, STRIP] of an input capsule and their couplings [J, STRIP]; `backward` their products
+ * with the gradient, too. */
+INLINE void look(const int backward, const Task *task, const float *weight, const float *capsule,
                  const float *outputs, const float *gradient, float *made, float *couplings, float *agreed) {
     const long class_dim = task->class_dim;
     for (long j = 0; j < task->classes; j++) {
@@ -147,9 +150,10 @@ static void collect(const Task *task, long first, long last, float *sums, float 
     for (long i = first; i < last; i++)
         for (long strip = 0; strip < task->strips; strip++) {
             const float *capsule = task->capsules + i * dim * task->strips * STRIP + strip * STRIP;
+            const float *outputs = task->outputs + strip * size;
             float *sum = sums + strip * size, *prediction = made;
-            look(0, task, task->weight + i * dim * class_dim, capsule, task->outputs + strip * size, NULL,
-                 made, couplings, NULL);
+            look(0, task, task->weight + i * dim * class_dim, capsule, outputs, outputs, made, couplings,
+                 couplings);
             for (long j = 0; j < task->classes; j++) {
                 Vector left = load(couplings + j * STRIP), right = load(couplings + j * STRIP + LANES);
                 for (long d = 0; d < class_dim; d++, sum += STRIP, prediction += STRIP) {
@@ -172,8 +176,8 @@ NOINLINE of_logits(const Task *task, const float *couplings, float *agreed) {
 }
 
 /* Predictions become their gradients; adds to that of the outputs. */
-NOINLINE of_predictions(const Task *task, const float *couplings, const float *of_logit,
-                           const float *outputs, const float *gradient, float *made, float *of_outputs) {
+NOINLINE of_predictions(const Task *task, const float *couplings, const float *of_logit, const float *outputs,
+                        const float *gradient, float *made, float *of_outputs) {
     for (long j = 0; j < task->classes; j++)
         for (long d = 0; d < task->class_dim; d++)
             for (int half = 0; half < 2; half++) {
@@ -189,8 +193,8 @@ NOINLINE of_predictions(const Task *task, const float *couplings, const float *o
 }
 
 /* The gradients of `rows` of the input capsule's K numbers, from those of the predictions. */
-NOINLINE of_capsule(const int rows, const Task *task, const float *weight, const float *of_prediction,
-                       float *found) {
+INLINE void of_rows(const int rows, const Task *task, const float *weight, const float *of_prediction,
+                    float *found) {
     const long class_dim = task->class_dim;
     Vector sums[TILE][2] = {};
     for (long j = 0; j < task->classes; j++) {
@@ -204,10 +208,20 @@ NOINLINE of_capsule(const int rows, const Task *task, const float *weight, const
         }
         weight += task->inputs * task->dim * class_dim;
     }
+#pragma GCC unroll 8
     for (int row = 0; row < rows; row++, found += task->strips * STRIP) {
         store(found, sums[row][0]);
         store(found + LANES, sums[row][1]);
     }
+}
+
+/* The gradients of an input capsule. */
+NOINLINE of_capsule(const Task *task, const float *weight, const float *of_prediction, float *found) {
+    const long batch = task->strips * STRIP, class_dim = task->class_dim;
+    long k = 0;
+    for (; k + TILE <= task->dim; k += TILE)
+        of_rows(TILE, task, weight + k * class_dim, of_prediction, found + k * batch);
+    for (; k < task->dim; k++) of_rows(1, task, weight + k * class_dim, of_prediction, found + k * batch);
 }
 
 #ifdef __clang__ /* understands a loop over lanes; GCC has to be told */
@@ -222,15 +236,11 @@ INLINE Vector permuted(Vector one, Vector other, Bits from) {
 #define permuted __builtin_shuffle
 #endif
 
-/* Lanes in which bit `step` is set get the sum of two lanes of `other`, that and its neighbour; else of `one`. */
+/* A lane gets the sum of two, itself and its neighbour at `step`: of `other` where its number has that bit,
+ * else of `one`. */
 INLINE Vector folded(Vector one, Vector other, const unsigned step) {
-    Bits kept, moved; /* which lanes of both */
-#pragma GCC unroll 16
-    for (unsigned lane = 0; lane < LANES; lane++) {
-        unsigned of = lane & step ? LANES : 0;
-        kept[lane] = of + lane;
-        moved[lane] = of + (lane ^ step);
-    }
+    const Bits lanes = {ORDER}, of = (Bits)((lanes & step) != 0) & LANES;
+    const Bits kept = of + lanes, moved = of + (lanes ^ step); /* which lanes of both */
     return permuted(one, other, kept) + permuted(one, other, moved);
 }
 
@@ -283,16 +293,14 @@ static void collect_backward(const Task *task, long first, long last, float *sum
             const float *weight = task->weight + i * dim * class_dim;
             const float *capsule = task->capsules + i * dim * batch;
             for (long strip = begin; strip < end; strip++) {
-                const float *outputs = task->outputs + strip * size, *gradient = task->gradient + strip * size;
+                const float *outputs = task->outputs + strip * size;
+                const float *gradient = task->gradient + strip * size;
                 float *made = room + (strip - begin) * size;
                 float *found = task->of_capsules + i * dim * batch + strip * STRIP;
                 look(1, task, weight, capsule + strip * STRIP, outputs, gradient, made, couplings, agreed);
                 if (!task->constant_couplings) of_logits(task, couplings, agreed);
                 of_predictions(task, couplings, agreed, outputs, gradient, made, sums + strip * size);
-                long k = 0;
-                for (; k + TILE <= dim; k += TILE)
-                    of_capsule(TILE, task, weight + k * class_dim, made, found + k * batch);
-                for (; k < dim; k++) of_capsule(1, task, weight + k * class_dim, made, found + k * batch);
+                of_capsule(task, weight, made, found);
             }
             of_weights(task, capsule + begin * STRIP, room, end - begin, begin > 0,
                        task->of_weight + i * dim * class_dim);

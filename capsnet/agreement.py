@@ -40,6 +40,11 @@ def computed_by(kernel: Kernel | None) -> Iterator[None]:
         _kernel.reset(token)
 
 
+def computed_in_c() -> bool:
+    """Whether a kernel computes what it serves."""
+    return _kernel.get() is not None
+
+
 @torch.library.custom_op("capsnet::collect", mutates_args=())
 def collect(
     capsules: torch.Tensor,

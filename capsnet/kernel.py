@@ -17,8 +17,8 @@ from capsnet import native
 
 SOURCE = Path(__file__).with_name("agreement.c")
 
-# Of the gradients of the predictions of one input capsule, which the second cache of a core shall hold.
-ROOM = 2**16  # numbers
+# Of the gradients of the predictions of one input capsule, as far as the second cache of a core holds them.
+ROOM = 2**18  # numbers: 1 MiB
 # For fewer another thread is not worth waking.
 PRODUCTS_OF_A_THREAD = 2**20
 
@@ -42,7 +42,7 @@ class Kernel:
         self._run = library.run
         self._run.argtypes = [ctypes.POINTER(_Task)]
         self._run.restype = None
-        self._strip = ctypes.c_int.in_dll(library, "strip").value
+        self._strip = ctypes.c_int.in_dll(library, "images_of_a_strip").value
 
     def serves(self, capsules: torch.Tensor) -> bool:
         return capsules.device.type == "cpu" and capsules.dtype == torch.float32

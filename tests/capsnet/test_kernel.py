@@ -150,11 +150,12 @@ def test_other_tensors_take_the_other_way(routing):
 
 def test_the_kernel_computes_within_its_context_alone(routing):
     tensors = single(layer(20, 8, 10, 16, batch=33))
-    by_pytorch, by_kernel, again = (
-        with_gradients(collect, tensors, (False, False)),
-        computed(routing, tensors, (False, False)),
-        with_gradients(collect, tensors, (False, False)),
-    )
+    by_pytorch = with_gradients(collect, tensors, (False, False))
+    with agreement.computed_by(routing):
+        assert agreement.computed_in_c()
+        by_kernel = with_gradients(collect, tensors, (False, False))
+    assert not agreement.computed_in_c()
+    again = with_gradients(collect, tensors, (False, False))
     assert not torch.equal(by_kernel[0], by_pytorch[0])  # not all bits: it adds in another order
     assert all(torch.equal(one, other) for one, other in zip(again, by_pytorch, strict=True))
 
