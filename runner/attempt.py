@@ -9,11 +9,13 @@ import threading
 import time
 import traceback
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Unpack, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, cast
 
-from runner import loading, storage
+from runner import loading, protocol, storage, versions
+from runner.guest import described, is_of_the_code
 from runner.orders import Orders
 from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
@@ -39,6 +41,16 @@ class Assignment:
     cpus: float
     gpus: float
     use_best: bool
+    submit_python: str | None = None  # versions at the submission
+    submit_torch: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """What `plain` has made, perhaps in another version."""
+        return cls(**protocol.known(cls, values))
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
 
     @property
     def run_paths(self) -> RunPaths:
@@ -57,6 +69,17 @@ class Status:
     fields: ProgressFields
     ending: storage.Ending | None
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """What `plain` has made, perhaps in another version."""
+        said, ending = values["fields"], values["ending"]
+        fields = {name: said[name] for name in ProgressFields.__annotations__ if name in said}
+        found = None if ending is None else storage.Ending(**protocol.known(storage.Ending, ending))
+        return cls(values["node"], cast(ProgressFields, fields), found)
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 class Standing:
     """Where the attempt stands, for whoever asks from another thread."""
@@ -64,7 +87,10 @@ class Standing:
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self._lock = threading.Lock()
-        self._fields = ProgressFields(host=socket.gethostname(), pid=os.getpid(), devices=visible_gpus())
+        python, torch = versions.here()
+        self._fields = ProgressFields(
+            host=socket.gethostname(), pid=os.getpid(), devices=visible_gpus(), python=python, torch=torch
+        )
         self._ending: storage.Ending | None = None
         self._training = False
 
@@ -97,24 +123,17 @@ class Standing:
 
 def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
     """Run the attempt to its end."""
-    if lack := _lack():
-        return standing.end("unable", lack)
+    try:
+        from capsnet import training
+        from runner import keeper
+    except Exception as error:  # something is missing on this machine, or the code cannot be run on any
+        traceback.print_exception(error)
+        return standing.end("failed" if is_of_the_code(error) else "unable", described(error))
+    del training, keeper
     try:
         standing.end("finished" if _train(assignment, orders, standing) else "stopped")
     except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
         standing.end("failed", _explained(error, assignment))
-
-
-def _lack() -> str | None:
-    """What this machine is missing to train any run at all; it is no fault of this one."""
-    try:
-        from capsnet import training
-        from runner import keeper
-    except (ImportError, OSError) as error:  # OSError: a library of PyTorch's that cannot be loaded
-        traceback.print_exception(error)
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    del training, keeper
-    return None
 
 
 def leave() -> NoReturn:
@@ -237,6 +256,9 @@ def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
         f"{socket.gethostname()}, PyTorch {torch.__version__}{done}",
         flush=True,
     )
+    submitted = versions.Versions(assignment.submit_python, assignment.submit_torch)
+    for difference in versions.differences(versions.here(), submitted):
+        print(f"here is {difference}", flush=True)
 
 
 def _report(progress: Progress) -> ProgressFields:

@@ -25,6 +25,7 @@ class Seen:
     dead: str | None = None  # Ray says that it is gone, and why
     unknown: bool = False  # it is gone, and Ray knows of none: perhaps it was never started
     lack: str | None = None  # what its machine is missing to run it
+    fault: str | None = None  # why its code cannot be run anywhere
     ending: Ending | None = None  # on disk, for one that is gone
     machine: str = "its machine"  # by name
     leaving: bool = False  # the machine is drained: it has little time
@@ -68,6 +69,8 @@ def attend(
     run: Run, seen: Seen, now: float, down_since: float | None, kill_at_once: bool = False
 ) -> list[Action]:
     """Decide about one RUNNING run; `down_since`: since when `down` waits, in unix seconds."""
+    if seen.fault is not None:
+        return [Close(Event.FAIL, "failed", seen.fault)]
     if seen.lack is not None:
         return _move_away(seen, seen.lack)
     if seen.dead is not None:

@@ -9,6 +9,7 @@ import typer
 from runner import exits
 from runner.commands import (
     cleanup,
+    code,
     control,
     figures,
     listing,
@@ -39,6 +40,7 @@ COMMANDS = (
     (listing.queue, "List the runs (also: ls).", exits.OF_COMMANDS),
     (show.show, "Print the details of a run.", exits.OF_COMMANDS),
     (logs.logs, "Print what a run's workers printed.", exits.OF_COMMANDS),
+    (code.code, "Show the code of a run.", exits.OF_COMMANDS),
     (figures.figures, "Draw pictures of a run's network.", exits.OF_COMMANDS),
     (watch.watch, "Look on while runs go on.", exits.OF_WAITING),
     (waiting.wait, "Wait until runs have ended.", exits.OF_WAITING),
@@ -77,8 +79,19 @@ def expected_errors() -> tuple[type[Exception], ...]:
     from capsnet.yamlfile import ConfigError
     from runner.local_ray import LocalRayError
     from runner.service import ServiceError
+    from runner.source import SourceError
     from runner.states import IllegalMove
     from runner.store import StoreError
     from runner.ui import UIError
 
-    return CommandError, ConfigError, IllegalMove, LocalRayError, OSError, ServiceError, StoreError, UIError
+    return (
+        CommandError,
+        ConfigError,
+        IllegalMove,
+        LocalRayError,
+        OSError,
+        ServiceError,
+        SourceError,
+        StoreError,
+        UIError,
+    )

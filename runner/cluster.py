@@ -6,9 +6,8 @@ attempts are detached, named actors in the queue's namespace, so that each outli
 
 from __future__ import annotations
 
-import functools
+import json
 import logging
-import pickle
 import socket
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray._private.state import available_resources_per_node, state  # Ray has no public calls for these
 from ray.actor import exit_actor
 from ray.exceptions import (
@@ -28,8 +28,9 @@ from ray.exceptions import (
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import capsnet
-from runner.guest import guest
+from runner import code_cache, private, source
+from runner import guest as guests
+from runner.source import Archive
 
 THREADS = 4  # of an actor: its work goes on in one of its own, so that it always answers
 ANSWER_SECONDS = 5.0  # for which Ray itself would wait a minute or two
@@ -39,6 +40,11 @@ REASONS = {  # by how Ray begins to say so
     "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its hosts",
     "No node info found": "this host does not belong to it: run this on one that does, or `ray start` here",
 }
+
+
+# What a node must have before it has our code travels as it is, and not by name.
+for travels in (guests, code_cache, private, source):
+    cloudpickle.register_pickle_by_value(travels)
 
 
 class ClusterError(Exception):
@@ -73,6 +79,13 @@ class Lack:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """The actor's code cannot be run anywhere."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Silence:
     """An actor has not answered yet."""
 
@@ -86,7 +99,7 @@ class Death:
     reason: str
 
 
-Reply = Answer | Lack | Silence | Death
+Reply = Answer | Lack | Fault | Silence | Death
 
 
 @dataclass
@@ -147,6 +160,7 @@ def start(
     name: str,
     actor_class: type,
     arguments: Iterable[Any],
+    archive: Archive,
     *,
     gpus: float = 0.0,
     cpus: float = 0.0,
@@ -156,6 +170,8 @@ def start(
 ) -> Member:
     """Start a detached actor; one that exists under this name is returned instead.
 
+    It is made of the class of that name in the code of `archive`, which it brings along wherever it is made;
+    `arguments` are plain values, as JSON has them, for that may be another version's class.
     `node`: the id of the only one on which it may live; `prefers`: of the one where it lives if it can.
     `restart`: Ray starts it anew whenever its process dies, elsewhere where its node is gone.
     """
@@ -172,13 +188,18 @@ def start(
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(chosen, soft=node is None)
     if prefers:
         options["memory"] = 1  # byte: an actor that needs nothing goes to any node, whatever it prefers
-    actor = _remote(actor_class, restart).options(**options)
-    return Member(name, actor.remote(capsnet.__version__, pickle.dumps(tuple(arguments))))
+    actor = _remote(actor_class.__module__, actor_class.__name__, archive, restart).options(**options)
+    return Member(name, actor.remote(json.dumps(list(arguments))))
 
 
-@functools.cache  # Ray keeps every class that it is given
-def _remote(actor_class: type, restarted: bool) -> Any:
-    return ray.remote(guest(actor_class, restarted))
+def _remote(module: str, name: str, archive: Archive, restarted: bool) -> Any:
+    key = (module, name, archive.digest, restarted)
+    if key not in _classes:
+        _classes[key] = ray.remote(guests.guest(module, name, archive, restarted))
+    return _classes[key]
+
+
+_classes: dict[tuple[str, str, str, bool], Any] = {}  # Ray keeps every class that it is given
 
 
 def find(name: str) -> Member | None:
@@ -214,7 +235,7 @@ def _read(member: Member, ready: bool) -> Reply:
         return Silence(time.monotonic() - member.asked_at)
     except (RayActorError, ActorUnschedulableError) as error:
         return Death(_cause(str(error)))
-    return Answer(said) if kind == "answer" else Lack(said)
+    return {"answer": Answer, "lack": Lack, "fault": Fault}[kind](said)
 
 
 def _cause(said: str) -> str:

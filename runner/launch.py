@@ -15,11 +15,12 @@ import sys
 import time
 from pathlib import Path
 
-from runner import cluster, publisher_actor, scheduler_actor
-from runner.cluster import Answer, ClusterError
+from runner import cluster, publisher_actor, scheduler_actor, source
+from runner.cluster import Answer, ClusterError, Fault, Lack
 from runner.paths import Home
 from runner.rows import Beat
 from runner.scheduler_actor import SchedulerActor
+from runner.source import SourceError
 from runner.store import Store, StoreError, open_store
 
 START_SECONDS = 50.0  # within which a scheduler that was started must beat
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
             if action == "down":
                 return _down(store.queue_id)
             print(cluster_name)
-    except (ClusterError, StoreError) as error:
+    except (ClusterError, SourceError, StoreError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -81,15 +82,16 @@ def _started(store: Store, home: Home, cluster_name: str) -> str | None:
     tracking = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     arguments = [str(home.root), home.database_url, cluster_name, tracking]
     here = cluster.own_node()
-    member = cluster.start(scheduler_actor.NAME, SchedulerActor, arguments, prefers=here, restart=True)
+    code = source.here().archive
+    member = cluster.start(scheduler_actor.NAME, SchedulerActor, arguments, code, prefers=here, restart=True)
     said = "it does not answer"
     while time.monotonic() < deadline:
         beat = store.scheduler_beat()
         if beat is not None and beat.cluster == cluster_name and beat.at >= asked_at:
             return None
-        answer = cluster.poll([member], timeout=0.2)[member.name]
-        if isinstance(answer, Answer):
-            said = answer.status
+        match cluster.poll([member], timeout=0.2)[member.name]:
+            case Answer(said) | Lack(said) | Fault(said):
+                pass
         if time.monotonic() > hung_at:
             cluster.restart(member)
             hung_at = math.inf

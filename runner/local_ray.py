@@ -25,6 +25,8 @@ from pathlib import Path
 
 import psutil
 
+from runner.private import private_folder
+
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
 ANSWER_SECONDS = 3.0
@@ -60,15 +62,11 @@ class LocalRay:
 
 def folder() -> Path:
     """Where the record lies: `RUNNER_RAY_DIR`, or a private folder in the temporary directory."""
-    default = Path(tempfile.gettempdir()) / f"capsnet-runner-{os.getuid()}"
-    path = Path(os.environ.get("RUNNER_RAY_DIR") or default)
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
-    if found.st_uid != os.getuid():
-        raise LocalRayError(f"{path}: belongs to another user; set RUNNER_RAY_DIR to a folder of your own")
-    if found.st_mode & 0o077:
-        path.chmod(0o700)
-    return path
+    named = os.environ.get("RUNNER_RAY_DIR")
+    try:
+        return private_folder(Path(named) if named else None)
+    except PermissionError as error:
+        raise LocalRayError(f"{error}; set RUNNER_RAY_DIR to a folder of your own") from error
 
 
 def find() -> LocalRay | None:

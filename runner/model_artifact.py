@@ -15,13 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import capsnet
+from runner.source import python_path
 from runner.tracking import quiet
 
 if TYPE_CHECKING:
     from mlflow.models import Model
 
-LOADER = Path(__file__).with_name("capsnet_pyfunc.py")
+LOADER = "capsnet_pyfunc"  # in `runner`
 NEEDED = ("torch", "numpy", "pydantic", "PyYAML")  # by capsnet's networks; MLflow adds itself
 EXTRACT_SECONDS = 300.0
 
@@ -30,16 +30,21 @@ class ModelError(Exception):
     """A checkpoint could not be made into a model; one line."""
 
 
-def save(checkpoint: Path, folder: Path, model: Model) -> None:
-    """Write the network of a checkpoint to `folder` as the MLflow model `model`. Raises ModelError."""
+def save(checkpoint: Path, packages: Path, folder: Path, model: Model) -> None:
+    """Write the network of a checkpoint to `folder` as the MLflow model `model`. Raises ModelError.
+
+    `packages`: the folder of the packages that trained it, which read it, and travel inside the model.
+    """
     with tempfile.TemporaryDirectory(prefix="runner-model-") as parent, quiet():
         data = Path(parent) / "network"  # under this name in the model
         data.mkdir()
-        image, classes = _extract(checkpoint, data)
-        _save(data, image, classes, folder, model)
+        image, classes = _extract(checkpoint, packages, data)
+        _save(data, packages, image, classes, folder, model)
 
 
-def _save(data: Path, image: tuple[int, ...], classes: int, folder: Path, model: Model) -> None:
+def _save(
+    data: Path, packages: Path, image: tuple[int, ...], classes: int, folder: Path, model: Model
+) -> None:
     import mlflow
     import numpy as np
     from mlflow.models import ModelSignature
@@ -48,9 +53,9 @@ def _save(data: Path, image: tuple[int, ...], classes: int, folder: Path, model:
     number = np.dtype(np.float32)
     mlflow.pyfunc.save_model(
         folder,
-        loader_module=LOADER.stem,
+        loader_module=LOADER,
         data_path=str(data),
-        code_paths=[str(LOADER), str(Path(capsnet.__file__).parent)],
+        code_paths=[str(packages / "runner" / f"{LOADER}.py"), str(packages / "capsnet")],
         mlflow_model=model,
         signature=ModelSignature(
             inputs=Schema([TensorSpec(number, (-1, *image))]),
@@ -67,12 +72,13 @@ def _public_version(package: str) -> str:
     return importlib.metadata.version(package).partition("+")[0]
 
 
-def _extract(checkpoint: Path, folder: Path) -> tuple[tuple[int, ...], int]:
+def _extract(checkpoint: Path, packages: Path, folder: Path) -> tuple[tuple[int, ...], int]:
     """Have a child write weights.npz and config.yaml; the shape (C, H, W) of an image, and the classes."""
     # -P: a file in the current directory must not be imported in the place of a module.
     command = [sys.executable, "-P", "-m", "runner.model_artifact", str(checkpoint), str(folder)]
     # Beside a run in training, it takes neither its GPU nor its cores.
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    settings = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **settings, "PYTHONPATH": python_path(packages, os.environ)}
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=EXTRACT_SECONDS, check=False

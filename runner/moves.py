@@ -42,6 +42,8 @@ def claimed(run: Run, now: float, gpus: float) -> Changes:
         "host": None,
         "pid": None,
         "devices": (),
+        "python": None,
+        "torch": None,
         "published_state": None,  # an attempt that ends as the last one did is news to tracking all the same
     }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from runner.output import PROGRAM
 from runner.states import State
+from runner.versions import Versions, differences
 from runner.wording import NOTHING, duration, request
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def running_notes(run: Run, situation: Situation) -> list[str]:
         notes.append(f"not answering since {duration(silent)}")
     elif run.epoch is None or run.answered_at is None:
         notes.append("starting")
-    return notes
+    submitted, found = Versions(run.submit_python, run.submit_torch), Versions(run.python, run.torch)
+    return notes + differences(found, submitted)
 
 
 def silent_seconds(run: Run, now: float) -> float:

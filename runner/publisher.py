@@ -17,8 +17,9 @@ from pathlib import Path
 
 import capsnet
 from capsnet.history import Row, read_history
-from runner import model_artifact, record, storage, system_metrics
+from runner import model_artifact, record, source, storage, system_metrics
 from runner.backlog import Backlog
+from runner.code_cache import settle
 from runner.log_copy import LogCopy
 from runner.paths import Home, RunPaths
 from runner.rows import Run
@@ -202,8 +203,16 @@ class Publisher:
             raise TrackingError(f"{_history(run, paths)}: ends at epoch {known.epoch} of {run.num_epochs}")
         self._tracker.add_points(known, [record.best(rows)])
         [newest] = record.epochs(rows[-1:])
-        save = functools.partial(model_artifact.save, paths.attempt(run.attempt).checkpoint)
+        save = functools.partial(
+            model_artifact.save, paths.attempt(run.attempt).checkpoint, self._packages(run)
+        )
         self._tracker.add_model(known, run.name, known.epoch, newest, save)
+
+
+    def _packages(self, run: Run) -> Path:
+        """The folder of the code that trained the run."""
+        kept = self._store.source(run.code) if run.code else None
+        return settle(kept.archive) if kept else source.folder("capsnet").parent
 
 
 def _history(run: Run, paths: RunPaths) -> Path | None:

@@ -88,6 +88,7 @@ def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[
         "runner.attempt": str(run.attempt),
         "runner.folder": folder,
         "runner.version": version,
+        "runner.code": run.code,
         "host": run.host,
         "devices": ", ".join(run.devices) or None,
         "git.dirty": None if run.git_dirty is None else json.dumps(run.git_dirty),

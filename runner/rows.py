@@ -31,6 +31,20 @@ class NewRun:
     submit_directory: str | None = None
     git_commit: str | None = None
     git_dirty: bool | None = None
+    code: str | None = None  # the digest of its source
+    submit_python: str | None = None  # versions at its submission; of PyTorch None where there was none
+    submit_torch: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Which code a run is to go on with; as the fields of that name of NewRun."""
+
+    code: str
+    submit_python: str | None
+    submit_torch: str | None
+    git_commit: str | None
+    git_dirty: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +67,9 @@ class Run:
     submit_directory: str | None
     git_commit: str | None
     git_dirty: bool | None
+    code: str | None  # the digest of its source; None: submitted by a version that did not keep it
+    submit_python: str | None
+    submit_torch: str | None
 
     attempt: int  # number of the newest one; 0 before the first
     losses: int  # times lost since its durable checkpoint last advanced
@@ -81,6 +98,8 @@ class Run:
     host: str | None
     pid: int | None
     devices: tuple[str, ...]
+    python: str | None  # versions where it runs, or ran last
+    torch: str | None
 
     mlflow_run_id: str | None
     published_epoch: int | None
@@ -113,6 +132,7 @@ class Attempt:
     host: str | None
     pid: int | None
     devices: tuple[str, ...]
+    code: str | None  # the digest of the source that it ran
 
 
 class Machine(TypedDict):
@@ -140,6 +160,8 @@ class Beat:
     machines: tuple[Machine, ...]
     home: str | None  # folder of the runs, as the hosts of the cluster see it
     message: str | None
+    code: str | None  # the digest of its own source; None: of a version that runs what is installed
+    protocol: int | None  # the newest one of workers that it speaks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,3 +188,5 @@ class ProgressFields(TypedDict, total=False):
     host: str | None
     pid: int | None
     devices: tuple[str, ...]
+    python: str | None
+    torch: str | None

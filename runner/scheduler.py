@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from runner import attendance, cluster, placement, publisher_actor, resources, storage
 from runner.attempt import Assignment, Status
 from runner.attendance import Avoid, Close, Note, Seen, TellToStop
-from runner.cluster import Answer, Death, Lack, Member, Reply, Silence
+from runner.cluster import Answer, Death, Fault, Lack, Member, Reply, Silence
 from runner.paths import Home
+from runner.protocol import cannot_speak
 from runner.publisher_actor import PublisherActor
 from runner.resources import Booking
 from runner.rows import Machine, Run
+from runner.source import Archive, SourceError
 from runner.states import Event, State
 from runner.store import Store
 from runner.worker import Worker
@@ -72,7 +74,11 @@ class Avoided:
 class Scheduler:
     """One epoch of scheduling; a second one that takes over makes every write of this one fail."""
 
-    def __init__(self, store: Store, home: Home, epoch: int, tracking: Mapping[str, str]) -> None:
+    def __init__(
+        self, store: Store, home: Home, epoch: int, tracking: Mapping[str, str], own: Archive
+    ) -> None:
+        """`own`: the code of the scheduler itself, which the publisher gets, and runs that have none."""
+        self._own = own
         self._store = store
         self._home = home
         self._epoch = epoch
@@ -183,7 +189,9 @@ class Scheduler:
             seen = Seen(machine=machine.name, leaving=machine.leaving)
         match answers.get(_actor_name(run.id, run.attempt)):
             case Answer(status):
-                return replace(seen, status=status)
+                return replace(seen, status=Status.of(status))
+            case Fault(reason):
+                return replace(seen, fault=reason)
             case Lack(reason):
                 return replace(seen, lack=reason)
             case Silence(seconds):
@@ -263,16 +271,33 @@ class Scheduler:
             self._held[run.id] = time.monotonic() + HOLD_SECONDS
             self._close(run, Close(Event.RELEASE, "lost", f"its folder cannot be written: {error}"), now)
             return
+        try:
+            archive = self._code_of(run)
+        except SourceError as error:
+            self._close(run, Close(Event.FAIL, "failed", str(error)), now)
+            return
         member = cluster.start(
             _actor_name(run.id, run.attempt),
             Worker,
-            [self._assignment(run, start)],
+            [self._assignment(run, start).plain()],
+            archive,
             gpus=start.gpus,
             cpus=start.cpus,
             node=start.node,
         )
         self._charges[run.id] = Charge(member, Booking(start.node, start.gpus, start.cpus))
         log.info("run %d, attempt %d: started on %s", run.id, run.attempt, start.node)
+
+    def _code_of(self, run: Run) -> Archive:
+        """What the run's worker is made of. Raises SourceError, in a line that says what to do."""
+        if run.code is None:
+            return self._own
+        kept = self._store.source(run.code)
+        if kept is None:
+            raise SourceError("its code is not in the queue: `resume --new-code` goes on with that of today")
+        if reason := cannot_speak(kept.protocol):
+            raise SourceError(reason)
+        return kept.archive
 
     def _see_to_publisher(self) -> None:
         """Keep a publisher alive while there is something to publish; it leaves by itself."""
@@ -282,13 +307,15 @@ class Scheduler:
             match cluster.poll([self._publisher], 0.0)[publisher_actor.NAME]:
                 case Death():
                     self._publisher = None
-                case Lack(reason):  # it prefers this machine, which has it all, and was given another one
+                case Lack(reason) | Fault(reason):  # this machine has it all, but it was given another
                     log.warning("the publisher's machine cannot run it: %s", reason)
                     cluster.kill(self._publisher)
         elif self._store.anything_unpublished():
             arguments = [str(self._home.root), self._home.database_url, self._tracking]
             here = cluster.own_node()
-            self._publisher = cluster.start(publisher_actor.NAME, PublisherActor, arguments, prefers=here)
+            self._publisher = cluster.start(
+                publisher_actor.NAME, PublisherActor, arguments, self._own, prefers=here
+            )
 
     def _assignment(self, run: Run, start: placement.Start) -> Assignment:
         return Assignment(
@@ -301,6 +328,8 @@ class Scheduler:
             cpus=start.cpus,
             gpus=start.gpus,
             use_best=run.use_best,
+            submit_python=run.submit_python,
+            submit_torch=run.submit_torch,
         )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import capsnet
-from runner import cluster
+from runner import cluster, source
 from runner.paths import Home
 from runner.scheduler import Scheduler
 from runner.states import UNFINISHED
@@ -75,9 +75,10 @@ class SchedulerActor:
 
     def _serve(self) -> None:
         with self._opened() as store:
-            epoch = self._take_over(store)
+            own = source.here().archive
+            epoch = self._take_over(store, own.digest)
             log.info("scheduler epoch %d: serving %s on %s", epoch, self._home.root, self._cluster_name)
-            scheduler = Scheduler(store, self._home, epoch, self._tracking)
+            scheduler = Scheduler(store, self._home, epoch, self._tracking, own)
             queue = _identity(self._home)
             while True:
                 started = time.monotonic()
@@ -119,7 +120,7 @@ class SchedulerActor:
                 self._wait_for_database(error)
                 time.sleep(RETRY_SECONDS)
 
-    def _take_over(self, store: Store) -> int:
+    def _take_over(self, store: Store, code: str) -> int:
         """Begin an epoch; the scheduler of another cluster must have been silent for a while."""
         tracking = shown(target(self._home, self._tracking).uri)
         while True:
@@ -133,6 +134,7 @@ class SchedulerActor:
                     tracking,
                     home=str(self._home.root),
                     stale_after=STALE_SECONDS,
+                    code=code,
                 )
             except Occupied as error:
                 self._say(str(error))

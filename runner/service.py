@@ -1,8 +1,7 @@
 """What stays up: Ray, the scheduler, the publisher. Started, found, ended; imports no ray.
 
 Whatever needs Ray runs in a child process (`runner.launch`) started from a neutral directory: a Ray
-worker's sys.path begins with the directory of the process that connected, so that a scheduler started
-from a checkout would import whatever is edited there.
+worker's sys.path begins with the directory of the process that connected.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ import platform
 import re
 import subprocess
 import sys
+import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from runner import local_ray
+from runner import local_ray, source
 from runner.local_ray import LocalRay, LocalRayError
 from runner.paths import Home
 from runner.rows import Beat
@@ -195,6 +196,7 @@ def _scheduler(beat: Beat | None, alive: bool, now: float) -> dict[str, Any]:
         "pid": beat.pid,
         "host": beat.host,
         "version": beat.version,
+        "code": beat.code,
         "message": beat.message,
     }
 
@@ -234,6 +236,7 @@ def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
     cluster = _own_cluster() if ray else ""
     environment = local_ray.environment(ray.token, os.environ) if ray else {**os.environ, **JOINING}
     environment["RUNNER_DATABASE_URL"] = home.database_url or ""
+    environment |= _same_code(environment)
     command = [sys.executable, "-P", "-m", "runner.launch", action, address, cluster, str(home.root)]
     try:
         child = subprocess.run(
@@ -245,6 +248,17 @@ def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
         whose = f" (that Ray was started with {ray.python})" if ray and ray.python != sys.executable else ""
         raise ServiceError(f"{FAILURE[action]}{_last_line(child.stderr)}{whose}")
     return child.stdout.strip()
+
+
+def _same_code(environment: Mapping[str, str]) -> dict[str, str]:
+    """Let a process that starts elsewhere import the packages that this one has: the scheduler brings them.
+
+    Installed ones it finds by itself; what is installed beside them, named first, could hide Python's own.
+    """
+    place = source.folder("runner").parent
+    if place == Path(sysconfig.get_path("purelib")):
+        return {}
+    return {"PYTHONPATH": source.python_path(place, environment)}
 
 
 def _last_line(text: str) -> str:

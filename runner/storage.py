@@ -19,6 +19,7 @@ from typing import Literal
 
 from capsnet.files import previous_path, write_atomically
 from runner.paths import AttemptPaths, RunPaths
+from runner.protocol import known
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def write_ending(paths: AttemptPaths, ending: Ending) -> None:
 def read_ending(paths: AttemptPaths) -> Ending | None:
     """Return how the attempt ended, or None when it never said so, or nobody can read what it said."""
     try:
-        return Ending(**json.loads(paths.outcome.read_text()))
+        return Ending(**known(Ending, json.loads(paths.outcome.read_text())))
     except FileNotFoundError:
         return None
     except (OSError, TypeError, ValueError) as error:  # one run's file must not stop the whole queue

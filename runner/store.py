@@ -14,10 +14,11 @@ from typing import Self, Unpack
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
-from runner import moves
+from runner import moves, sources
 from runner.database import Database, NoQueue, StoreError, Unreachable
 from runner.opening import as_url, open_database
 from runner.paths import Home
+from runner.protocol import SPOKEN
 from runner.queries import (
     all_runs,
     attempts_of,
@@ -28,7 +29,20 @@ from runner.queries import (
     write,
     write_attempt,
 )
-from runner.rows import Attempt, Beat, Down, Intent, Machine, NewRun, Outcome, ProgressFields, Run, Waiting
+from runner.rows import (
+    Attempt,
+    Beat,
+    Down,
+    Intent,
+    Machine,
+    NewRun,
+    Origin,
+    Outcome,
+    ProgressFields,
+    Run,
+    Waiting,
+)
+from runner.source import Source
 from runner.states import ENDED, Event, IllegalMove, State
 from runner.tables import BEAT, BEHIND, RUN, WAITING, attempts, log_pieces, queue, runs
 
@@ -184,14 +198,24 @@ class Store:
         with self._reading() as connection:
             return _log_end(connection, run_id, attempt)[1]
 
+    def source(self, code: str) -> sources.Kept | None:
+        """The source of this digest, where it is kept here."""
+        with self._reading() as connection:
+            return sources.find(connection, code)
+
     # What the user asks for.
 
-    def add(self, new_runs: Sequence[NewRun], now: float) -> list[int]:
-        """Queues all of these runs or, on any error, none; their numbers in the same order."""
+    def add(self, new_runs: Sequence[NewRun], now: float, source: Source | None = None) -> list[int]:
+        """Queues all of these runs or, on any error, none; their numbers in the same order.
+
+        `source`: that which their `code` names; it is kept with them.
+        """
         if not new_runs:
             return []
         with self._writing() as connection:
             self._database.take_turn(connection)  # numbers follow each other, and appear in their order
+            if source is not None:
+                sources.keep(connection, source)
             query = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
             return list(connection.execute(query, [moves.added(new, now) for new in new_runs]).scalars())
 
@@ -210,17 +234,25 @@ class Store:
         config: str | None = None,
         num_epochs: int | None = None,
         use_best: bool = False,
+        origin: Origin | None = None,
+        source: Source | None = None,
         *,
         now: float,
     ) -> None:
-        """Queues an ended run again, with another configuration where one is given.
+        """Queues an ended run again, with another configuration and other code where they are given.
+
+        `source`: that which `origin` names.
 
         Raises UnknownRun, and IllegalMove for a run that has not ended, or has FINISHED and gets no
         more epochs.
         """
         with self._writing() as connection:
+            if source is not None:
+                self._database.take_turn(connection)
+                sources.keep(connection, source)
             run = _expected(connection, run_id)
-            write(connection, run, moves.resumed(run, now, config, num_epochs, use_best))
+            changes = moves.resumed(run, now, config, num_epochs, use_best)
+            write(connection, run, changes | (vars(origin) if origin else {}))
 
     def set_priority(self, run_id: int, priority: int) -> None:
         """Gives a queued run another place. Raises UnknownRun, and IllegalMove where it is not queued."""
@@ -231,16 +263,20 @@ class Store:
             write(connection, run, {"priority": priority})
 
     def remove(self, run_ids: Collection[int]) -> None:
-        """Forgets ended runs, all of these or none.
+        """Forgets ended runs, all of these or none, and code that no other run needs.
 
         Raises UnknownRun, and IllegalMove for an unfinished one.
         """
         with self._writing() as connection:
+            self._database.take_turn(connection)
+            needless: set[str] = set()
             for run_id in sorted(run_ids):  # in one order, lest two of us wait for each other
                 run = _expected(connection, run_id)
                 if run.state not in ENDED:
                     raise IllegalMove(f"run {run_id}: it is {run.state}: cancel it first")
+                needless |= sources.of(connection, run_id)
                 connection.execute(delete(runs).where(runs.c.id == run_id))
+            sources.drop(connection, needless)
 
     def ask_down(self, now: float, force: bool = False) -> None:
         """Asks the scheduler to save what runs, queue it again and leave; `force`: without saving."""
@@ -333,10 +369,11 @@ class Store:
         tracking: str | None = None,
         home: str | None = None,
         stale_after: float = 30.0,
+        code: str | None = None,
     ) -> int:
         """Begins a scheduler epoch, and so ends the one before; its number.
 
-        `home` is the folder of the runs.
+        `home` is the folder of the runs, `code` the digest of the scheduler's own source.
 
         Raises Occupied where the scheduler of another cluster has beaten in the last `stale_after` seconds.
         """
@@ -355,6 +392,8 @@ class Store:
                 "version": version,
                 "tracking": tracking,
                 "home": home,
+                "code": code,
+                "protocol": max(SPOKEN),
                 **nobody,
             }
             connection.execute(update(queue).values(values))
@@ -397,6 +436,7 @@ class Store:
             changes = moves.claimed(run, now, gpus)
             write(connection, run, changes)
             row = {"run": run_id, "number": changes["attempt"], "started_at": now, "gpus": gpus, "cpus": cpus}
+            row["code"] = run.code
             connection.execute(insert(attempts).values(row))
             return attempts_of(connection, run_id)[-1]
 

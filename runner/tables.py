@@ -28,7 +28,7 @@ from sqlalchemy.engine import Dialect
 from runner.rows import Attempt, Beat, Run, Waiting
 from runner.states import State
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Json(TypeDecorator[Any]):
@@ -107,6 +107,11 @@ runs = Table(
     Column("submit_directory", Text),
     Column("git_commit", Text),
     Column("git_dirty", Boolean),
+    Column("code", String(64)),  # in `sources`; NULL for runs that an earlier version submitted
+    Column("submit_python", Text),
+    Column("submit_torch", Text),
+    Column("python", Text),
+    Column("torch", Text),
     Column("attempt", Integer, nullable=False),
     Column("losses", Integer, nullable=False),
     Column("reason", Remark),
@@ -144,6 +149,8 @@ Index("runs_in_order", runs.c.state, runs.c.priority.desc(), runs.c.id)
 
 Index("runs_by_end", runs.c.ended_at, runs.c.id)
 
+Index("runs_by_code", runs.c.code)
+
 # Of which runs tracking may lack something. The index holds them alone, so that the many that have ended and
 # are published cost a look at them nothing; for that, queries must name the condition in these very words,
 # and in brackets, which SQLAlchemy puts around no text.
@@ -167,6 +174,19 @@ attempts = Table(
     Column("host", Text),
     Column("pid", Integer),
     Column("devices", Json(tuple)),
+    Column("code", String(64)),
+)
+
+Index("attempts_by_code", attempts.c.code)
+
+# The source of our packages, as runs were submitted with it; each once, for all runs that need it.
+sources = Table(
+    "sources",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("protocol", Integer, nullable=False),  # which its workers speak
+    Column("created_at", Float, nullable=False),
+    Column("archive", LargeBinary, nullable=False),
 )
 
 # What workers printed, in pieces that follow each other, for hosts that do not see the runs' folders.
@@ -199,6 +219,8 @@ queue = Table(
     Column("machines", Json(tuple)),
     Column("home", Text),
     Column("message", Remark),
+    Column("code", String(64)),
+    Column("protocol", Integer),
     Column("down_at", Float),
     Column("down_force", Boolean),
 )

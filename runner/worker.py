@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from runner.attempt import Assignment, Standing, Status, leave, perform
+from runner.attempt import Assignment, Standing, leave, perform
 from runner.orders import Orders
 from runner.output_log import log_to
 
@@ -19,9 +21,10 @@ FOLDER_SECONDS = 5.0  # for which a shared file system may hide what another hos
 
 
 class Worker:
-    """Ray makes one in a process of its own; a plain class to everybody else."""
+    """Ray makes one in a process of its own; what it hears and says is plain (`runner.protocol`)."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        assignment = Assignment.of(values)
         self._orders = Orders()
         self._standing = Standing(assignment)
         if assignment.gpus == 0:  # a cluster that was not started by us shows such an actor every GPU
@@ -31,10 +34,10 @@ class Worker:
         threading.Thread(target=perform, args=(assignment, self._orders, self._standing), daemon=True).start()
         threading.Thread(target=_leave_when_abandoned, args=(self._orders,), daemon=True).start()
 
-    def status(self) -> Status:
+    def status(self) -> dict[str, Any]:
         """Return where the attempt stands; being asked is what keeps it alive."""
         self._orders.heard()
-        return self._standing.status
+        return self._standing.status.plain()
 
     def stop(self) -> None:
         """Save and stop."""

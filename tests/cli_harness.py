@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsnet
+from runner import source
 from runner.paths import Home
 from runner.rows import Machine, Outcome, Run
 from runner.states import Event, State
@@ -124,7 +125,8 @@ class Lab:
         """A scheduler is alive, and stays so for `ahead` seconds and some."""
         now = self.store.now() + ahead
         tracking = tracking or target(self.home, {}).uri
-        self._epoch = self.store.take_over(now, "lab", capsnet.__version__, tracking, home)
+        code = source.here().digest
+        self._epoch = self.store.take_over(now, "lab", capsnet.__version__, tracking, home, code=code)
         bench = Machine(name="bench", gpus=int(gpus), cpus=cores, leaving=False)
         self.store.beat(self._epoch, now, pid=1, host="bench", machines=machines or [bench])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,30 +77,38 @@ def resume(
     best: Annotated[
         bool, typer.Option("--best", help="Go on from the best weights, not the latest.")
     ] = False,
+    new_code: Annotated[
+        bool, typer.Option("--new-code", help="Go on with the code as it is now, not that of the submission.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Queue an ended RUN again: it goes on from its checkpoint, as the same run and the same MLflow run.
 
     A FINISHED run goes on with more epochs. What can be set: num_epochs, optim, loss.rc_loss_weight,
     checkpoint.interval_seconds, checkpoint.keep_every, dataset.root. Anything else would be another run:
-    submit it.
+    submit it. It keeps the code of its submission; --new-code takes that of now, with a mistake in it mended.
 
     \b
     Examples:
       python -m runner resume 3
       python -m runner resume 3 --set num_epochs=200
+      python -m runner resume 3 --new-code
     """
     from runner.commands.access import named, open_queue
     from runner.commands.starting import start_service
     from runner.editing import edited
     from runner.loading import data_environment
+    from runner.present import present
 
+    source, origin = present(Path.cwd()) if new_code else (None, None)
     with open_queue() as (home, store):
         chosen = named(store, run)
         if chosen.state not in ENDED:
             raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
         edit = edited(chosen, settings or [], best, data_environment(home))
-        store.resume(chosen.id, edit.config, edit.num_epochs, best, now=store.now())
+        store.resume(
+            chosen.id, edit.config, edit.num_epochs, best, origin=origin, source=source, now=store.now()
+        )
         hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")
         started = start_service(home, store)
         if json:

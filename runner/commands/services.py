@@ -9,6 +9,7 @@ import typer
 
 from runner.commands.options import Json
 from runner.output import PROGRAM, Column, emit, emit_json, hint, plain_table
+from runner.source import short
 from runner.states import UNFINISHED
 from runner.wording import NOTHING, duration, plural
 
@@ -118,7 +119,8 @@ def scheduler_line(scheduler: dict[str, Any], start: str) -> str:
     if not scheduler["alive"]:
         return f"down; {start} starts it"
     age = duration(scheduler["beat_age_seconds"])
-    where = f"pid {scheduler['pid']} on {scheduler['host']}, version {scheduler['version']}"
+    code = f", code {short(scheduler['code'])}" if scheduler["code"] else ""
+    where = f"pid {scheduler['pid']} on {scheduler['host']}, version {scheduler['version']}{code}"
     message = f"; {scheduler['message']}" if scheduler["message"] else ""
     return f"up, {where}, last seen {age} ago{message}"
 

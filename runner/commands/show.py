@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import narration, notes
+from runner import narration, notes, source, versions
 from runner.commands.options import Json, RunArgument
 from runner.output import PROGRAM, emit, emit_json
 from runner.states import ENDED, State
@@ -50,7 +50,7 @@ def show(run: RunArgument, json: Json = False) -> None:
             }
             emit_json({**document(chosen, home, now), **more})
             return
-        parts = details(chosen, home, now, checkpoint, published_to(access))
+        parts = details(chosen, home, now, checkpoint, published_to(access), source.here().digest)
         emit("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in parts.items() if text))
         if attempts:
             emit("\n".join(["attempts", *(f"  {attempt_line(one, now.now, chosen)}" for one in attempts)]))
@@ -64,9 +64,9 @@ def newest_checkpoint(run: Run, home: Home) -> Path | None:
 
 
 def details(
-    run: Run, home: Home, situation: Situation, checkpoint: Path | None, tracking: str
+    run: Run, home: Home, situation: Situation, checkpoint: Path | None, tracking: str, code_here: str
 ) -> dict[str, str]:
-    """What `show` prints of a run, by label; empty text is left out."""
+    """What `show` prints of a run, by label; empty text is left out. `code_here`: the digest of ours."""
     now, paths = situation.now, home.run(run.id, run.name)
     note = notes.note(run, situation)
     return {
@@ -74,8 +74,10 @@ def details(
         "state": run.state + (f": {note}" if note else ""),
         "progress": narration.progress(run) if run.epoch else "",
         "submitted": f"{age(run.submitted_at, now)} ago, priority {run.priority}",
-        "source": source(run),
+        "source": submitted_as(run),
         "git": revision(run),
+        "code": code_line(run, code_here),
+        "versions": versions_line(run),
         "wants": f"gpus {request(run.gpus)}, cpus {request(run.cpus)}",
         "runs on": f"{narration.place(run)}, pid {run.pid}" if run.state is State.RUNNING and run.pid else "",
         "tags": ", ".join(f"{key}={value}" for key, value in run.tags.items()),
@@ -87,7 +89,7 @@ def details(
     }
 
 
-def source(run: Run) -> str:
+def submitted_as(run: Run) -> str:
     if run.source_file is None:
         return ""
     return f"{run.source_file}, submitted in {run.submit_directory}"
@@ -97,6 +99,24 @@ def revision(run: Run) -> str:
     if run.git_commit is None:
         return "not in a repository"
     return run.git_commit + (", with uncommitted changes" if run.git_dirty else "")
+
+
+def code_line(run: Run, here: str) -> str:
+    """Which code it goes on with, and whether this command has the same."""
+    if run.code is None:
+        return "not kept, as an earlier version submitted it: it goes on with the scheduler's"
+    compared = "the same as here" if run.code == here else f"here it is {source.short(here)}"
+    return f"{source.short(run.code)}, {compared}; `{PROGRAM} code {run.id}`"
+
+
+def versions_line(run: Run) -> str:
+    """Of Python and PyTorch where it ran last and, where they were others, at its submission."""
+    found = versions.Versions(run.python, run.torch)
+    submitted = versions.Versions(run.submit_python, run.submit_torch)
+    named = {"Python": found.python, "PyTorch": found.torch}
+    text = ", ".join(f"{name} {version}" for name, version in named.items() if version)
+    differences = versions.differences(found, submitted)
+    return text + (f": {'; '.join(differences)}" if differences else "")
 
 
 def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
@@ -149,4 +169,5 @@ def attempt_line(attempt: Attempt, now: float, run: Run) -> str:
     reason = f": {attempt.reason}" if attempt.reason and attempt.reason != run.reason else ""
     host = attempt.host or NOTHING
     began = f"started {age(attempt.started_at, now)} ago"
-    return f"{attempt.number}  {outcome}{reason}; {began}, took {took}, on {host}, {devices}"
+    code = f", code {source.short(attempt.code)}" if attempt.code != run.code else ""
+    return f"{attempt.number}  {outcome}{reason}; {began}, took {took}, on {host}, {devices}{code}"

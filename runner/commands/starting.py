@@ -57,7 +57,7 @@ def _started(home: Home, store: Store) -> bool:
 
 def differences(home: Home, store: Store) -> list[str]:
     """What the running scheduler does otherwise than one that this command would start."""
-    import capsnet
+    from runner.protocol import PROTOCOL
     from runner.tracking import shown, target
 
     beat = store.scheduler_beat()
@@ -68,6 +68,10 @@ def differences(home: Home, store: Store) -> list[str]:
     named = bool(os.environ.get("MLFLOW_TRACKING_URI")) or not is_elsewhere(home)
     if named and beat.tracking != (wanted := shown(target(home).uri)):
         found.append(f"the scheduler publishes to {beat.tracking} and not to {wanted}")
-    if beat.version != capsnet.__version__:
-        found.append(f"the scheduler runs version {beat.version} and not {capsnet.__version__}")
+    if beat.protocol is None:
+        found.append(
+            f"the scheduler is of version {beat.version}: it runs what is installed, not what was submitted"
+        )
+    elif beat.protocol < PROTOCOL:
+        found.append(f"the scheduler is of version {beat.version} and cannot run code as new as this")
     return found

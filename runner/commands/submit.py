@@ -18,9 +18,8 @@ from runner.wording import runs_named
 if TYPE_CHECKING:
     from capsnet.config import Config
     from runner.commands.access import Access
-    from runner.git import Revision
     from runner.loading import Experiment
-    from runner.rows import NewRun
+    from runner.rows import NewRun, Origin
 
 
 def submit(
@@ -39,7 +38,8 @@ def submit(
     """Queue a run for each FILE: all of them or, where anything is wrong with one, none.
 
     Prints the runs' numbers on stdout. Starts local Ray and the scheduler where they do not run.
-    Relative paths in a FILE are relative to the directory of this command.
+    Relative paths in a FILE are relative to the directory of this command. The runs keep the code of this
+    moment, whatever is edited or installed before they start: `code RUN` shows it.
 
     \b
     Examples:
@@ -53,16 +53,18 @@ def submit(
     from runner.following import patiently
     from runner.loading import data_environment
     from runner.paths import home
+    from runner.present import present
 
     overrides = [*(settings or []), *as_settings(name, priority)]
     experiments = load_all(files, overrides)
     directory = Path.cwd()
     place = home()
-    new_runs = to_rows(experiments, directory, data_environment(place))
+    source, origin = present(directory)
+    new_runs = to_rows(experiments, directory, origin, data_environment(place))
     if is_elsewhere(place):
         tell_of_paths_here(experiments, directory)
     with open_queue(create=True) as access:
-        ids = access.store.add(new_runs, access.store.now())
+        ids = access.store.add(new_runs, access.store.now(), source)
         if not json:
             emit("\n".join(map(str, ids)))
         started = start_service(*access)
@@ -97,17 +99,17 @@ def load_all(files: Sequence[Path], overrides: Sequence[str]) -> list[Experiment
 
 
 def to_rows(
-    experiments: Sequence[Experiment], directory: Path, environment: Mapping[str, str] | None
+    experiments: Sequence[Experiment],
+    directory: Path,
+    origin: Origin,
+    environment: Mapping[str, str] | None,
 ) -> list[NewRun]:
     """What is queued for each experiment when it is submitted from `directory`; see `Experiment.resolved`."""
-    from runner.git import revision
-
-    code = revision(directory)
-    return [to_row(experiment, directory, code, environment) for experiment in experiments]
+    return [to_row(experiment, directory, origin, environment) for experiment in experiments]
 
 
 def to_row(
-    experiment: Experiment, directory: Path, code: Revision, environment: Mapping[str, str] | None
+    experiment: Experiment, directory: Path, origin: Origin, environment: Mapping[str, str] | None
 ) -> NewRun:
     from capsnet.config import with_absolute_paths
     from runner.rows import NewRun
@@ -128,8 +130,7 @@ def to_row(
         exclusive=written_outside(config),
         source_file=source_file,
         submit_directory=str(directory),
-        git_commit=code.commit,
-        git_dirty=code.dirty,
+        **vars(origin),
     )
 
 

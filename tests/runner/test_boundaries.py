@@ -32,14 +32,15 @@ FLOORS = {
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
-        "spec loading paths",
+        "spec loading paths private source code_cache guest protocol versions",
         "states rows moves room placement storage record system_metrics",
-        "store database tables queries schema sqlite postgres postgres_errors opening clock migrations.*",
+        "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
+        "migrations.*",
         "worker attempt keeper orders output_log backlog log_copy publisher tracking model_artifact "
         "capsnet_pyfunc",
-        "cluster resources guest",
+        "cluster resources",
         "scheduler scheduler_actor publisher_actor attendance launch service local_ray",
-        "cli __main__ commands.* output exits wording notes narration following views editing git ui",
+        "cli __main__ commands.* output exits wording notes narration following views editing git present ui",
     ],
 }
 
@@ -52,6 +53,7 @@ ONLY = {
         "runner.database",
         "runner.tables",
         "runner.queries",
+        "runner.sources",
         "runner.schema",
         "runner.sqlite",
         "runner.postgres",

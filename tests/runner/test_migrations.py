@@ -22,11 +22,14 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from runner import schema
 from runner.migrations import versions
 from runner.rows import NewRun
+from runner.source import Source
 from runner.states import Event, State
 from runner.store import StoreError, open_store
 from runner.tables import SCHEMA_VERSION, metadata
 
-FIRST = Path(__file__).parent / "data" / "queue-schema-1.db"  # made by the version that had no other schema
+DATA = Path(__file__).parent / "data"
+FIRST = DATA / "queue-schema-1.db"  # made by the version that had no other schema
+SECOND = DATA / "queue-schema-2.db"  # made by the last version of it
 TABLES = ("runs", "attempts", "queue")
 
 
@@ -237,6 +240,49 @@ class TestOpeningAnOlderOne:
         assert (beat.at, run.step) == (1016.0, 41)
 
 
+class TestOpeningOneWithoutCode:
+    """Of the second schema, whose runs ran what was installed."""
+
+    @pytest.fixture
+    def second(self, tmp_path: Path) -> Path:
+        return Path(shutil.copy(SECOND, tmp_path / "queue.db"))
+
+    def test_every_run_is_there_as_it_was_and_has_no_code(self, second: Path) -> None:
+        with open_store(second) as store:
+            runs = {run.name: run for run in store.runs()}
+            assert {name: run.state for name, run in runs.items()} == {
+                "finished": State.FINISHED,
+                "running": State.RUNNING,
+                "queued": State.QUEUED,
+                "failed": State.FAILED,
+            }
+            assert {(run.code, run.submit_python, run.torch) for run in runs.values()} == {(None, None, None)}
+            assert [attempt.code for attempt in store.attempts(runs["running"].id)] == [None]
+            assert store.log(runs["running"].id, 1) == b"Epoch 1\n"
+            beat = store.scheduler_beat()
+        assert beat is not None
+        assert (beat.code, beat.protocol) == (None, None)
+        assert [machine["name"] for machine in beat.machines] == ["gpu1", "gpu2"]
+        assert second.with_name("queue.db.schema-2").exists()
+
+    def test_they_go_on_and_new_ones_bring_code(self, second: Path) -> None:
+        source = Source({"capsnet/__init__.py": b"", "runner/__init__.py": b""})
+        with open_store(second) as store:
+            new = NewRun(name="new", config="", num_epochs=1, code=source.digest)
+            assert store.add([new], now=1030.0, source=source) == [5]
+            epoch = store.take_over(1100.0, "lab", "3", code="c0de")
+            for number in (3, 5):
+                assert store.claim(epoch, number, 1101.0, gpus=1, cpus=1)
+            assert [store.attempts(number)[-1].code for number in (3, 5)] == [None, source.digest]
+            store.remove([1, 4])
+            assert store.source(source.digest) is not None
+
+    def test_it_is_noted_as_the_newest(self, second: Path) -> None:
+        with open_store(second) as store, store._database.reader.connect() as connection:
+            assert noted(connection) == (str(SCHEMA_VERSION), SCHEMA_VERSION)
+            assert differences(connection) == []
+
+
 # Migrates, and is killed by the statement whose number it is told, or after all where there are fewer.
 KILLED = """
 import os, signal, sys
@@ -290,7 +336,7 @@ class TestRefusing:
         with open_store(old_place) as store, store._database.writer.begin() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '9'"))
         said = self.refused(old_place)
-        assert "written by a newer version of this program (schema 9, this one knows 2)" in said
+        assert "written by a newer version of this program (schema 9, this one knows 3)" in said
         assert said.endswith("update this installation")
 
     def test_the_first_version_refuses_a_migrated_file(self, old_file: Path) -> None:

@@ -19,6 +19,8 @@ from runner import model_artifact
 from runner.capsnet_pyfunc import Classifier
 from runner.tracking import quiet
 
+PACKAGES = Path(model_artifact.__file__).parents[1]
+
 # In a process of its own, in an empty folder, as somebody would who was handed the model.
 LOAD = """
 import json, sys
@@ -46,7 +48,7 @@ def mlflow_model() -> Any:
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("logged") / "model"
-    model_artifact.save(tiny_checkpoint, folder, mlflow_model())
+    model_artifact.save(tiny_checkpoint, PACKAGES, folder, mlflow_model())
     return folder
 
 
@@ -94,7 +96,7 @@ def test_a_model_holds_no_pickle_and_its_requirements_can_be_installed(model: Pa
 def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"cut off")
     with pytest.raises(model_artifact.ModelError, match=r"^\S*checkpoint.pt is not a checkpoint[^\n]*$"):
-        model_artifact.save(tmp_path / "checkpoint.pt", tmp_path / "model", mlflow_model())
+        model_artifact.save(tmp_path / "checkpoint.pt", PACKAGES, tmp_path / "model", mlflow_model())
 
 
 def test_a_model_standardises_images_as_its_network_was_trained(tmp_path: Path) -> None:
