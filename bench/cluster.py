@@ -29,11 +29,11 @@ import psutil
 from costs import SMALL, ended, look, runner, seconds, show
 
 import capsnet
-from runner import loading, local_ray, paths, placement
+from runner import loading, local_ray, paths, placement, source
 from runner.commands.submit import to_row
-from runner.git import UNKNOWN
 from runner.placement import Node
-from runner.rows import Attempt, NewRun, Waiting
+from runner.present import present
+from runner.rows import Attempt, Waiting
 from runner.states import ENDED, State
 from runner.store import Store, open_store
 
@@ -44,11 +44,13 @@ THIS_PROCESS = ("user", "system")
 CHILDREN = ("children_user", "children_system")
 
 
-def new_runs(text: str, count: int) -> list[NewRun]:
-    """As many rows as `submit` would make of a YAML."""
+def add_runs(store: Store, text: str, count: int) -> list[int]:
+    """Queue as many runs as `submit` would make of so many YAML files; their numbers."""
     experiment = loading.parse(text, "bench.yaml")
-    row = to_row(experiment, Path.cwd(), UNKNOWN, os.environ)
-    return [replace(row, name=f"bench-{number}") for number in range(count)]
+    code, origin = present(Path.cwd())
+    row = to_row(experiment, Path.cwd(), origin, os.environ)
+    new_runs = [replace(row, name=f"bench-{number}") for number in range(count)]
+    return store.add(new_runs, store.now(), code)
 
 
 def until(condition: Callable[[], bool], seconds: float = ENOUGH_SECONDS) -> None:
@@ -99,7 +101,7 @@ def environment(values: Mapping[str, str], without: Sequence[str] = ()) -> Itera
 def queue(options: argparse.Namespace) -> None:
     """One run trains on the only GPU, all others wait for it."""
     with own_service(gpus=1), open_store(paths.home(), create=False) as store:
-        seconds_to_add = seconds(lambda: store.add(new_runs(LONG, options.runs), store.now()))
+        seconds_to_add = seconds(lambda: add_runs(store, LONG, options.runs))
         print(f"{'queued in one transaction':<44} {options.runs} runs in {seconds_to_add:.2f} s")
         until(lambda: any(run.step for run in store.runs([State.RUNNING])))
         whole_processes(options.repeats)
@@ -158,7 +160,7 @@ def ticks(store: Store, repeats: int) -> None:
     cluster.connect(ray.address, store.queue_id)
     home = paths.home()
     epoch = store.take_over(store.now(), beat.cluster, capsnet.__version__, beat.tracking, str(home.root))
-    scheduler = Scheduler(store, home, epoch, {})
+    scheduler = Scheduler(store, home, epoch, {}, source.here().archive)
     scheduler.tick(store.now())  # adopts
     used = []
     for _ in range(5 * repeats):
@@ -187,7 +189,7 @@ def idle(options: argparse.Namespace) -> None:
         "num_epochs: 1", f"num_epochs: {options.epochs}"
     )
     with own_service(options.gpus), open_store(paths.home(), create=False) as store:
-        numbers = store.add(new_runs(text, options.runs), store.now())
+        numbers = add_runs(store, text, options.runs)
         signs = watch(store)
         ends = [run.state for run in store.runs(ENDED)]
         attempts = [attempt for number in numbers for attempt in store.attempts(number)]

@@ -74,6 +74,7 @@ class Status:
         """What `plain` has made, perhaps in another version."""
         said, ending = values["fields"], values["ending"]
         fields = {name: said[name] for name in ProgressFields.__annotations__ if name in said}
+        fields["devices"] = tuple(fields.get("devices", ()))
         found = None if ending is None else storage.Ending(**protocol.known(storage.Ending, ending))
         return cls(values["node"], cast(ProgressFields, fields), found)
 

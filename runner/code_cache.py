@@ -82,9 +82,11 @@ def _make(place: Path, archive: Archive) -> None:
 def _clear(cache: Path) -> None:
     """Delete what a killed process left half made, and what nobody has used for a while."""
     for entry in cache.iterdir():
-        unfinished = entry.name.startswith(".") and entry.is_dir()
-        if unfinished or (entry.is_dir() and _is_unused(entry)):
+        left = entry.name.startswith(".")
+        if entry.is_dir() and (left or _is_unused(entry)):
             shutil.rmtree(entry, ignore_errors=True)
+        elif left:
+            entry.unlink()
 
 
 def _is_unused(entry: Path) -> bool:

@@ -208,7 +208,6 @@ class Publisher:
         )
         self._tracker.add_model(known, run.name, known.epoch, newest, save)
 
-
     def _packages(self, run: Run) -> Path:
         """The folder of the code that trained the run."""
         kept = self._store.source(run.code) if run.code else None

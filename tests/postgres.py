@@ -119,7 +119,8 @@ class Server:
     def empty_queue(self, url: str) -> None:
         """Make a queue as good as new, which is quicker than to make one."""
         self.execute(
-            "TRUNCATE runs, attempts, log_pieces RESTART IDENTITY; UPDATE queue SET epoch = 0, at = NULL, "
+            "TRUNCATE runs, attempts, log_pieces, sources RESTART IDENTITY; "
+            "UPDATE queue SET epoch = 0, at = NULL, code = NULL, protocol = NULL, "
             "cluster = NULL, version = NULL, tracking = NULL, pid = NULL, host = NULL, cores = NULL, "
             "gpus = NULL, machines = NULL, home = NULL, message = NULL, down_at = NULL, down_force = NULL",
             database=url.rpartition("/")[2],

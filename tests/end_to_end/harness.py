@@ -36,6 +36,7 @@ class Service:
 
     root: Path
     variables: dict[str, str] = field(default_factory=dict)
+    directory: Path | None = None  # in which commands are given; None: that of the tests
 
     @property
     def home(self) -> Home:
@@ -50,7 +51,12 @@ class Service:
 
     def call(self, *words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            self.command(*words), env=self.environment, capture_output=True, text=True, timeout=120
+            self.command(*words),
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert done.returncode == expect, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

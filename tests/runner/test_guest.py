@@ -1,62 +1,99 @@
-"""The class that stands in for an actor's where that cannot be imported."""
+"""The class that stands in for an actor's, and brings its code."""
 
 from __future__ import annotations
 
-import pickle
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import cloudpickle
 import pytest
+from ray.cloudpickle import cloudpickle
 
-import capsnet
+from runner import cluster, source
 from runner.guest import guest
-from runner.orders import Orders
+from runner.source import Source
+
+assert cluster.guests  # which lets travel what the class needs
 
 ELSEWHERE = """
-import pickle, sys
-sys.modules.update(dict.fromkeys(sys.argv[3:]))  # these cannot be imported
-cls = pickle.load(open(sys.argv[1], "rb"))
-made = cls(sys.argv[2], pickle.dumps((1.0,)))
-print(made.call("heard"), "runner" in sys.modules)
+import json, pickle, sys, tempfile
+tempfile.tempdir = sys.argv[2]
+sys.modules.update(dict.fromkeys(sys.argv[4:]))  # these cannot be imported
+made = pickle.load(open(sys.argv[1], "rb"))(sys.argv[3])
+said = made.call("heard")
+print(json.dumps([*said, sys.modules["runner"].__file__ if sys.modules.get("runner") else None]))
 """
+OnANode = Callable[..., list[Any]]
 
 
 @pytest.fixture
-def sent(tmp_path):
-    """What Ray sends to a node, in a file."""
-    file = tmp_path / "class"
-    file.write_bytes(cloudpickle.dumps(guest(Orders, restarted=False)))
-    return file
+def on_a_node(tmp_path: Path) -> OnANode:
+    """Make an `Orders` of some source in a process that has nothing of ours; what it says, and from where."""
+
+    def call(*lacking: str, arguments: str = "[1.0]", **edited: str) -> list[Any]:
+        files = dict(source.here().files)
+        files |= {f"{name.replace('__', '/')}.py": text.encode() for name, text in edited.items()}
+        sent = tmp_path / "class"
+        sent.write_bytes(
+            cloudpickle.dumps(guest("runner.orders", "Orders", Source(files).archive, restarted=False))
+        )
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", ELSEWHERE, str(sent), str(tmp_path), arguments, *lacking],
+            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd="/",
+            timeout=60,
+        )
+        return json.loads(done.stdout)
+
+    return call
 
 
-def on_a_node(sent, *lacking: str, version: str = capsnet.__version__) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(sent), version, *lacking],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd="/",
-        timeout=60,
+def test_a_node_runs_the_code_that_was_sent_and_passes_the_call_on(
+    on_a_node: OnANode, tmp_path: Path
+) -> None:
+    kind, answer, file = on_a_node(
+        runner__orders="class Orders:\n def __init__(self, n): pass\n heard = lambda s: 7"
     )
-    return done.stdout.strip()
+    assert (kind, answer) == ("answer", 7)
+    assert Path(file).is_relative_to(tmp_path)
 
 
-def test_on_a_node_that_has_our_packages_the_call_is_passed_on(sent) -> None:
-    assert on_a_node(sent) == "('answer', None) True"
+def test_a_node_says_which_library_it_lacks(on_a_node: OnANode) -> None:
+    kind, said, _ = on_a_node("pydantic", runner__orders="import pydantic\n")
+    assert kind == "lack" and said.startswith("ModuleNotFoundError: import of pydantic halted")
 
 
-def test_on_a_node_without_them_it_says_what_is_missing(sent) -> None:
-    said = on_a_node(sent, "capsnet")
-    assert said.startswith("('lack', 'ModuleNotFoundError: import of capsnet") and said.endswith("False")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def broken(:\n", "SyntaxError: invalid syntax (orders.py, line 1)"),
+        (
+            "from runner.paths import nothing\n",
+            "ImportError: cannot import name 'nothing' from 'runner.paths'",
+        ),
+        ("import capsnet.nowhere\n", "ModuleNotFoundError: No module named 'capsnet.nowhere'"),
+        ("limit = undefined\n", "NameError: name 'undefined' is not defined"),
+    ],
+)
+def test_what_is_wrong_with_the_code_is_no_fault_of_the_node(
+    on_a_node: OnANode, text: str, said: str
+) -> None:
+    kind, found, _ = on_a_node(runner__orders=text)
+    assert kind == "fault" and found.startswith(said)
 
 
-def test_on_a_node_with_another_version_it_says_which(sent) -> None:
-    said = on_a_node(sent, version="99.0")
-    assert said.startswith("('lack'") and f"version {capsnet.__version__} is installed there" in said
+def test_a_folder_that_the_node_does_not_see_is_its_own_lack(on_a_node: OnANode) -> None:
+    kind, said, _ = on_a_node(runner__orders="open('/nowhere/at/all')\n")
+    assert kind == "lack" and said.startswith("FileNotFoundError")
 
 
-def test_what_its_constructor_raises_is_what_the_node_lacks() -> None:
-    made = guest(Orders, restarted=False)(capsnet.__version__, pickle.dumps((1, 2, 3)))
-    kind, said = made.call("heard")
-    assert kind == "lack" and said.startswith("TypeError")
+def test_arguments_of_another_version_are_a_fault_in_one_line(on_a_node: OnANode) -> None:
+    kind, said, _ = on_a_node(arguments="[1, 2, 3]")
+    assert kind == "fault" and said.startswith("TypeError") and "\n" not in said
