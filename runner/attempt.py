@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, cast
 
 from runner import loading, protocol, storage, versions
-from runner.guest import described, is_of_the_code
+from runner.guest import described, is_of_the_code, located
 from runner.orders import Orders
 from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
@@ -129,7 +129,9 @@ def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
         from runner import keeper
     except Exception as error:  # something is missing on this machine, or the code cannot be run on any
         traceback.print_exception(error)
-        return standing.end("failed" if is_of_the_code(error) else "unable", described(error))
+        if is_of_the_code(error):
+            return standing.end("failed", located(error))
+        return standing.end("unable", described(error))
     del training, keeper
     try:
         standing.end("finished" if _train(assignment, orders, standing) else "stopped")

@@ -15,6 +15,8 @@ import importlib
 import json
 import os
 import threading
+import traceback
+from pathlib import Path
 from typing import Any
 
 from runner.code_cache import bring
@@ -39,7 +41,9 @@ def guest(module: str, name: str, archive: Archive, restarted: bool) -> type:
                 bring(archive)
                 self._actor = getattr(importlib.import_module(module), name)(*json.loads(arguments))
             except Exception as error:  # whatever it is, this actor cannot serve here
-                self._trouble = ("fault" if is_of_the_code(error) else "lack", described(error))
+                self._trouble = (
+                    ("fault", located(error)) if is_of_the_code(error) else ("lack", described(error))
+                )
                 if restarted:
                     threading.Timer(LEAVE_SECONDS, os._exit, [1]).start()
 
@@ -61,6 +65,14 @@ def is_of_the_code(error: Exception) -> bool:
     if isinstance(error, ImportError):
         return (error.name or "").partition(".")[0] in PACKAGES
     return not isinstance(error, OSError)
+
+
+def located(error: Exception) -> str:
+    """The error in one line, with the place in the code where it was raised; a SyntaxError says so itself."""
+    if isinstance(error, SyntaxError):
+        return described(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{described(error)} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def described(error: Exception) -> str:

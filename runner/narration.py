@@ -128,5 +128,9 @@ def next_steps(run: Run) -> dict[str, str]:
             "go on": f"{PROGRAM} resume {run.id} --set num_epochs={2 * run.num_epochs}",
         }
     if run.state is State.FAILED:
-        return {"its output": f"{PROGRAM} logs {run.id}", "go on": f"{PROGRAM} resume {run.id}"}
+        return {
+            "its output": f"{PROGRAM} logs {run.id}",
+            "go on": f"{PROGRAM} resume {run.id}",
+            "with edited code": f"{PROGRAM} resume {run.id} --new-code",
+        }
     return {"go on": f"{PROGRAM} resume {run.id}"}

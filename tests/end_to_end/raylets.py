@@ -146,13 +146,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def bare_python(folder: Path) -> str:
-    """An interpreter with all that this one has installed, but for our own two packages."""
+def bare_python(folder: Path, *lacking: str) -> str:
+    """An interpreter with what this one has installed, but for our own two packages and others."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
     (target,) = folder.glob("lib/python*/site-packages")
     (source,) = {Path(path) for path in sys.path if path.endswith("site-packages")}
     for entry in source.iterdir():
         ours = any(word in entry.name for word in ("capsnet", "runner", "__editable__"))
-        if not ours and entry.name != "__pycache__":
+        if not ours and entry.name not in lacking and entry.name != "__pycache__":
             (target / entry.name).symlink_to(entry)
     return str(folder / "bin" / "python")

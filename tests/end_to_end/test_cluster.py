@@ -150,12 +150,25 @@ def test_a_drained_host_saves_its_runs_first_and_a_new_one_takes_them(
     assert outcomes(service, number) == ["stopped", "stopped"]
 
 
-def test_a_host_without_our_packages_is_left_alone_and_the_others_go_on(
+def test_a_host_without_our_packages_trains_with_those_that_the_run_brings(
+    service: Service, hosts: Hosts, small: Path, tmp_path: Path
+) -> None:
+    busy = submit(service, small)
+    service.training(busy)
+    bare = hosts.add("bare", python=bare_python(tmp_path / "bare"))
+    number = submit(service, small)
+    assert hosts.host_of(service.training(number).pid) is bare
+    stop(service, number)
+    stop(service, busy)
+    bare.kill()
+
+
+def test_a_host_without_pytorch_is_left_alone_and_the_others_go_on(
     service: Service, hosts: Hosts, small: Path, tmp_path: Path
 ) -> None:
     busy = submit(service, small)
     able = hosts.host_of(service.training(busy).pid)
-    bare = hosts.add("bare", python=bare_python(tmp_path / "bare"))
+    bare = hosts.add("bare", python=bare_python(tmp_path / "bare", "torch"))
     number = submit(service, small)
     waiting = service.wait_for(number, lambda run: run.state is State.QUEUED and run.reason)
     assert waiting.reason is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from end_to_end.harness import Service, wait_until
 from end_to_end.test_faults import ENDLESS, stop
+from sqlalchemy import text
 
 from runner import source
 from runner.private import private_folder
@@ -111,6 +112,24 @@ def test_code_that_its_worker_cannot_be_made_of_fails_its_run_alone(
     failed = service.wait_for_state(broken, State.FAILED)
     assert (failed.reason or "").startswith("SyntaxError: invalid syntax (worker.py, line ")
     service.wait_for_state(sound, State.FINISHED)
+
+
+def test_a_run_whose_code_cannot_be_run_any_more_says_what_to_do(
+    checkout: Checkout, service: Service, small: Path
+) -> None:
+    blocker = service.submit(small, ENDLESS)
+    service.training(blocker)
+    checkout.say("newer")
+    newer, gone = (service.submit(small, "num_epochs=1") for _ in range(2))
+    with open_store(service.home) as store, store._database.writer.begin() as connection:
+        connection.execute(text(f"UPDATE sources SET protocol = 99 WHERE digest = '{checkout.code}'"))
+        connection.execute(text(f"UPDATE runs SET code = '{'0' * 64}' WHERE id = {gone}"))
+    stop(service, blocker)
+    assert "speaks protocol 99" in (service.wait_for_state(newer, State.FAILED).reason or "")
+    assert "--new-code" in (service.wait_for_state(gone, State.FAILED).reason or "")
+    checkout.edit(TRAINING, "")
+    service.call("resume", str(gone), "--new-code")
+    service.wait_for_state(gone, State.FINISHED)
 
 
 def test_a_resumed_run_keeps_its_code_until_it_is_given_new_code(

@@ -79,7 +79,7 @@ def test_a_node_says_which_library_it_lacks(on_a_node: OnANode) -> None:
             "ImportError: cannot import name 'nothing' from 'runner.paths'",
         ),
         ("import capsnet.nowhere\n", "ModuleNotFoundError: No module named 'capsnet.nowhere'"),
-        ("limit = undefined\n", "NameError: name 'undefined' is not defined"),
+        ("limit = undefined\n", "NameError: name 'undefined' is not defined (orders.py, line 1)"),
     ],
 )
 def test_what_is_wrong_with_the_code_is_no_fault_of_the_node(

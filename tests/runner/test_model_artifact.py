@@ -15,7 +15,7 @@ import torch
 from capsnet import checkpoint as checkpoints
 from capsnet import config as schema
 from capsnet import datasets, models
-from runner import model_artifact
+from runner import model_artifact, source
 from runner.capsnet_pyfunc import Classifier
 from runner.tracking import quiet
 
@@ -50,6 +50,17 @@ def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("logged") / "model"
     model_artifact.save(tiny_checkpoint, PACKAGES, folder, mlflow_model())
     return folder
+
+
+def test_a_model_holds_the_code_of_the_run_and_not_that_of_the_publisher(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    files = dict(source.here().files)
+    files["capsnet/__init__.py"] += b"# of the run\n"
+    source.write(files, tmp_path / "code")
+    model_artifact.save(tiny_checkpoint, tmp_path / "code", tmp_path / "model", mlflow_model())
+    (held,) = (tmp_path / "model").glob("code/capsnet/__init__.py")
+    assert held.read_bytes() == files["capsnet/__init__.py"]
 
 
 def test_a_model_answers_as_the_network_does_wherever_it_is_loaded(
