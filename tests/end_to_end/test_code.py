@@ -114,19 +114,22 @@ def test_code_that_its_worker_cannot_be_made_of_fails_its_run_alone(
     service.wait_for_state(sound, State.FINISHED)
 
 
-def test_a_run_whose_code_cannot_be_run_any_more_says_what_to_do(
+def test_runs_whose_code_cannot_be_run_any_more_say_what_to_do_and_one_without_any_has_the_schedulers(
     checkout: Checkout, service: Service, small: Path
 ) -> None:
     blocker = service.submit(small, ENDLESS)
     service.training(blocker)
     checkout.say("newer")
-    newer, gone = (service.submit(small, "num_epochs=1") for _ in range(2))
+    newer, gone, old = (service.submit(small, "num_epochs=1") for _ in range(3))
     with open_store(service.home) as store, store._database.writer.begin() as connection:
         connection.execute(text(f"UPDATE sources SET protocol = 99 WHERE digest = '{checkout.code}'"))
         connection.execute(text(f"UPDATE runs SET code = '{'0' * 64}' WHERE id = {gone}"))
+        connection.execute(text(f"UPDATE runs SET code = NULL WHERE id = {old}"))  # of an earlier version
     stop(service, blocker)
     assert "speaks protocol 99" in (service.wait_for_state(newer, State.FAILED).reason or "")
     assert "--new-code" in (service.wait_for_state(gone, State.FAILED).reason or "")
+    service.wait_for_state(old, State.FINISHED)
+    assert words(service, old) == []
     checkout.edit(TRAINING, "")
     service.call("resume", str(gone), "--new-code")
     service.wait_for_state(gone, State.FINISHED)
