@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 import warnings
 import zipfile
 import zlib
@@ -11,16 +10,13 @@ from pathlib import Path
 
 import torch
 
-from capsnet.config import Checkpoint
 from capsnet.files import CHECKPOINT, locate, previous_path, write_atomically
 from capsnet.history import HISTORY, read_history, write_history
-from capsnet.snapshot import Snapshot
 from capsnet.state import CheckpointError, State, checked, is_kept
 
 __all__ = [
     "HISTORY",
     "CheckpointError",
-    "Writer",
     "load",
     "locate",
     "previous_path",
@@ -116,73 +112,3 @@ def _is_whole(path: Path) -> bool:
         return _altered(path) is None
     except (OSError, RuntimeError, *BROKEN):
         return False
-
-
-def due(settings: Checkpoint, ended: int | None, num_epochs: int, seconds: float) -> bool:
-    """Whether to save now, `seconds` after the last time, at the end of epoch `ended` (None: within one)."""
-    at_end = ended == num_epochs
-    kept = ended is not None and settings.keep_every is not None and ended % settings.keep_every == 0
-    return at_end or kept or seconds >= settings.interval_seconds
-
-
-class Writer:
-    """A thread that saves states, so that training does not stop for the disk, nor for their way to the CPU.
-
-    A state that still waits when a newer one comes is not written, except where `checkpoint.keep_every`
-    asks for it. An error in the thread is raised by the next call of any method.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.durable: tuple[int, int] | None = None  # (epoch, step) of the state last written
-        self._waiting: list[Snapshot] = []  # what is being written stays in it until it is on disk
-        self._closed = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="checkpoint writer", daemon=True)
-        self._thread.start()
-
-    def submit(self, snapshot: Snapshot) -> None:
-        """Have its state written soon."""
-        with self._changed:
-            self._raise_error()
-            in_work, later = self._waiting[:1], self._waiting[1:]
-            self._waiting = [*in_work, *(each for each in later if each.is_kept), snapshot]
-            self._changed.notify_all()
-
-    def wait(self) -> None:
-        """Return when everything submitted is on disk."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._error or not self._waiting)
-            self._raise_error()
-
-    def close(self) -> None:
-        """Write what waits, then end the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
-        self._raise_error()
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
-                    return
-                snapshot = self._waiting[0]
-            try:
-                save(snapshot.state(), self.path)
-            except BaseException as error:  # raised again in the thread that trains
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
-            with self._changed:
-                self.durable = snapshot.epoch, snapshot.step
-                del self._waiting[0]
-                self._changed.notify_all()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from capsnet.checkpoint import Writer, due
 from capsnet.config import Config
 from capsnet.figures import output, sheet
 from capsnet.figures.gallery import gallery
 from capsnet.history import results
 from capsnet.progressbar import Numbers, View
+from capsnet.saving import TRIES, Save, Trouble, Writer, described, due
 from capsnet.state import CheckpointError, State
 from capsnet.tensorboard import Board
 from capsnet.training import Progress
@@ -24,31 +23,50 @@ class Keeper:
     """Sees every `Progress` of a run; what it saved last is on disk when its `with` block ends."""
 
     def __init__(
-        self, config: Config, checkpoint: Path, tensorboard: Path, state: State | None, shown: View
+        self,
+        config: Config,
+        checkpoint: Path,
+        tensorboard: Path,
+        state: State | None,
+        shown: View,
+        *,
+        save: Save | None = None,
+        troubled: Callable[[Trouble | None], None] = lambda trouble: None,
     ) -> None:
         """`tensorboard`: a folder; `state`: what training goes on from.
+
+        `save`: what makes a state safe, if not a file at `checkpoint` alone. `troubled` hears, beside
+        `shown`, why nothing can be saved at the moment, and when that is over.
 
         Raises CheckpointError where a file is in that folder's way: an epoch may take hours to show it.
         """
         _make(tensorboard)
         self._config = config
         self._shown = shown
+        self._troubled = troubled
         self._tensorboard = tensorboard
-        self._next_epoch = 1 if state is None else state["epoch"] + 1
-        self._writer = Writer(checkpoint)
+        patience = TRIES * config.checkpoint.interval_seconds
+        self._writer = Writer(checkpoint, patience, self._tell, save)
         self._figures = output.folder_of(checkpoint)
-        self._closing = ExitStack()
-        self._closing.callback(self._writer.close)
         self._saved_at = time.monotonic()
         self.history = [] if state is None else list(state["history"])
+        self._board: Board | None = None
+        self._boards = True  # TensorBoard is installed, as far as is known
+        self._logged = len(self.history)  # epochs that the board has
+        self._board_fails = False
 
     def __enter__(self) -> Self:
         self._shown.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with self._closing:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
             self._shown.__exit__()
+        finally:
+            try:
+                self._close_board()
+            finally:
+                self._writer.close(patient=kind is None)  # who insists on leaving waits for no disk
 
     @property
     def durable(self) -> tuple[int, int] | None:
@@ -62,33 +80,31 @@ class Keeper:
     def see(self, progress: Progress, last: bool) -> None:
         """Take note of where the run stands; save when that is due or nothing follows."""
         self._shown.show(_numbers(progress))
+        self._writer.look()
         if progress.metrics is not None:
-            self.history.append({"epoch": progress.epoch, **progress.metrics})
+            self.history.append({"epoch": progress.epoch, "time": time.time(), **progress.metrics})
             self._shown.line(_epoch_line(progress, progress.metrics))
             # Before the checkpoint, never after it: a board that is ahead is put right (purge_step), but an
-            # epoch that only the checkpoint knew of would be a hole in the curves for ever. Where this
-            # fails, the checkpoint from within the epoch, `interval_seconds` old at most, goes on with it.
-            self._log(progress, progress.metrics)
+            # epoch that only the checkpoint knew of would be a hole in the curves. Where this fails, the
+            # board gets it at a later epoch's end, and only a process that ends before that leaves the hole.
+            self._log(progress)
         ended = None if progress.metrics is None else progress.epoch
         seconds = time.monotonic() - self._saved_at
         if last or due(self._config.checkpoint, ended, self._config.num_epochs, seconds):
             self._writer.submit(progress.start_snapshot())
             self._saved_at = time.monotonic()
 
+    def look(self) -> None:
+        """Tell of a trouble with the storage that is new, or over. Raises SavingError when it is too much."""
+        self._writer.look()
+
     def settle(self) -> None:
         """Return when what was saved last is on disk."""
         self._writer.wait()
 
-    @cached_property
-    def _board(self) -> Board | None:
-        """Opened at the first epoch's end, as importing it takes seconds; None where it is not installed."""
-        try:
-            board = Board(self._tensorboard, purge_step=self._next_epoch)
-        except ImportError:
-            self._shown.line("no TensorBoard log: pip install tensorboard")
-            return None
-        self._closing.callback(board.close)
-        return board
+    def _tell(self, trouble: Trouble | None) -> None:
+        self._shown.line("saved again" if trouble is None else f"warning: {trouble}; training goes on")
+        self._troubled(trouble)
 
     def draw(self, progress: Progress) -> None:
         """Write the pictures of the finished run beside its checkpoint, and show them on the board.
@@ -116,17 +132,47 @@ class Keeper:
         for name, figure in drawn:
             content = sheet.png(figure)
             output.save(content, self._figures / f"{name}.png")
-            if self._board is not None:
-                self._board.picture(progress.epoch, name, content)
+            if board := self._opened_board():
+                board.picture(progress.epoch, name, content)
 
-    def _log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        if self._board is None:
-            return
-        self._board.epoch(progress.epoch, metrics)
+    def _log(self, progress: Progress) -> None:
+        """Show on the board what is new, and what it could not take before: a full disk ends no training."""
+        try:
+            if board := self._opened_board():
+                self._fill(board, progress)
+        except OSError as error:
+            if not self._board_fails:
+                self._shown.line(f"warning: TensorBoard's log cannot be written: {described(error)}")
+            self._board_fails = True
+            self._close_board()  # what follows goes to a new file: this one may end in half a record
+        else:
+            self._board_fails = False
+
+    def _fill(self, board: Board, progress: Progress) -> None:
+        for row in self.history[self._logged :]:
+            metrics = {name: value for name, value in row.items() if name not in ("epoch", "time")}
+            board.epoch(int(row["epoch"]), metrics, row["time"])
+        self._logged = len(self.history)
         if examples := progress.examples():
-            self._board.images(progress.epoch, *examples)
+            board.images(progress.epoch, *examples)
         if self.complete:
-            self._board.hparams(self._config, results(self.history), progress.epoch)
+            board.hparams(self._config, results(self.history), progress.epoch)
+
+    def _opened_board(self) -> Board | None:
+        """Opened at the first epoch's end, as importing it takes seconds; None where it is not installed."""
+        if self._board is None and self._boards:
+            try:
+                self._board = Board(self._tensorboard, purge_step=self._logged + 1)
+            except ImportError:
+                self._shown.line("no TensorBoard log: pip install tensorboard")
+                self._boards = False
+        return self._board
+
+    def _close_board(self) -> None:
+        board, self._board = self._board, None
+        if board is not None:
+            with suppress(OSError):  # it was told when it was met
+                board.close()
 
 
 def _make(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ class Board:
     def __init__(self, folder: str | Path, purge_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second or more
 
+        _keep_its_thread_quiet()
         self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float | None = None) -> None:
@@ -70,6 +73,19 @@ class Board:
 
     def close(self) -> None:
         self._writer.close()
+
+
+@functools.cache  # once a process
+def _keep_its_thread_quiet() -> None:
+    """Print no traceback when TensorBoard's own thread meets a full disk: its next call raises the error."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        is_its = type(failed.thread).__module__.startswith("tensorboard.")
+        if not (is_its and isinstance(failed.exc_value, OSError)):
+            before(failed)
+
+    threading.excepthook = hook
 
 
 def _shown(images: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 import errno
 import pickle
-import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -11,10 +10,8 @@ import pytest
 import torch
 
 from capsnet import checkpoint
-from capsnet.checkpoint import CheckpointError, Writer, due, load, save
-from capsnet.config import Checkpoint
+from capsnet.checkpoint import CheckpointError, load, save
 from capsnet.history import best_row, read_history, results, write_history
-from capsnet.snapshot import Snapshot
 from capsnet.state import config_of
 from capsnet.training import train
 
@@ -268,76 +265,6 @@ def test_a_path_means_a_file_or_the_checkpoint_in_a_folder(tmp_path):
     assert checkpoint.locate(tmp_path / "new") == tmp_path / "new" / "checkpoint.pt"
     assert checkpoint.locate(tmp_path / "weights.pt") == tmp_path / "weights.pt"
     assert checkpoint.locate(f"{tmp_path}/v1.0/") == tmp_path / "v1.0" / "checkpoint.pt"
-
-
-def taken(state):
-    return Snapshot(state, "cpu")
-
-
-def test_a_writer_saves_in_the_background_and_says_what_is_durable(state, path):
-    writer = Writer(path)
-    assert writer.durable is None
-    writer.submit(taken(state))
-    writer.wait()
-    assert writer.durable == (1, 2)
-    assert same(load(path), state)
-    writer.submit(taken(state | {"step": 3}))
-    writer.close()
-    assert writer.durable == (1, 3)
-    assert load(path)["step"] == 3
-
-
-@pytest.fixture
-def slow_disk(monkeypatch):
-    """Saving waits until this is set; `saved` lists what was."""
-    released, begun = threading.Event(), threading.Event()
-    released.saved, released.begun = [], begun  # type: ignore[attr-defined]
-    really = checkpoint.save
-
-    def save_when_released(state, path):
-        begun.set()
-        assert released.wait(30)
-        really(state, path)
-        released.saved.append((state["epoch"], state["step"]))  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(checkpoint, "save", save_when_released)
-    return released
-
-
-def test_the_newest_of_several_waiting_states_wins_but_kept_ones_are_all_written(
-    state, at_end, path, slow_disk
-):
-    writer = Writer(path)
-    writer.submit(taken(state))
-    assert slow_disk.begun.wait(30)
-    for waiting in (state | {"step": 3}, at_end, at_end | {"step": 1}, at_end | {"step": 2}):
-        writer.submit(taken(waiting))
-    slow_disk.set()
-    writer.close()
-    assert slow_disk.saved == [(1, 2), (2, 0), (2, 2)]
-
-
-def test_an_error_of_the_writer_is_raised_at_the_next_call(state, tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    writer = Writer(tmp_path / "file" / "checkpoint.pt")
-    writer.submit(taken(state))
-    with pytest.raises(OSError, match="file"):
-        writer.wait()
-    with pytest.raises(OSError, match="file"):
-        writer.submit(taken(state))
-    with pytest.raises(OSError, match="file"):
-        writer.close()
-    assert writer.durable is None
-
-
-def test_saving_is_due_after_the_interval_at_the_end_and_where_weights_are_kept():
-    settings = Checkpoint(interval_seconds=30, keep_every=5)
-    assert due(settings, ended=None, num_epochs=10, seconds=30)
-    assert not due(settings, ended=None, num_epochs=10, seconds=29)
-    assert not due(settings, ended=4, num_epochs=10, seconds=1)
-    assert due(settings, ended=5, num_epochs=10, seconds=1)
-    assert due(settings, ended=10, num_epochs=10, seconds=1)
-    assert not due(Checkpoint(), ended=5, num_epochs=10, seconds=1)
 
 
 def test_a_history_comes_back_number_for_number(tmp_path):

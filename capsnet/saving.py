@@ -1,0 +1,197 @@
+"""Saving beside training: when it is due, in a thread, and with patience for a storage that fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from capsnet import checkpoint
+from capsnet.config import Checkpoint
+from capsnet.snapshot import Snapshot
+from capsnet.state import State
+
+Save = Callable[[State, Path], object]
+
+TRIES = 20  # intervals between two savings in which none may succeed before training gives up
+RETRY_SECONDS = 5.0  # at most, until what could not be saved is tried again
+HUNG_SECONDS = 60.0  # after which a storage that says nothing counts as one that fails
+LOOK_SECONDS = 0.2  # between two looks of who waits whether there is something to tell
+NO_ANSWER = "the storage does not answer"
+
+
+class SavingError(OSError):
+    """The storage has taken nothing for so long that to train on would be for nothing; one line."""
+
+
+class Moment(NamedTuple):
+    """One instant by two clocks."""
+
+    monotonic: float
+    at: float  # unix seconds
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why nothing can be saved at the moment."""
+
+    since: float  # unix seconds
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot save since {time.strftime('%H:%M', time.localtime(self.since))}: {self.reason}"
+
+
+def described(error: OSError) -> str:
+    """An error of a file as people would say it: "No space left on device: out/checkpoint.pt"."""
+    if error.strerror is None:
+        return " ".join(str(error).split()) or type(error).__name__
+    return error.strerror + (f": {error.filename}" if error.filename else "")
+
+
+def given_up(seconds: float, reason: str) -> str:
+    kept = "what was saved before is kept"
+    return (
+        f"could not be saved for {seconds:.0f} s: {reason}; {kept}" if seconds >= 1 else f"{reason}; {kept}"
+    )
+
+
+def due(settings: Checkpoint, ended: int | None, num_epochs: int, seconds: float) -> bool:
+    """Whether to save now, `seconds` after the last time, at the end of epoch `ended` (None: within one)."""
+    at_end = ended == num_epochs
+    kept = ended is not None and settings.keep_every is not None and ended % settings.keep_every == 0
+    return at_end or kept or seconds >= settings.interval_seconds
+
+
+class Writer:
+    """A thread that saves states, so that training stops neither for their way to the CPU nor for the disk.
+
+    A state that still waits when a newer one comes is not written, except where `checkpoint.keep_every`
+    asks for it. One that cannot be written because of the storage (OSError) is tried again, or the newer
+    one in its place, for `patience_seconds`; then, and at once after any other error, every call raises.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        patience_seconds: float = 0.0,
+        tell: Callable[[Trouble | None], None] = lambda trouble: None,
+        save: Save | None = None,
+    ) -> None:
+        """`tell` hears, within a call and in its thread, of a trouble that is new, or over (None).
+
+        `save`: what puts a state where it is safe, if not the function of this module.
+        """
+        self.path = path
+        self.durable: tuple[int, int] | None = None  # (epoch, step) of the state last written
+        self._patience = patience_seconds
+        self._tell = tell
+        self._save = save
+        self._waiting: list[Snapshot] = []  # what is being written stays in it until it is on disk
+        self._closed = False
+        self._patient = True
+        self._unsaved_since: Moment | None = None  # since when what is in work is tried
+        self._trouble: Trouble | None = None
+        self._told: Trouble | None = None
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="checkpoint writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Have its state written soon."""
+        with self._changed:
+            self.look()
+            in_work, later = self._waiting[:1], self._waiting[1:]
+            self._waiting = [*in_work, *_kept(later), snapshot]
+            self._changed.notify_all()
+
+    def look(self) -> None:
+        """Tell of a trouble that is new, or over; raise the error that ended all saving."""
+        with self._changed:
+            if self._error is None and (waited := self._hung()) > max(self._patience, HUNG_SECONDS):
+                self._error = SavingError(given_up(waited, NO_ANSWER))
+            if self._error is not None:
+                raise self._error
+            trouble = self._trouble
+            if trouble is None and self._unsaved_since and self._hung() > HUNG_SECONDS:
+                trouble = Trouble(self._unsaved_since.at, NO_ANSWER)
+            if trouble != self._told:
+                self._told = trouble
+                self._tell(trouble)
+
+    def wait(self) -> None:
+        """Return when everything submitted is on disk."""
+        with self._changed:
+            while self._waiting:
+                self.look()
+                self._changed.wait(LOOK_SECONDS)
+            self.look()
+
+    def close(self, patient: bool = True) -> None:
+        """Write what waits, then end the thread; unless `patient`, what fails is not tried again."""
+        with self._changed:
+            self._closed, self._patient = True, patient
+            self._changed.notify_all()
+        while self._thread.is_alive():
+            self.look()
+            self._thread.join(LOOK_SECONDS)
+        self.look()
+
+    def _hung(self) -> float:
+        """For how many seconds what is in work has been tried."""
+        since = self._unsaved_since
+        return 0.0 if since is None else time.monotonic() - since.monotonic
+
+    def _work(self) -> None:
+        while (snapshot := self._next()) is not None:
+            try:
+                (self._save or checkpoint.save)(snapshot.state(), self.path)
+            except OSError as error:
+                if not self._goes_on(error):
+                    return
+            except BaseException as error:  # raised again in the thread that trains
+                self._give_up(error)
+                return
+            else:
+                with self._changed:
+                    self.durable = snapshot.epoch, snapshot.step
+                    del self._waiting[0]
+                    self._unsaved_since = self._trouble = None
+                    self._changed.notify_all()
+
+    def _next(self) -> Snapshot | None:
+        """The state to be written now, as soon as there is one; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if not self._waiting:
+                return None
+            self._unsaved_since = self._unsaved_since or Moment(time.monotonic(), time.time())
+            return self._waiting[0]
+
+    def _goes_on(self, error: OSError) -> bool:
+        """Note what keeps a state from being saved, and wait; whether there is to be another try."""
+        reason = described(error)
+        with self._changed:
+            assert self._unsaved_since is not None, "something is in work"
+            self._trouble = Trouble(self._unsaved_since.at, reason)
+            if (waited := self._hung()) >= self._patience or not self._patient:
+                self._give_up(SavingError(given_up(waited, reason)))
+                return False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._patient, min(RETRY_SECONDS, self._patience / TRIES))
+            *older, newest = self._waiting
+            self._waiting = [*_kept(older), newest]
+            return True
+
+    def _give_up(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+
+def _kept(snapshots: Iterable[Snapshot]) -> Iterator[Snapshot]:
+    return (snapshot for snapshot in snapshots if snapshot.is_kept)
