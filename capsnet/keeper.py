@@ -12,8 +12,9 @@ from capsnet.config import Config
 from capsnet.figures import output, sheet
 from capsnet.figures.gallery import gallery
 from capsnet.history import results
+from capsnet.patience import TRIES, Trouble, described
 from capsnet.progressbar import Numbers, View
-from capsnet.saving import TRIES, Save, Trouble, Writer, described, due
+from capsnet.saving import Save, Writer, due
 from capsnet.state import CheckpointError, State
 from capsnet.tensorboard import Board
 from capsnet.training import Progress

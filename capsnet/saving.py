@@ -1,62 +1,23 @@
-"""Saving beside training: when it is due, in a thread, and with patience for a storage that fails."""
+"""Saving beside training: when it is due, and a thread that does it with patience."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from capsnet import checkpoint
 from capsnet.config import Checkpoint
+from capsnet.patience import Moment, SavingError, Trouble, described, given_up, retry_seconds
 from capsnet.snapshot import Snapshot
 from capsnet.state import State
 
 Save = Callable[[State, Path], object]
 
-TRIES = 20  # intervals between two savings in which none may succeed before training gives up
-RETRY_SECONDS = 5.0  # at most, until what could not be saved is tried again
 HUNG_SECONDS = 60.0  # after which a storage that says nothing counts as one that fails
 LOOK_SECONDS = 0.2  # between two looks of who waits whether there is something to tell
 NO_ANSWER = "the storage does not answer"
-
-
-class SavingError(OSError):
-    """The storage has taken nothing for so long that to train on would be for nothing; one line."""
-
-
-class Moment(NamedTuple):
-    """One instant by two clocks."""
-
-    monotonic: float
-    at: float  # unix seconds
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why nothing can be saved at the moment."""
-
-    since: float  # unix seconds
-    reason: str
-
-    def __str__(self) -> str:
-        return f"cannot save since {time.strftime('%H:%M', time.localtime(self.since))}: {self.reason}"
-
-
-def described(error: OSError) -> str:
-    """An error of a file as people would say it: "No space left on device: out/checkpoint.pt"."""
-    if error.strerror is None:
-        return " ".join(str(error).split()) or type(error).__name__
-    return error.strerror + (f": {error.filename}" if error.filename else "")
-
-
-def given_up(seconds: float, reason: str) -> str:
-    kept = "what was saved before is kept"
-    return (
-        f"could not be saved for {seconds:.0f} s: {reason}; {kept}" if seconds >= 1 else f"{reason}; {kept}"
-    )
 
 
 def due(settings: Checkpoint, ended: int | None, num_epochs: int, seconds: float) -> bool:
@@ -182,7 +143,7 @@ class Writer:
                 self._give_up(SavingError(given_up(waited, reason)))
                 return False
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._patient, min(RETRY_SECONDS, self._patience / TRIES))
+            self._changed.wait_for(lambda: not self._patient, retry_seconds(self._patience))
             *older, newest = self._waiting
             self._waiting = [*_kept(older), newest]
             return True

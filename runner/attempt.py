@@ -10,20 +10,22 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, cast
 
-from runner import loading, protocol, storage, versions
+from runner import loading, protocol, storage, versions, workplace
 from runner.guest import described, is_of_the_code, located
 from runner.orders import Orders
 from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
 from runner.storage import EndingKind
 from runner.system_metrics import visible_gpus
+from runner.workplace import Workplace
 
 if TYPE_CHECKING:
     from capsnet.config import Config
+    from capsnet.patience import Trouble
     from capsnet.state import State
     from capsnet.training import Progress
 
@@ -43,6 +45,8 @@ class Assignment:
     use_best: bool
     submit_python: str | None = None  # versions at the submission
     submit_torch: str | None = None
+    storage: str | None = None  # as `Home.storage`
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)  # how to reach it; may hold secrets
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -53,8 +57,14 @@ class Assignment:
         return asdict(self)
 
     @property
+    def workplace(self) -> Workplace:
+        """Where this attempt works, which is there once it was opened."""
+        home = Home(Path(self.home), storage=self.storage)
+        return workplace.of(home, self.run, self.name, self.attempt, self.config)
+
+    @property
     def run_paths(self) -> RunPaths:
-        return Home(Path(self.home)).run(self.run, self.name)
+        return self.workplace.run
 
     @property
     def paths(self) -> AttemptPaths:
@@ -85,7 +95,9 @@ class Status:
 class Standing:
     """Where the attempt stands, for whoever asks from another thread."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, place: Workplace | None = None) -> None:
+        """`place`: where the attempt works, if it was opened already."""
+        self.place = place or assignment.workplace
         self._assignment = assignment
         self._lock = threading.Lock()
         python, torch = versions.here()
@@ -93,6 +105,7 @@ class Standing:
             host=socket.gethostname(), pid=os.getpid(), devices=visible_gpus(), python=python, torch=torch
         )
         self._ending: storage.Ending | None = None
+        self._ends = False
         self._training = False
 
     @property
@@ -105,16 +118,23 @@ class Standing:
             self._fields = cast(ProgressFields, {**self._fields, **fields})
             self._training = self._training or "step" in fields
 
+    def note_trouble(self, trouble: Trouble | None) -> None:
+        """Let the row say why nothing can be saved at the moment, or (None) nothing any more."""
+        self.note(reason=None if trouble is None else str(trouble))
+
     def end(self, kind: EndingKind, reason: str | None = None) -> None:
-        """Put down how the attempt ended, once: first on disk, then for the scheduler to see."""
+        """Put down how the attempt ended, once: first where its files are, then for the scheduler to see."""
         with self._lock:
-            if self._ending is None:
-                ending = storage.Ending(self._assignment.attempt, kind, reason, time.time())
-                try:
-                    storage.write_ending(self._assignment.paths, ending)
-                except OSError as error:  # a full disk: the scheduler hears of it all the same
-                    print(f"its outcome could not be written: {error}", flush=True)
-                self._ending = ending
+            if self._ends:
+                return
+            self._ends = True
+        ending = storage.Ending(self._assignment.attempt, kind, reason, time.time())
+        try:
+            self.place.end(ending)  # which may take seconds: who asks for the status gets one meanwhile
+        except OSError as error:  # a full disk: the scheduler hears of it all the same
+            print(f"its outcome could not be written: {error}", flush=True)
+        with self._lock:
+            self._ending = ending
 
     def end_unless_training(self) -> None:
         """End as stopped an attempt that has nothing to save yet: importing and reading data take seconds."""
@@ -124,19 +144,44 @@ class Standing:
 
 def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
     """Run the attempt to its end."""
+    kind, reason = _performed(assignment, orders, standing)
+    standing.place.leave()
+    standing.end(kind, reason)
+
+
+def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[EndingKind, str | None]:
+    """How the attempt ended, and why; all that it left is durable where that could be."""
     try:
         from capsnet import training
         from runner import keeper
     except Exception as error:  # something is missing on this machine, or the code cannot be run on any
         traceback.print_exception(error)
         if is_of_the_code(error):
-            return standing.end("failed", located(error))
-        return standing.end("unable", described(error))
+            return "failed", located(error)
+        return "unable", described(error)
     del training, keeper
+    kind: EndingKind = "failed"
+    reason = None
+    patience = 0.0  # of one that failed: perhaps because nothing could be saved for long enough
     try:
-        standing.end("finished" if _train(assignment, orders, standing) else "stopped")
+        kind = "finished" if _train(assignment, orders, standing) else "stopped"
+        patience = _patience(assignment)
     except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
-        standing.end("failed", _explained(error, assignment))
+        reason = _explained(error, assignment)
+    try:
+        standing.place.settle(patience, standing.note_trouble)
+    except OSError as error:
+        print(f"failed: {error}", flush=True)
+        return "failed", reason or str(error)
+    return kind, reason
+
+
+def _patience(assignment: Assignment) -> float:
+    """For how many seconds a storage that fails is tried again."""
+    from capsnet.patience import TRIES
+
+    config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
+    return TRIES * config.checkpoint.interval_seconds
 
 
 def leave() -> NoReturn:
@@ -149,10 +194,11 @@ def _explained(error: BaseException, assignment: Assignment) -> str:
     """Print the error and return it as one line; a traceback where the user is not the one to mend it."""
     from capsnet.checkpoint import CheckpointError
     from capsnet.datasets import DataError
+    from capsnet.patience import SavingError
     from capsnet.training import TrainingError
     from capsnet.yamlfile import ConfigError
 
-    if isinstance(error, CheckpointError | DataError | TrainingError | ConfigError):
+    if isinstance(error, CheckpointError | DataError | SavingError | TrainingError | ConfigError):
         print(f"failed: {error}", flush=True)
         line = "; ".join(str(error).splitlines())
         return f"{line}; {_ways_to_data(assignment)}" if "dataset.root" in line else line
@@ -175,6 +221,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     from runner.keeper import AttemptKeeper
 
     config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
+    standing.place.fetch_earlier(_patience(assignment), standing.note_trouble)
     state = _earlier_state(assignment, config)
     if state is None and config.threads is None:  # later attempts use as many: the last bits depend on it
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
@@ -183,7 +230,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
         return _take_over(assignment, state, standing)
     with (
         notices.shown(sys.stdout),
-        AttemptKeeper(assignment.run_paths, assignment.paths, config, state) as keeper,
+        AttemptKeeper(standing.place, assignment.paths, config, state, standing.note_trouble) as keeper,
     ):
         for progress in training.train(config, state):
             if orders.abandoned:
@@ -205,8 +252,13 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
 def _take_over(assignment: Assignment, state: State, standing: Standing) -> bool:
     """Make a state with nothing left to train this attempt's own, so that it has a result like any other."""
     from capsnet.checkpoint import save
+    from capsnet.patience import persist
 
-    save(state, assignment.paths.checkpoint)
+    def keep() -> None:
+        save(state, assignment.paths.checkpoint)
+        standing.place.save()
+
+    persist(keep, _patience(assignment), standing.note_trouble)
     standing.note(durable_epoch=state["epoch"], durable_step=state["step"])
     if state["history"]:
         row = state["history"][-1]

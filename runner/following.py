@@ -144,7 +144,7 @@ def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
         return exits.STOPPED_LOOKING
     lines = [narration.ending(run) for run in last] if isinstance(view, Table) else []
     if len(last) == 1:
-        lines += narration.result(last[0], access.home.run(last[0].id, last[0].name).folder)
+        lines += narration.result(last[0], access.home.place(last[0].id, last[0].name))
     elif last:
         lines += [f"compare: `{PROGRAM} queue`, `{PROGRAM} ui`"]
     for line in lines:

@@ -6,12 +6,14 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from capsnet import checkpoint
 from capsnet.keeper import Keeper
+from capsnet.patience import Trouble, described
 from capsnet.progressbar import Lines
 from runner import storage
 from runner.rows import ProgressFields
@@ -21,36 +23,52 @@ if TYPE_CHECKING:
     from capsnet.config import Config
     from capsnet.state import State
     from capsnet.training import Progress
-    from runner.paths import AttemptPaths, RunPaths
+    from runner.paths import AttemptPaths
+    from runner.workplace import Workplace
 
 SAMPLE_SECONDS = 10.0
 
 
 class AttemptKeeper:
-    """Sees every `Progress` of an attempt; what it saved last is on disk when its `with` block ends."""
+    """Sees every `Progress` of an attempt; what it saved last is durable when its `with` block ends."""
 
-    def __init__(self, run: RunPaths, attempt: AttemptPaths, config: Config, state: State | None) -> None:
-        named = config.checkpoint
+    def __init__(
+        self,
+        place: Workplace,
+        attempt: AttemptPaths,
+        config: Config,
+        state: State | None,
+        troubled: Callable[[Trouble | None], None],
+    ) -> None:
+        """`troubled` hears why nothing can be saved at the moment, and (None) when that is over."""
+        named, run = config.checkpoint, place.run
         board = run.tensorboard
         if named.log_dir:
             board = Path(named.log_dir)
             if run.tensorboard.is_symlink() or not run.tensorboard.exists():
                 storage.link(run.tensorboard, board)  # where `runner ui` looks
-        self._source = attempt.checkpoint
+        self._place = place
         self._target = checkpoint.locate(named.model_path) if named.model_path else None
-        self._mirrored: tuple[int, int] | None = None
-        self._keeper = Keeper(config, attempt.checkpoint, board, state, Lines(sys.stdout))
+        self._written: State | None = None
+        self._keeper = Keeper(
+            config,
+            attempt.checkpoint,
+            board,
+            state,
+            Lines(sys.stdout),
+            save=self._save,
+            troubled=troubled,
+        )
         self._sampling = Sampling(attempt.system)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.callback(self._follow)
         self._stack.enter_context(self._keeper)
         self._stack.enter_context(self._sampling)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     @property
     def complete(self) -> bool:
@@ -58,7 +76,7 @@ class AttemptKeeper:
 
     @property
     def durable(self) -> ProgressFields:
-        """The position of the newest checkpoint that is on disk."""
+        """The position of the newest checkpoint that is durable."""
         if self._keeper.durable is None:
             return ProgressFields()
         epoch, step = self._keeper.durable
@@ -67,23 +85,23 @@ class AttemptKeeper:
     def see(self, progress: Progress, last: bool) -> None:
         """Take note of where training is; save it when that is due, or when it goes no further."""
         self._keeper.see(progress, last)
-        self._follow()
 
     def settle(self) -> None:
-        """Return when what was saved last is on disk, in the file that the YAML names too."""
+        """Return when what was saved last is durable, in the file that the YAML names too."""
         self._keeper.settle()
-        self._follow()
 
     def draw(self, progress: Progress) -> None:
         """Draw what the finished run has learnt."""
         self._keeper.draw(progress)
 
-    def _follow(self) -> None:
-        """Let the file that the YAML names hold the newest checkpoint that is on disk."""
-        durable = self._keeper.durable
-        if self._target is not None and durable != self._mirrored:
-            storage.mirror(self._source, self._target)
-            self._mirrored = durable
+    def _save(self, state: State, path: Path) -> None:
+        """Write a state, make it durable, and let the file that the YAML names hold it too."""
+        if self._written is not state:  # tried again after an error, it would take the previous one's place
+            checkpoint.save(state, path)
+            self._written = state
+        self._place.save()
+        if self._target is not None:
+            storage.mirror(path, self._target)
 
 
 class Sampling:
@@ -104,5 +122,13 @@ class Sampling:
         self._thread.join()
 
     def _work(self) -> None:
+        told = False
         while not self._ended.wait(SAMPLE_SECONDS):
-            storage.append_row(self._path, self._sampler.sample(time.time()))
+            try:
+                storage.append_row(self._path, self._sampler.sample(time.time()))
+            except OSError as error:  # a full disk: the next sample may fit again
+                if not told:
+                    print(f"warning: system metrics cannot be written: {described(error)}", flush=True)
+                told = True
+            else:
+                told = False

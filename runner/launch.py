@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from runner import cluster, publisher_actor, scheduler_actor, source
+from runner import cluster, publisher_actor, scheduler_actor, settings, source
 from runner.cluster import Answer, ClusterError, Fault, Lack
 from runner.paths import Home
 from runner.rows import Beat
@@ -29,7 +29,8 @@ HUNG_SECONDS = 10.0  # after which a scheduler that was there and does not beat 
 
 def main(arguments: list[str]) -> int:
     action, address, cluster_name, root = arguments
-    home = Home(Path(root), os.environ.get("RUNNER_DATABASE_URL") or None)
+    storage = os.environ.get(settings.STORAGE) or None
+    home = Home(Path(root), os.environ.get("RUNNER_DATABASE_URL") or None, storage)
     try:
         with open_store(home, create=False) as store:
             cluster.connect(address, store.queue_id)
@@ -79,8 +80,8 @@ def _started(store: Store, home: Home, cluster_name: str) -> str | None:
     """Start the scheduler where none lives and wait for its beat; why there is none, in one line."""
     asked_at, deadline = store.now(), time.monotonic() + START_SECONDS
     hung_at = time.monotonic() + HUNG_SECONDS if cluster.find(scheduler_actor.NAME) else math.inf
-    tracking = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
-    arguments = [str(home.root), home.database_url, cluster_name, tracking]
+    given = settings.given(home, os.environ)
+    arguments = [str(home.root), home.database_url, cluster_name, given]
     here = cluster.own_node()
     code = source.here().archive
     member = cluster.start(scheduler_actor.NAME, SchedulerActor, arguments, code, prefers=here, restart=True)

@@ -6,10 +6,12 @@ How far a copy has come is asked of the database when this process meets the att
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner import storage
 from runner.backlog import Backlog
 from runner.paths import Home
 from runner.rows import Run
@@ -21,6 +23,7 @@ LONGEST_BYTES = 16 * 2**20  # of an attempt: a run that prints without end must 
 # After an attempt's end: its process is killed about when the row says so, and only then do its last words
 # leave its host's cache of a network file system.
 SETTLING_SECONDS = 5.0
+LOOK_SECONDS = 3.0  # between two looks at what an object store holds of a run; less than the above
 
 
 @dataclass
@@ -39,6 +42,8 @@ class LogCopy:
         self._store = store
         self._backlog = Backlog(store)
         self._home = home
+        self._storage = storage.of(home)
+        self._looked: dict[int, tuple[float, State]] = {}  # when, and in which state, by run
         self._copies: dict[tuple[int, int], Copy] = {}  # by run and attempt
         self._unreadable: dict[int, str] = {}  # what was said of a run's log
 
@@ -50,12 +55,20 @@ class LogCopy:
         """
         for run in self._backlog.started():
             try:
+                self._look(run, now)
                 for number in range(1, run.attempt + 1):
                     self._copy_attempt(run, number, now)
             except OSError as error:  # the logs of other runs can be read
                 self._note(run, str(error))
             else:
                 self._unreadable.pop(run.id, None)
+
+    def _look(self, run: Run, now: float) -> None:
+        """Let the run's folder hold its logs, unless that was so a moment ago."""
+        at, state = self._looked.get(run.id, (-math.inf, None))
+        if run.state is not state or now >= at + LOOK_SECONDS:
+            self._storage.read(run, "logs")
+            self._looked[run.id] = now, run.state
 
     def settled(self, run: Run) -> bool:
         """Whether nothing more will come of a run that does not run, or nobody can read what it said."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import notes
@@ -106,7 +105,7 @@ def ending(run: Run) -> str:
     return f"{title(run)} is {run.state}{took}{reason}"
 
 
-def result(run: Run, folder: Path) -> list[str]:
+def result(run: Run, folder: str) -> list[str]:
     """What came of an ended run, where it is, and what to do next."""
     return [
         *(f"  {LABELS[key]:<18} {metric(key, run.metrics[key])}" for key in LABELS if key in run.metrics),

@@ -48,7 +48,7 @@ def queued_note(run: Run, situation: Situation) -> str:
 def running_notes(run: Run, situation: Situation) -> list[str]:
     if not situation.served:
         return [f"no scheduler watches it: {situation.start}"]
-    notes = []
+    notes = [run.reason] if run.reason else []
     if run.intent == "interrupt":
         notes.append("saves and stops")
     if run.intent == "cancel":

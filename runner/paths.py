@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +74,23 @@ class Home:
     root: Path
     # Of the queue, where it does not lie in the folder; it may hold a password.
     database_url: str | None = field(default=None, repr=False)
+    # Of the runs, where they do not lie in the folder: another folder, or the URL of an object store.
+    storage: str | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether the runs lie in an object store; what lies in the folder are then copies."""
+        return self.storage is not None and "://" in self.storage
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the runs' folders."""
+        return Path(self.storage) if self.storage and not self.remote else self.root
+
+    @property
+    def record(self) -> str:
+        """The folder and the storage as one text, which `recorded` reads."""
+        return str(self.root) + (f"\n{self.storage}" if self.storage else "")
 
     @property
     def shared(self) -> bool:
@@ -105,22 +124,56 @@ class Home:
 
     def run(self, run_id: int, name: str) -> RunPaths:
         """The folder `<id>-<name>`; signs that a file name cannot hold become hyphens."""
-        return RunPaths(self.root / f"{run_id}-{_as_file_name(name)}")
+        return RunPaths(self.runs / run_folder(run_id, name))
+
+    def place(self, run_id: int, name: str) -> str:
+        """Where the files of a run are kept, for people to read."""
+        folder = run_folder(run_id, name)
+        return f"{self.storage}/{folder}" if self.remote else str(self.runs / folder)
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Home:
     """The home that RUNNER_HOME names, else ./runs; absolute, so that a change of directory is harmless.
 
-    Its queue is the one of RUNNER_DATABASE_URL where that is set.
+    Its queue is the one of RUNNER_DATABASE_URL where that is set, and its runs lie in RUNNER_STORAGE.
     """
     root = Path(environ.get("RUNNER_HOME") or "runs").expanduser().resolve()
-    return Home(root, _absolute(environ.get("RUNNER_DATABASE_URL") or None))
+    storage = storage_named(environ.get("RUNNER_STORAGE") or "", root)
+    return Home(root, _absolute(environ.get("RUNNER_DATABASE_URL") or None), storage)
+
+
+def storage_named(text: str, root: Path) -> str | None:
+    """A storage as RUNNER_STORAGE names it: a URL, or an absolute folder; None for the home itself."""
+    if "://" in text and not text.startswith("file://"):
+        scheme, _, path = text.partition("://")
+        return f"{scheme}://{path.rstrip('/')}"
+    folder = Path(text.removeprefix("file://")).expanduser().resolve() if text else root
+    return None if folder == root else str(folder)
+
+
+def recorded(text: str) -> Home:
+    """What `Home.record` wrote."""
+    root, _, storage = text.partition("\n")
+    return Home(Path(root), storage=storage or None)
+
+
+def scratch(storage: str, run_id: int, attempt: int, environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of this host in which an attempt of a run works whose files are kept in an object store."""
+    parent = Path(
+        environ.get("RUNNER_SCRATCH") or Path(tempfile.gettempdir()) / f"runner-scratch-{os.getuid()}"
+    )
+    queue = hashlib.blake2b(storage.encode(), digest_size=6).hexdigest()
+    return parent / f"{queue}-{run_id}-{attempt}"
 
 
 def _absolute(url: str | None) -> str | None:
     """The URL of a database; of one in a file, the same for processes of other directories."""
     file = re.fullmatch(r"sqlite(\+pysqlite)?:///([^?:][^?]*)(\?.*)?", url or "")
     return f"sqlite:///{Path(file[2]).expanduser().resolve()}" if file else url
+
+
+def run_folder(run_id: int, name: str) -> str:
+    return f"{run_id}-{_as_file_name(name)}"
 
 
 def _as_file_name(name: str) -> str:

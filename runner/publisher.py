@@ -17,7 +17,7 @@ from pathlib import Path
 
 import capsnet
 from capsnet.history import Row, read_history
-from runner import model_artifact, record, source, storage, system_metrics
+from runner import model_artifact, record, run_files, source, storage, system_metrics
 from runner.backlog import Backlog
 from runner.code_cache import settle
 from runner.log_copy import LogCopy
@@ -30,6 +30,7 @@ from runner.tracking import Record, Tracker, TrackingError, explain, shown
 FIRST_WAIT_SECONDS = 5.0  # before a run that could not be published is tried again; doubled each time
 LONGEST_WAIT_SECONDS = 300.0
 RUNS_A_ROUND = 20
+LOOK_SECONDS = 5.0  # between two looks at what an object store holds of a run that runs
 
 Fingerprint = tuple[object, ...]
 
@@ -57,6 +58,8 @@ class Publisher:
         """`logs`: what is copied of the logs; no end is published before it is settled there."""
         self._store = store
         self._home = home
+        self._storage = storage.of(home)
+        self._looked: dict[int, tuple[float, tuple[object, ...]]] = {}  # when, and at which row, by run
         self._tracker = tracker
         self._logs = logs
         self._records: dict[int, Record] = {}
@@ -109,6 +112,8 @@ class Publisher:
             return None
         if self._logs is not None and not self._logs.settled(run):
             return None
+        if not self._has_looked(run, now):
+            return None
         fingerprint = _fingerprint(run, self._paths(run))
         # The row says otherwise where another publisher has noted late what it had seen before.
         is_published = self._published.get(run.id) == fingerprint and run.published_state is run.state
@@ -117,22 +122,41 @@ class Publisher:
     def _paths(self, run: Run) -> RunPaths:
         return self._home.run(run.id, run.name)
 
+    def _has_looked(self, run: Run, now: float) -> bool:
+        """Let the run's folder hold what is durable; False, and noted, where the storage does not say."""
+        row = (run.state, run.attempt, run.queued_at)
+        at, before = self._looked.get(run.id, (-math.inf, ()))
+        if not self._home.remote or not run.attempt or (row == before and now < at + LOOK_SECONDS):
+            return True
+        try:
+            self._storage.read(run, "metrics", *(("logs", "figures") if run.state in ENDED else ()))
+        except OSError as error:
+            self._wait(run, now, str(error))
+            return False
+        self._looked[run.id] = now, row
+        return True
+
+    def _wait(self, run: Run, now: float, error: str) -> None:
+        """Note why a run cannot be published, and try it again later."""
+        before = self._waits.get(run.id)
+        seconds = min(2 * before.seconds, LONGEST_WAIT_SECONDS) if before else FIRST_WAIT_SECONDS
+        self._waits[run.id] = Wait(now + seconds, seconds)
+        self._note(run, error)
+
     def _try(self, run: Run, fingerprint: Fingerprint, now: float) -> None:
         self._tried[run.id] = now
         try:
             self._publish(run)
         except Exception as error:  # as above; the other runs are not held up by this one
             self._records.pop(run.id, None)  # MLflow may have taken a part: ask again how far it has come
-            before = self._waits.get(run.id)
-            seconds = min(2 * before.seconds, LONGEST_WAIT_SECONDS) if before else FIRST_WAIT_SECONDS
-            self._waits[run.id] = Wait(now + seconds, seconds)
-            self._note(run, explain(error))
+            self._wait(run, now, explain(error))
         else:
             self._waits.pop(run.id, None)
             self._published[run.id] = fingerprint
             if run.state in ENDED:
                 self._records.pop(run.id, None)
                 self._tried.pop(run.id, None)
+                self._looked.pop(run.id, None)
 
     def _note(self, run: Run, error: str) -> None:
         if run.publish_error != error:
@@ -153,7 +177,9 @@ class Publisher:
 
     def _describe(self, run: Run, paths: RunPaths) -> Record:
         """Bring the run's params, tags and status up to date; what MLflow holds of it."""
-        tags = record.tags(run, self._store.queue_id, str(paths.folder), _user(), capsnet.__version__)
+        tags = record.tags(
+            run, self._store.queue_id, self._home.place(run.id, run.name), _user(), capsnet.__version__
+        )
         if run.id not in self._records or run.state in ENDED:
             # At the end MLflow is asked again: one that hung may have made a double of the run since.
             self._records[run.id] = self._open(run, tags)
@@ -194,7 +220,7 @@ class Publisher:
             if (log := paths.attempt(number).log).exists():
                 self._tracker.add_file(known, log, f"attempts/{number}")
         # Each attempt's pictures lie apart: those that an earlier one alone has would pass for the newest's.
-        for picture in storage.figures(paths, run.attempt):
+        for picture in run_files.figures(paths, run.attempt):
             self._tracker.add_file(known, picture, str(picture.parent.relative_to(paths.folder)))
 
     def _add_result(self, run: Run, known: Record, paths: RunPaths, rows: list[Row]) -> None:
@@ -203,10 +229,11 @@ class Publisher:
             raise TrackingError(f"{_history(run, paths)}: ends at epoch {known.epoch} of {run.num_epochs}")
         self._tracker.add_points(known, [record.best(rows)])
         [newest] = record.epochs(rows[-1:])
-        save = functools.partial(
-            model_artifact.save, paths.attempt(run.attempt).checkpoint, self._packages(run)
-        )
-        self._tracker.add_model(known, run.name, known.epoch, newest, save)
+        with self._storage.checkpoint(run) as checkpoint:
+            if checkpoint is None:
+                raise TrackingError(f"{self._home.place(run.id, run.name)}: its checkpoint is gone")
+            save = functools.partial(model_artifact.save, checkpoint, self._packages(run))
+            self._tracker.add_model(known, run.name, known.epoch, newest, save)
 
     def _packages(self, run: Run) -> Path:
         """The folder of the code that trained the run."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner import settings
 from runner.output_log import log_to
 from runner.paths import Home
 from runner.store import StoreError
@@ -30,12 +31,10 @@ IDLE_SECONDS = 60.0
 class PublisherActor:
     """Ray makes one at a time for each queue."""
 
-    def __init__(self, root: str, database_url: str | None, settings: Mapping[str, str]) -> None:
-        """`settings`: MLflow's variables as they are where the scheduler was started."""
-        self._home = Home(Path(root), database_url)
-        for key in [key for key in os.environ if key.startswith("MLFLOW_")]:
-            del os.environ[key]
-        os.environ.update(settings)
+    def __init__(self, root: str, database_url: str | None, given: Mapping[str, str]) -> None:
+        """`given`: variables as they are where the scheduler was started (runner.settings)."""
+        self._home = Home(Path(root), database_url, given.get(settings.STORAGE))
+        settings.adopt(given)
         log_to(self._home.publisher_log)
         os.nice(19)  # it has time; on a small machine training has not
         self._start(self._publish)

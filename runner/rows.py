@@ -175,6 +175,7 @@ class Down:
 class ProgressFields(TypedDict, total=False):
     """What a worker's answer may change in its run's row; what it leaves out stays."""
 
+    reason: str | None  # why it cannot save at the moment
     epoch: int | None
     step: int | None
     steps_per_epoch: int | None

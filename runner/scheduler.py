@@ -13,10 +13,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from runner import attendance, cluster, placement, publisher_actor, resources, storage
+from runner import attendance, cluster, placement, publisher_actor, resources, settings, storage
 from runner.attempt import Assignment, Status
 from runner.attendance import Avoid, Close, Note, Seen, TellToStop
 from runner.cluster import Answer, Death, Fault, Lack, Member, Reply, Silence
+from runner.endings import Endings
 from runner.paths import Home
 from runner.protocol import cannot_speak
 from runner.publisher_actor import PublisherActor
@@ -74,15 +75,18 @@ class Avoided:
 class Scheduler:
     """One epoch of scheduling; a second one that takes over makes every write of this one fail."""
 
-    def __init__(
-        self, store: Store, home: Home, epoch: int, tracking: Mapping[str, str], own: Archive
-    ) -> None:
-        """`own`: the code of the scheduler itself, which the publisher gets, and runs that have none."""
+    def __init__(self, store: Store, home: Home, epoch: int, given: Mapping[str, str], own: Archive) -> None:
+        """`given`: variables for the publisher and the workers (runner.settings).
+
+        `own`: the code of the scheduler itself, which the publisher gets, and runs that have none.
+        """
         self._own = own
         self._store = store
         self._home = home
         self._epoch = epoch
-        self._tracking = tracking
+        self._given = given
+        self._storage = storage.of(home)
+        self._endings = Endings(self._storage)
         self._publisher: Member | None = None
         self._beats = Interval(BEAT_SECONDS)
         self._looks = Interval(PUBLISHER_SECONDS)
@@ -130,6 +134,7 @@ class Scheduler:
     def _beat(self, now: float, message: str | None) -> None:
         shut = self._shut()
         said = [message] if message else []
+        said += filter(None, [self._endings.trouble])
         said += [f"{avoided.reason}; nothing starts there for a while" for avoided in shut.values()]
         machines = [
             Machine(
@@ -167,6 +172,8 @@ class Scheduler:
                 self._close(run, charge.close, now)
                 continue
             seen = self._look(run, answers)
+            if seen.dead is not None and not kill_at_once and not self._endings.of(run).answered:
+                continue  # it may have finished: whoever starts it again now would do so for nothing
             for action in attendance.attend(run, seen, now, down_since, kill_at_once):
                 self._act(run, action, now)
 
@@ -197,17 +204,16 @@ class Scheduler:
             case Silence(seconds):
                 return replace(seen, silent_seconds=seconds)
             case Death(reason):
-                return replace(seen, dead=reason, ending=self._ending(run))
+                return replace(seen, dead=reason, ending=self._endings.of(run).answer)
             case _:
-                return replace(seen, dead="its worker is gone", unknown=True, ending=self._ending(run))
+                return replace(
+                    seen, dead="its worker is gone", unknown=True, ending=self._endings.of(run).answer
+                )
 
     def _machine_of(self, run: Run) -> cluster.Machine | None:
         charge = self._charges.get(run.id)
         held = charge.booking.machine if charge else UNKNOWN
         return next((machine for machine in self._machines if machine.id == held), None)
-
-    def _ending(self, run: Run) -> storage.Ending | None:
-        return storage.read_ending(self._home.run(run.id, run.name).attempt(run.attempt))
 
     def _act(self, run: Run, action: attendance.Action, now: float) -> None:
         match action:
@@ -246,6 +252,7 @@ class Scheduler:
             self._epoch, run.id, run.attempt, close.event, now, close.outcome, close.reason
         )
         self._charges.pop(run.id, None)
+        self._endings.forget(run)
         ending = f"{close.outcome} ({close.reason})" if close.reason else close.outcome
         log.info("run %d, attempt %d: %s, now %s", run.id, run.attempt, ending, state)
 
@@ -266,7 +273,7 @@ class Scheduler:
         run = self._store.run(start.run_id)
         assert run is not None, "only an ended run can be removed"
         try:
-            storage.prepare(self._home.run(run.id, run.name), run.attempt, run.config)
+            self._storage.prepare(run)
         except OSError as error:  # a full disk is nobody's fault: others may start, this one tries again
             self._held[run.id] = time.monotonic() + HOLD_SECONDS
             self._close(run, Close(Event.RELEASE, "lost", f"its folder cannot be written: {error}"), now)
@@ -311,7 +318,7 @@ class Scheduler:
                     log.warning("the publisher's machine cannot run it: %s", reason)
                     cluster.kill(self._publisher)
         elif self._store.anything_unpublished():
-            arguments = [str(self._home.root), self._home.database_url, self._tracking]
+            arguments = [str(self._home.root), self._home.database_url, self._given]
             here = cluster.own_node()
             self._publisher = cluster.start(
                 publisher_actor.NAME, PublisherActor, arguments, self._own, prefers=here
@@ -330,6 +337,8 @@ class Scheduler:
             use_best=run.use_best,
             submit_python=run.submit_python,
             submit_torch=run.submit_torch,
+            storage=self._home.storage,
+            settings=settings.of_storage(self._given),
         )
 
 

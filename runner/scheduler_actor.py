@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import capsnet
-from runner import cluster, source
-from runner.paths import Home
+from runner import cluster, settings, source
+from runner.paths import Home, recorded
 from runner.scheduler import Scheduler
 from runner.states import UNFINISHED
 from runner.store import NoQueue, Occupied, Store, Superseded, Unreachable, open_store
@@ -41,12 +41,12 @@ class SchedulerActor:
     """Ray makes one for each queue."""
 
     def __init__(
-        self, root: str, database_url: str | None, cluster_name: str, tracking: Mapping[str, str]
+        self, root: str, database_url: str | None, cluster_name: str, given: Mapping[str, str]
     ) -> None:
-        """`tracking`: MLflow's variables, for the publisher."""
-        self._home = Home(Path(root), database_url)
+        """`given`: variables for this process, the publisher and the workers (runner.settings)."""
+        self._home = Home(Path(root), database_url, given.get(settings.STORAGE))
         self._cluster_name = cluster_name
-        self._tracking = tracking
+        self._given = given
         self._message = "starting"
         threading.Thread(target=self._live, name="scheduler", daemon=True).start()
 
@@ -59,6 +59,7 @@ class SchedulerActor:
 
     def _live(self) -> None:
         try:
+            settings.adopt(self._given)
             _log_to(self._home.scheduler_log)
             self._serve()
         except (NoQueue, Superseded) as error:
@@ -78,7 +79,7 @@ class SchedulerActor:
             own = source.here().archive
             epoch = self._take_over(store, own.digest)
             log.info("scheduler epoch %d: serving %s on %s", epoch, self._home.root, self._cluster_name)
-            scheduler = Scheduler(store, self._home, epoch, self._tracking, own)
+            scheduler = Scheduler(store, self._home, epoch, self._given, own)
             queue = _identity(self._home)
             while True:
                 started = time.monotonic()
@@ -122,7 +123,7 @@ class SchedulerActor:
 
     def _take_over(self, store: Store, code: str) -> int:
         """Begin an epoch; the scheduler of another cluster must have been silent for a while."""
-        tracking = shown(target(self._home, self._tracking).uri)
+        tracking = shown(target(self._home, self._given).uri)
         while True:
             try:
                 if refusal := elsewhere(store, self._home):
@@ -132,7 +133,7 @@ class SchedulerActor:
                     self._cluster_name,
                     capsnet.__version__,
                     tracking,
-                    home=str(self._home.root),
+                    home=self._home.record,
                     stale_after=STALE_SECONDS,
                     code=code,
                 )
@@ -144,18 +145,22 @@ class SchedulerActor:
 
 
 def elsewhere(store: Store, home: Home) -> str | None:
-    """Say, in one line, that runs which are to go on have their folders in another home than this one."""
-    recorded = store.recorded_home()
-    if recorded in (None, str(home.root)):
+    """Say, in one line, that runs which are to go on have their files elsewhere than in this storage."""
+    text = store.recorded_home()
+    if text in (None, home.record):
         return None
+    before = recorded(text)
     begun = [run for run in store.runs(UNFINISHED) if run.attempt]
-    missing = [run for run in begun if not home.run(run.id, run.name).folder.is_dir()]
-    if not missing:
+    if before.storage == home.storage:
+        begun = [run for run in begun if not home.remote and not home.run(run.id, run.name).folder.is_dir()]
+    if not begun:
         return None
-    number = f"run {missing[0].id}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
-    has = "have" if missing[1:] else "has"
+    number = f"run {begun[0].id}" + (f" and {len(begun) - 1} more" if begun[1:] else "")
+    has = "have" if begun[1:] else "has"
+    there, here = before.storage or before.root, home.storage or home.root
+    variable = "RUNNER_HOME" if before.storage == home.storage else "RUNNER_STORAGE"
     return (
-        f"what {number} {has} saved lies in {recorded} and not in {home.root}: set RUNNER_HOME={recorded}, "
+        f"what {number} {has} saved lies in {there} and not in {here}: set {variable}={there}, "
         "or move the folders"
     )
 

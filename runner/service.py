@@ -172,6 +172,7 @@ def status(home: Home, store: Store) -> dict[str, Any]:
     counts = store.counts()
     return {
         "home": str(home.root),
+        "storage": home.storage,
         "queue": store.queue_id,
         "scheduler": _scheduler(beat, is_alive(store, now), now),
         "ray": {
@@ -236,6 +237,7 @@ def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
     cluster = _own_cluster() if ray else ""
     environment = local_ray.environment(ray.token, os.environ) if ray else {**os.environ, **JOINING}
     environment["RUNNER_DATABASE_URL"] = home.database_url or ""
+    environment["RUNNER_STORAGE"] = home.storage or ""
     environment |= _same_code(environment)
     command = [sys.executable, "-P", "-m", "runner.launch", action, address, cluster, str(home.root)]
     try:

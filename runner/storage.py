@@ -1,127 +1,140 @@
-"""What a run keeps on disk besides its checkpoint: the only file that writes it.
+"""Where the runs' files are kept: folders that all hosts see, or an object store. The seam between the two.
 
-An outcome is written before it is reported, so that a scheduler which finds a worker gone knows whether
-the worker had finished.
+Whoever reads asks for what it needs and gets a folder that holds it; attempts write through
+`runner.workplace`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
-import logging
 import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Protocol
 
 from capsnet.files import previous_path, write_atomically
-from runner.paths import AttemptPaths, RunPaths
-from runner.protocol import known
+from runner import run_files
+from runner.object_storage import MARKER, ObjectStorage, Part, require_own
+from runner.objects import StorageError
+from runner.paths import Home, RunPaths
+from runner.run_files import Ending, EndingKind, append_row, link, mirror, prepare, read_ending, write_ending
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
-EndingKind = Literal["finished", "failed", "stopped", "unable"]  # unable: its machine lacks what it needs
+    from runner.rows import Run
 
-
-@dataclass(frozen=True)
-class Ending:
-    """How an attempt ended, in the worker's own words."""
-
-    attempt: int
-    kind: EndingKind
-    reason: str | None
-    at: float  # unix seconds
-
-
-def write_ending(paths: AttemptPaths, ending: Ending) -> None:
-    text = json.dumps(asdict(ending))
-    write_atomically(paths.outcome, lambda file: file.write(text.encode()))
-
-
-def read_ending(paths: AttemptPaths) -> Ending | None:
-    """Return how the attempt ended, or None when it never said so, or nobody can read what it said."""
-    try:
-        return Ending(**known(Ending, json.loads(paths.outcome.read_text())))
-    except FileNotFoundError:
-        return None
-    except (OSError, TypeError, ValueError) as error:  # one run's file must not stop the whole queue
-        log.warning("%s: not an outcome, taken for none: %s", paths.outcome, error)
-        return None
+__all__ = [
+    "Ending",
+    "EndingKind",
+    "Folders",
+    "Storage",
+    "StorageError",
+    "append_row",
+    "link",
+    "mirror",
+    "of",
+    "prepare",
+    "read_ending",
+    "write_ending",
+]
 
 
-def append_row(path: Path, row: Mapping[str, float]) -> None:
-    """Append a line to a CSV file; the first one brings the header."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row.keys())
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+class Storage(Protocol):
+    """Keeps the runs of one queue. Any method may raise OSError, which says in a line what is wrong."""
+
+    def check(self, queue: str) -> None:
+        """Raise StorageError unless runs of the queue with this id can be kept here."""
+        ...
+
+    def prepare(self, run: Run) -> None:
+        """Make ready for the attempt that a run is about to begin."""
+        ...
+
+    def ending(self, run: Run) -> Ending | None:
+        """How the run's newest attempt ended, in its worker's own words, or None when it never said so."""
+        ...
+
+    def read(self, run: Run, *parts: Part) -> RunPaths:
+        """The run's folder, in which these parts of all its attempts are as new as they are kept."""
+        ...
+
+    def checkpoint(self, run: Run) -> AbstractContextManager[Path | None]:
+        """For a `with` block: the file of the checkpoint of the newest attempt that has saved one."""
+        ...
+
+    def keep_figures(self, checkpoint: Path) -> None:
+        """Keep the pictures that were drawn beside a file that `checkpoint` gave."""
+        ...
+
+    def size(self, run: Run) -> int:
+        """The bytes that the run takes."""
+        ...
+
+    def delete(self, run: Run) -> None:
+        """Delete all files of the run."""
+        ...
 
 
-def mirror(source: Path, target: Path) -> None:
-    """Let `target` hold what `source` holds; a reader sees the old file or the new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, part)
-    part.replace(target)
+def of(home: Home) -> Storage:
+    """The storage of a home's runs; nothing is asked of it yet."""
+    return ObjectStorage(home) if home.remote else Folders(home)
 
 
-def prepare(paths: RunPaths, attempt: int, config: str) -> None:
-    """Make the attempt's folder, and let the run's folder show its files under plain names."""
-    paths.attempt(attempt).folder.mkdir(parents=True, exist_ok=True)
-    paths.attempt(attempt).outcome.unlink(missing_ok=True)
-    _forget_before(paths, attempt - 1)
-    write_atomically(paths.config, lambda file: file.write(config.encode()))
-    newest = paths.attempt(attempt)
-    for file in (newest.checkpoint, newest.history, newest.log, newest.figures):
-        link(paths.folder / file.name, file.relative_to(paths.folder))
+class Folders:
+    """Runs in folders that every host of the cluster sees under the same path: nothing needs to be copied."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def check(self, queue: str) -> None:
+        if self._home.storage is None:
+            return
+        folder = self._home.runs
+        if "://" not in str(folder) and (odd := _like_a_url(folder)):
+            raise StorageError(f"RUNNER_STORAGE={odd}: neither a folder nor a URL as in s3://BUCKET/PREFIX")
+        marker = folder / MARKER
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            text = marker.read_bytes() if marker.exists() else None
+            require_own(text, queue, str(folder))
+            write_atomically(
+                marker, lambda file: file.write(json.dumps({"queue": queue}).encode()), shared=True
+            )
+        except StorageError:
+            raise
+        except OSError as error:
+            raise StorageError(f"RUNNER_STORAGE={folder}: {error.strerror or error}") from error
+
+    def prepare(self, run: Run) -> None:
+        run_files.prepare(self._paths(run), run.attempt, run.config)
+
+    def ending(self, run: Run) -> Ending | None:
+        return read_ending(self._paths(run).attempt(run.attempt))
+
+    def read(self, run: Run, *parts: Part) -> RunPaths:
+        return self._paths(run)
+
+    @contextmanager
+    def checkpoint(self, run: Run) -> Iterator[Path | None]:
+        files = (self._paths(run).attempt(number).checkpoint for number in range(run.attempt, 0, -1))
+        yield next((file for file in files if file.exists() or previous_path(file).exists()), None)
+
+    def keep_figures(self, checkpoint: Path) -> None:
+        """They lie where they are kept."""
+
+    def size(self, run: Run) -> int:
+        return run_files.size(self._paths(run))
+
+    def delete(self, run: Run) -> None:
+        run_files.delete(self._paths(run))
+
+    def _paths(self, run: Run) -> RunPaths:
+        return self._home.run(run.id, run.name)
 
 
-def _forget_before(paths: RunPaths, attempt: int) -> None:
-    """Delete the checkpoints that an attempt's own two have made needless: each takes some 100 MB."""
-    checkpoint = paths.attempt(attempt).checkpoint
-    if not checkpoint.exists() or not previous_path(checkpoint).exists():
-        return
-    for number in range(1, attempt):
-        needless = paths.attempt(number).checkpoint
-        needless.unlink(missing_ok=True)
-        previous_path(needless).unlink(missing_ok=True)
-
-
-def link(name: Path, target: Path) -> None:
-    """Let `name` lead to `target`, whatever it led to before."""
-    part = name.with_name(name.name + ".part")
-    part.unlink(missing_ok=True)
-    part.symlink_to(target)
-    part.replace(name)
-
-
-def figures(paths: RunPaths, attempts: int) -> list[Path]:
-    """Return the pictures of the newest of so many attempts that has any; a half-written one is none."""
-    folders = (paths.attempt(number).figures for number in range(attempts, 0, -1))
-    found = (sorted(file for file in folder.glob("[!.]*") if file.is_file()) for folder in folders)
-    return next(filter(None, found), [])
-
-
-def size(paths: RunPaths) -> int:
-    """Return the bytes that the run's folder takes; a file with two names counts once."""
-    found = {}
-    for path in paths.folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            status = path.lstat()
-            found[status.st_dev, status.st_ino] = status.st_blocks * 512
-    return sum(found.values())
-
-
-def delete(paths: RunPaths) -> None:
-    """Delete the run's folder with all that it holds."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(paths.folder)
+def _like_a_url(folder: Path) -> str | None:
+    """A folder that was meant to be a URL: "s3:/bucket"."""
+    relative = os.path.relpath(folder)
+    return relative if relative.partition("/")[0].endswith(":") else None

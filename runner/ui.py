@@ -105,7 +105,7 @@ def serve(home: Home, port: int = PORT, environ: Mapping[str, str] = os.environ)
     pages, children = [], []
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
-        if home.root.is_dir():  # started first: the two come up beside each other
+        if home.runs.is_dir():  # started first: the two come up beside each other
             children.append(_start("TensorBoard", tensorboard_command(home, second), environ, stack))
         mlflow_url = shown(tracking.uri).rstrip("/")
         if not tracking.served:
@@ -118,7 +118,7 @@ def serve(home: Home, port: int = PORT, environ: Mapping[str, str] = os.environ)
                 _await_answer(mlflow, f"{mlflow_url}/health")
                 children.append(mlflow)
         pages.append(Page("MLflow", runs_url(mlflow_url, tracking.experiment)))
-        if home.root.is_dir():
+        if home.runs.is_dir():
             pages.append(Page("TensorBoard", f"http://{HOST}:{second}"))
             _await_answer(children[0], pages[-1].url)
         yield Services(tuple(pages), tuple(children))
@@ -155,7 +155,7 @@ def mlflow_command(tracking: Target, port: int) -> list[str]:
 
 def tensorboard_command(home: Home, port: int) -> list[str]:
     """TensorBoard on all runs of a home; each is named by its folder there."""
-    command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(home.root)]
+    command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(home.runs)]
     return [
         *command,
         "--host",
@@ -163,7 +163,7 @@ def tensorboard_command(home: Home, port: int) -> list[str]:
         "--port",
         str(port),
         "--window_title",
-        f"{home.root.name} - TensorBoard",
+        f"{home.runs.name} - TensorBoard",
     ]
 
 

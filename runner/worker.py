@@ -9,15 +9,14 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from runner import settings
 from runner.attempt import Assignment, Standing, leave, perform
 from runner.orders import Orders
 from runner.output_log import log_to
 
 WATCH_SECONDS = 1.0
-FOLDER_SECONDS = 5.0  # for which a shared file system may hide what another host has just made
 
 
 class Worker:
@@ -26,10 +25,12 @@ class Worker:
     def __init__(self, values: Mapping[str, Any]) -> None:
         assignment = Assignment.of(values)
         self._orders = Orders()
-        self._standing = Standing(assignment)
+        settings.adopt(assignment.settings)
+        place = assignment.workplace
+        self._standing = Standing(assignment, place)
         if assignment.gpus == 0:  # a cluster that was not started by us shows such an actor every GPU
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        _expect(assignment.paths.folder)
+        place.open()
         log_to(assignment.paths.log)
         threading.Thread(target=perform, args=(assignment, self._orders, self._standing), daemon=True).start()
         threading.Thread(target=_leave_when_abandoned, args=(self._orders,), daemon=True).start()
@@ -43,15 +44,6 @@ class Worker:
         """Save and stop."""
         self._orders.stop()
         self._standing.end_unless_training()
-
-
-def _expect(folder: Path) -> None:
-    """Raise FileNotFoundError where this machine does not see the folder that the scheduler made."""
-    deadline = time.monotonic() + FOLDER_SECONDS
-    while not folder.is_dir():
-        if time.monotonic() > deadline:
-            raise FileNotFoundError(f"{folder} is not there: is the runs' folder mounted?")
-        time.sleep(0.1)
 
 
 def _leave_when_abandoned(orders: Orders) -> None:

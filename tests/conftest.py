@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import postgres
 import pytest
+import s3
 from hypothesis import HealthCheck, settings
 
 import capsnet  # noqa: F401 - before PyTorch, whose threads it keeps from spinning
@@ -39,3 +40,20 @@ def postgres_url(postgres_server: postgres.Server, postgres_queue: str) -> str:
     """The URL of a queue without runs on PostgreSQL, whose numbers begin at 1."""
     postgres_server.empty_queue(postgres_queue)
     return postgres_queue
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[s3.Server]:
+    """An S3 server for all tests; one that stops or kills it lets it go on, or starts it again."""
+    if (reason := s3.missing()) is not None:
+        pytest.skip(reason)
+    with s3.server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(s3_process: s3.Server, monkeypatch: pytest.MonkeyPatch) -> s3.Server:
+    """The server, with this process's variables set for it."""
+    for key, value in s3_process.variables.items():
+        monkeypatch.setenv(key, value)
+    return s3_process

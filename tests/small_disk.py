@@ -15,8 +15,8 @@ from pathlib import Path
 
 from capsnet import checkpoint, config, training
 from capsnet.keeper import Keeper
+from capsnet.patience import Trouble
 from capsnet.progressbar import Lines
-from capsnet.saving import Trouble
 
 ALONE = ("unshare", "--user", "--map-root-user", "--mount")
 

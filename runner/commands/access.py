@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.output import PROGRAM, CommandError
@@ -31,15 +30,20 @@ def open_queue(create: bool = False) -> Iterator[Access]:
     """The queue of this home; one that does not exist is made only where `create` says so.
 
     The runs of a queue for several hosts lie where RUNNER_HOME says or, without it, where the hosts of the
-    cluster see them: this host need not.
+    cluster see them: this host need not. Those of a queue that keeps them in a storage lie there, unless
+    RUNNER_STORAGE names another one.
     """
-    from runner.paths import home
+    from runner.paths import home, recorded
     from runner.store import open_store
 
     place = home()
     with open_store(place, create=create) as store:
-        if place.shared and not os.environ.get("RUNNER_HOME") and (folder := store.recorded_home()):
-            place = replace(place, root=Path(folder))
+        if text := store.recorded_home():
+            before = recorded(text)
+            if place.shared and not os.environ.get("RUNNER_HOME"):
+                place = replace(place, root=before.root)
+            if not os.environ.get("RUNNER_STORAGE"):
+                place = replace(place, storage=before.storage)
         yield Access(place, store)
 
 
@@ -55,9 +59,9 @@ def is_elsewhere(home: Home) -> bool:
 
 def require_folders(home: Home, what: str) -> None:
     """Raises CommandError where the runs' folders are not to be seen from here, before `what` is done."""
-    if home.shared and not home.root.is_dir():
+    if home.shared and not home.remote and not home.runs.is_dir():
         raise CommandError(
-            f"{home.root} with the runs' folders is not to be seen from this host: {what} on a host of the "
+            f"{home.runs} with the runs' folders is not to be seen from this host: {what} on a host of the "
             "cluster, or mount it and name it in RUNNER_HOME"
         )
 

@@ -111,14 +111,15 @@ def remove(home: Home, store: Store, runs: list[Run], yes: bool, json: bool) -> 
 
     if any(run.attempt for run in runs):
         require_folders(home, "delete them")
-    sizes = {run.id: storage.size(home.run(run.id, run.name)) for run in runs}
+    kept = storage.of(home)
+    sizes = {run.id: kept.size(run) for run in runs}
     freed = megabytes(sum(sizes.values()))
     if runs:
         confirm(f"{question(runs)} and free {freed}?", yes)
         # First the rows, all in one transaction that refuses whatever was resumed meanwhile.
         store.remove([run.id for run in runs])
         for run in runs:
-            storage.delete(home.run(run.id, run.name))
+            kept.delete(run)
         hint(f"deleted {runs_named([run.id for run in runs])}, freed {freed}")
     else:
         hint("nothing to delete")

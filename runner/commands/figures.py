@@ -37,8 +37,8 @@ def figures(run: RunArgument, kinds: Kinds = None, best: Best = False) -> None:
       python -m runner figures 3
       python -m runner figures 3 perturb rotate
     """
+    from runner import storage
     from runner.commands.access import named, open_queue, require_folders
-    from runner.commands.show import newest_checkpoint
 
     for kind in kinds or []:
         if kind not in KINDS:
@@ -47,10 +47,12 @@ def figures(run: RunArgument, kinds: Kinds = None, best: Best = False) -> None:
         chosen = named(store, run)
         if chosen.attempt:
             require_folders(home, "draw them")
-        checkpoint = newest_checkpoint(chosen, home)
-    if checkpoint is None:
-        raise CommandError(f"run {chosen.id} is {chosen.state} and has saved nothing yet to draw")
-    done = [_draw(kind, checkpoint, best) for kind in kinds or [ALL]]
+    kept = storage.of(home)
+    with kept.checkpoint(chosen) as checkpoint:
+        if checkpoint is None:
+            raise CommandError(f"run {chosen.id} is {chosen.state} and has saved nothing yet to draw")
+        done = [_draw(kind, checkpoint, best) for kind in kinds or [ALL]]
+        kept.keep_figures(checkpoint)
     if not all(done):
         raise typer.Exit(exits.USAGE)
 

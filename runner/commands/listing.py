@@ -112,7 +112,7 @@ def document(run: Run, home: Home, situation: Situation) -> dict[str, Any]:
     """A run for programs: every field of its row but the configuration, its folder, and the note."""
     fields = asdict(run)
     del fields["config"]
-    folder = str(home.run(run.id, run.name).folder)
+    folder = home.place(run.id, run.name)
     return {**fields, "folder": folder, "note": notes.note(run, situation) or None}
 
 

@@ -15,11 +15,12 @@ from runner.output import PROGRAM, CommandError, emit_bytes, hint
 from runner.states import ENDED
 
 if TYPE_CHECKING:
-    from runner.paths import RunPaths
+    from runner.paths import Home, RunPaths
     from runner.rows import Run
     from runner.store import Store
 
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 3.0  # between two looks at what an object store holds
 LAST_WORDS_SECONDS = 30.0  # in which the end of a log that is copied must have come
 CHUNK_BYTES = 1 << 16
 
@@ -46,7 +47,7 @@ def logs(
             raise CommandError(f"run {chosen.id} has had {chosen.attempt} attempts, no attempt {attempt}")
         if chosen.attempt == 0 and not follow:
             hint(f"run {chosen.id} is {chosen.state} and has not started: no output yet")
-        sources: Logs = Kept(store, chosen.id) if home.shared else Files(home.run(chosen.id, chosen.name))
+        sources: Logs = Kept(store, chosen.id) if home.shared else Files(home, store, chosen.id)
         try:
             for piece in output(store, chosen, sources, attempt, follow):
                 emit_bytes(piece)
@@ -68,17 +69,38 @@ class Logs(Protocol):
 
 
 class Files:
-    """The logs where the workers write them."""
+    """The logs where the workers write them, or a copy of what there is in an object store."""
 
-    def __init__(self, paths: RunPaths) -> None:
-        self._paths = paths
+    def __init__(self, home: Home, store: Store, run_id: int) -> None:
+        from runner import storage
+
+        self._storage = storage.of(home)
+        self._store = store
+        self._run_id = run_id
+        self._copies = home.remote
+        self._looked: tuple[float, Run] | None = None
+        self._paths: RunPaths | None = None
 
     def whole(self, attempt: int) -> bool:
         return True
 
+    def _newest(self) -> RunPaths | None:
+        """The run's folder with its logs; those of an object store are looked at now and then."""
+        now, run = time.monotonic(), self._store.run(self._run_id)
+        if run is not None and (not self._looked or self._is_stale(now, run, *self._looked)):
+            self._paths = self._storage.read(run, "logs")
+            self._looked = now, run
+        return self._paths
+
+    def _is_stale(self, now: float, run: Run, looked_at: float, before: Run) -> bool:
+        is_other = (run.state, run.attempt) != (before.state, before.attempt)
+        return self._copies and (is_other or now >= looked_at + LOOK_SECONDS)
+
     def pieces(self, attempt: int, position: int) -> Iterator[bytes]:
+        if (paths := self._newest()) is None:
+            return
         try:
-            file = self._paths.attempt(attempt).log.open("rb")
+            file = paths.attempt(attempt).log.open("rb")
         except FileNotFoundError:
             return
         with file:

@@ -26,9 +26,11 @@ def up() -> None:
       python -m runner up
     """
     from runner.commands.access import open_queue
+    from runner.commands.starting import require_storage
     from runner.service import bring_up
 
     with open_queue(create=True) as (home, store):
+        require_storage(home, store)
         bring_up(home, store)
         hint(f"up; {_unfinished(store)}")
 
@@ -88,6 +90,7 @@ def status_lines(found: dict[str, Any], start: str) -> list[str]:
     """What `runner.service.status` found, one line a part; `start`: what to do where no scheduler runs."""
     parts = {
         "home": found["home"],
+        **({"storage": found["storage"]} if found["storage"] else {}),
         "scheduler": scheduler_line(found["scheduler"], start),
         "ray": ray_line(found["ray"], found["cluster"]),
         "gpus": _number(found["gpus"]),

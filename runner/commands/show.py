@@ -57,7 +57,7 @@ def show(run: RunArgument, json: Json = False) -> None:
 
 
 def newest_checkpoint(run: Run, home: Home) -> Path | None:
-    """That of the newest attempt which has saved one."""
+    """That of the newest attempt which has saved one; of an object store nothing is asked."""
     paths = home.run(run.id, run.name)
     checkpoints = (paths.attempt(number).checkpoint for number in range(run.attempt, 0, -1))
     return next(filter(Path.exists, checkpoints), None)
@@ -67,7 +67,7 @@ def details(
     run: Run, home: Home, situation: Situation, checkpoint: Path | None, tracking: str, code_here: str
 ) -> dict[str, str]:
     """What `show` prints of a run, by label; empty text is left out. `code_here`: the digest of ours."""
-    now, paths = situation.now, home.run(run.id, run.name)
+    now = situation.now
     note = notes.note(run, situation)
     return {
         "run": f"{run.id} ({run.name})",
@@ -82,11 +82,18 @@ def details(
         "runs on": f"{narration.place(run)}, pid {run.pid}" if run.state is State.RUNNING and run.pid else "",
         "tags": ", ".join(f"{key}={value}" for key, value in run.tags.items()),
         "metrics": ", ".join(f"{key} {value:.6g}" for key, value in sorted(run.metrics.items())),
-        "folder": str(paths.folder),
+        "folder": home.place(run.id, run.name),
         "checkpoint": checkpoint_line(run, checkpoint, now),
-        "log": f"{paths.attempt(run.attempt).log}; `{PROGRAM} logs {run.id}`" if run.attempt else "",
+        "log": log_line(run, home),
         "mlflow": mlflow_line(run, tracking),
     }
+
+
+def log_line(run: Run, home: Home) -> str:
+    command = f"`{PROGRAM} logs {run.id}`"
+    if not run.attempt or home.remote:
+        return command if run.attempt else ""
+    return f"{home.run(run.id, run.name).attempt(run.attempt).log}; {command}"
 
 
 def submitted_as(run: Run) -> str:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from runner.commands.access import how_to_start, is_elsewhere
-from runner.output import PROGRAM, hint, one_line
+from runner.output import PROGRAM, CommandError, hint, one_line
 
 if TYPE_CHECKING:
     from runner.paths import Home
@@ -34,6 +34,22 @@ def start_service(home: Home, store: Store) -> bool:
     return True
 
 
+def require_storage(home: Home, store: Store) -> None:
+    """Raises CommandError, before anything is queued or started, where no run could be kept.
+
+    One that a scheduler uses is not asked, for that takes a second.
+    """
+    from runner import storage
+    from runner.service import is_alive
+
+    if home.storage is None or is_elsewhere(home) or is_alive(store, store.now()):
+        return
+    try:
+        storage.of(home).check(store.queue_id)
+    except OSError as error:
+        raise CommandError(one_line(error)) from error
+
+
 def _look_whether_served(home: Home, store: Store) -> None:
     from runner.service import is_alive
 
@@ -48,8 +64,9 @@ def _started(home: Home, store: Store) -> bool:
     try:
         if not is_alive(store, store.now()):
             hint("starting Ray and the scheduler: this takes some seconds")
+        require_storage(home, store)
         ensure(home, store)
-    except (LocalRayError, OSError, ServiceError) as error:
+    except (CommandError, LocalRayError, OSError, ServiceError) as error:
         hint(f"queued, but not started: {one_line(error)}\n`{PROGRAM} up` tries again")
         return False
     return True
@@ -57,6 +74,7 @@ def _started(home: Home, store: Store) -> bool:
 
 def differences(home: Home, store: Store) -> list[str]:
     """What the running scheduler does otherwise than one that this command would start."""
+    from runner.paths import recorded
     from runner.protocol import PROTOCOL
     from runner.tracking import shown, target
 
@@ -68,6 +86,11 @@ def differences(home: Home, store: Store) -> list[str]:
     named = bool(os.environ.get("MLFLOW_TRACKING_URI")) or not is_elsewhere(home)
     if named and beat.tracking != (wanted := shown(target(home).uri)):
         found.append(f"the scheduler publishes to {beat.tracking} and not to {wanted}")
+    if beat.home is not None and (keeps := recorded(beat.home)).storage != home.storage:
+        found.append(
+            f"the scheduler keeps the runs in {keeps.storage or keeps.root} and not in "
+            f"{home.storage or home.root}"
+        )
     if beat.protocol is None:
         found.append(
             f"the scheduler is of version {beat.version}: it runs what is installed, not what was submitted"

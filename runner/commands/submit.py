@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from capsnet.config import Config
     from runner.commands.access import Access
     from runner.loading import Experiment
+    from runner.paths import Home
     from runner.rows import NewRun, Origin
 
 
@@ -49,7 +50,7 @@ def submit(
     """
     from runner.commands.access import is_elsewhere, open_queue
     from runner.commands.listing import documents
-    from runner.commands.starting import start_service
+    from runner.commands.starting import require_storage, start_service
     from runner.following import patiently
     from runner.loading import data_environment
     from runner.paths import home
@@ -64,6 +65,9 @@ def submit(
     if is_elsewhere(place):
         tell_of_paths_here(experiments, directory)
     with open_queue(create=True) as access:
+        require_storage(*access)
+        if access.home.remote:
+            tell_of_files_of_hosts(experiments, access.home)
         ids = access.store.add(new_runs, access.store.now(), source)
         if not json:
             emit("\n".join(map(str, ids)))
@@ -143,6 +147,14 @@ def tell_of_paths_here(experiments: Sequence[Experiment], directory: Path) -> No
     )
     if found:
         hint(f"the hosts of the cluster must see under the same path: {', '.join(found)}")
+
+
+def tell_of_files_of_hosts(experiments: Sequence[Experiment], home: Home) -> None:
+    """Say that what the YAML names is written on whichever host trains, and nowhere else."""
+    named = [experiment.config.checkpoint for experiment in experiments]
+    found = dict.fromkeys(path for one in named for path in (one.model_path, one.log_dir) if path)
+    if found:
+        hint(f"written by the host that trains, and not copied to {home.storage}: {', '.join(found)}")
 
 
 def require_utf8(*paths: str) -> None:

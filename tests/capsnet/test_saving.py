@@ -11,8 +11,9 @@ from capsnet import checkpoint, saving
 from capsnet.checkpoint import load
 from capsnet.config import Checkpoint
 from capsnet.keeper import Keeper
+from capsnet.patience import SavingError, Trouble
 from capsnet.progressbar import Lines
-from capsnet.saving import SavingError, Trouble, Writer, due
+from capsnet.saving import Writer, due
 from capsnet.snapshot import Snapshot
 from capsnet.training import train
 

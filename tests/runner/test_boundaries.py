@@ -21,7 +21,7 @@ FLOORS = {
     "capsnet": [
         "config sections dataset_sections model_sections presets schema mistakes wording validation yamlfile "
         "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
-        "pairing mat5 notices agreement kernel native convolution",
+        "pairing mat5 notices agreement kernel native convolution patience",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
@@ -33,13 +33,14 @@ FLOORS = {
     ],
     "runner": [
         "spec loading paths private source code_cache guest protocol versions",
-        "states rows moves room placement storage record system_metrics",
+        "states rows moves room placement record system_metrics run_files objects growing remote_checkpoint "
+        "object_storage storage uploading workplace settings",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
         "worker attempt keeper orders output_log backlog log_copy publisher tracking model_artifact "
         "capsnet_pyfunc",
         "cluster resources",
-        "scheduler scheduler_actor publisher_actor attendance launch service local_ray",
+        "scheduler scheduler_actor publisher_actor attendance endings launch service local_ray",
         "cli __main__ commands.* output exits wording notes narration following views editing git present ui",
     ],
 }
@@ -61,6 +62,7 @@ ONLY = {
         "runner.migrations",
     },
     "psycopg": {"runner.postgres"},
+    "fsspec": {"runner.objects"},
     "alembic": {"runner.schema", "runner.migrations"},
     "typer": {"runner.cli", "runner.output", "runner.commands"},
 }

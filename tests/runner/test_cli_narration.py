@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,7 +91,7 @@ def test_an_end_says_how_long_and_why(queued: Run) -> None:
         reason="loss is nan at epoch 3, step 117",
     )
     assert narration.ending(ended) == "run 1 (tiny) is FAILED after 1m 05s: loss is nan at epoch 3, step 117"
-    steps = narration.result(ended, Path("/home/runs/1-tiny"))
+    steps = narration.result(ended, "/home/runs/1-tiny")
     assert any("python -m runner logs 1" in line for line in steps)
     assert any("python -m runner resume 1" in line for line in steps)
 

@@ -1,112 +1,204 @@
-"""The files of a run."""
+"""The same contract for every storage: a folder of this host, one that is shared, an object store."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from capsnet.files import previous_path
+from capsnet import checkpoint
 from runner import storage
-from runner.paths import Home, RunPaths
+from runner.paths import Home
+from runner.rows import NewRun, Run
+from runner.storage import Ending, Storage, StorageError
+from runner.store import open_store
+from runner.workplace import Workplace
+from runner.workplace import of as workplace_of
+
+CONFIG = "num_epochs: 3\n"
+
+
+@dataclass
+class Kept:
+    """A storage, and the runs of one home in it."""
+
+    home: Home
+    storage: Storage
+    scratch: Path
+
+    def work(self, run: Run) -> Workplace:
+        """Begin the run's newest attempt, as scheduler and worker do."""
+        self.storage.prepare(run)
+        place = workplace_of(self.home, run.id, run.name, run.attempt, run.config)
+        place.open()
+        return place
+
+    def elsewhere(self, folder: Path) -> Storage:
+        """What another host sees that shares nothing with this one but the storage."""
+        return storage.of(replace(self.home, root=folder)) if self.home.remote else self.storage
+
+
+@pytest.fixture(params=["home", "shared folder", "s3"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    place = None
+    if request.param == "shared folder":
+        place = str(tmp_path / "shared")
+    if request.param == "s3":
+        place = request.getfixturevalue("s3_server").new_url()
+    monkeypatch.setenv("RUNNER_SCRATCH", str(tmp_path / "scratch"))
+    home = Home(tmp_path / "home", storage=place)
+    home.root.mkdir()
+    return Kept(home, storage.of(home), tmp_path / "scratch")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunPaths:
-    return Home(tmp_path).run(7, "digits")
+def run(tmp_path: Path) -> Run:
+    """A run whose first attempt has begun."""
+    with open_store(tmp_path / "queue.db") as store:
+        [number] = store.add([NewRun(name="digits", config=CONFIG, num_epochs=3)], 1.0)
+        run = store.run(number)
+    assert run is not None
+    return replace(run, id=7, attempt=1)
 
 
-def test_an_ending_reads_back_and_its_absence_is_none(run: RunPaths) -> None:
-    storage.prepare(run, 1, "seed: 1\n")
-    assert storage.read_ending(run.attempt(1)) is None
-    ending = storage.Ending(1, "failed", "loss is nan", 12.5)
-    storage.write_ending(run.attempt(1), ending)
-    assert storage.read_ending(run.attempt(1)) == ending
+def untroubled(trouble: object) -> None:
+    raise AssertionError(trouble)
 
 
-@pytest.mark.parametrize("text", ["", '{"attempt": 1', '{"attempt": 1, "odd": 2}', "[]"])
-def test_an_outcome_that_nobody_can_read_counts_as_none(run: RunPaths, text: str) -> None:
-    storage.prepare(run, 1, "")
-    run.attempt(1).outcome.write_text(text)
-    assert storage.read_ending(run.attempt(1)) is None
+def write(place: Workplace, number: int, text: bytes) -> None:
+    """Save a checkpoint, as the keeper of an attempt does."""
+    file = place.run.attempt(number).checkpoint
+    previous = checkpoint.previous_path(file)
+    if file.exists():
+        file.replace(previous)
+    file.write_bytes(text)
+    place.run.attempt(number).history.write_text("epoch,time\n" + f"{len(text)},0\n")
+    place.save()
 
 
-def test_an_attempt_begins_without_an_outcome(run: RunPaths) -> None:
-    storage.write_ending(run.attempt(1), storage.Ending(1, "finished", None, 1.0))
-    storage.prepare(run, 1, "")
-    assert storage.read_ending(run.attempt(1)) is None
+def read(kept: Storage, run: Run) -> bytes | None:
+    with kept.checkpoint(run) as file:
+        return None if file is None else file.read_bytes()
 
 
-def test_the_run_folder_shows_the_newest_attempt(run: RunPaths) -> None:
-    for attempt in (1, 2):
-        storage.prepare(run, attempt, "seed: 1\n")
-        run.attempt(attempt).log.write_text(f"attempt {attempt}")
-    assert (run.folder / "log.txt").read_text() == "attempt 2"
-    assert run.config.read_text() == "seed: 1\n"
+def test_a_queue_takes_a_storage_for_its_own_and_no_other_queue_may_use_it(kept: Kept) -> None:
+    kept.storage.check("queue-1")
+    kept.storage.check("queue-1")
+    if kept.home.storage is None:
+        return
+    with pytest.raises(StorageError, match=r"holds the runs of another queue \(queue-1\)"):
+        kept.storage.check("queue-2")
 
 
-def test_the_pictures_of_a_run_are_those_of_the_newest_attempt_that_has_any(run: RunPaths) -> None:
-    storage.prepare(run, 1, "")
-    assert storage.figures(run, 1) == []
-    for attempt, names in ((1, ["old.png"]), (2, ["b.png", "a.gif", ".c.png.tmp"]), (3, [".c.png.tmp"])):
-        storage.prepare(run, attempt, "")
-        run.attempt(attempt).figures.mkdir()
-        for name in names:
-            (run.attempt(attempt).figures / name).write_text("")
-    folder = run.attempt(2).figures
-    assert storage.figures(run, 3) == [folder / "a.gif", folder / "b.png"]
-    assert (run.folder / "figures").resolve() == run.attempt(3).figures
+def test_what_was_saved_is_found_by_whoever_looks_from_another_host(
+    kept: Kept, run: Run, tmp_path: Path
+) -> None:
+    other = kept.elsewhere(tmp_path / "other")
+    assert read(other, run) is None
+    place = kept.work(run)
+    for text in (b"one", b"second", b"the third"):
+        write(place, 1, text)
+        assert read(other, run) == text
+    paths = other.read(run, "metrics")
+    assert paths.attempt(1).history.read_text() == "epoch,time\n9,0\n"
+    place.leave()
+    assert read(other, run) == b"the third"
 
 
-def test_checkpoints_are_kept_until_a_later_attempt_has_two_of_its_own(run: RunPaths) -> None:
-    first, second = run.attempt(1).checkpoint, run.attempt(2).checkpoint
-    storage.prepare(run, 1, "")
-    storage.prepare(run, 2, "")
-    for file in (first, previous_path(first), second):
-        file.write_text("weights")
-    storage.prepare(run, 3, "")
-    assert first.exists() and previous_path(first).exists()
-    previous_path(second).write_text("weights")
-    storage.prepare(run, 4, "")
-    assert first.exists(), "attempt 3 has none yet"
-    for file in (run.attempt(3).checkpoint, previous_path(run.attempt(3).checkpoint)):
-        file.write_text("weights")
-    storage.prepare(run, 4, "")
-    assert not first.exists() and not second.exists()
+def test_logs_samples_pictures_and_boards_arrive_as_they_grow(kept: Kept, run: Run, tmp_path: Path) -> None:
+    other = kept.elsewhere(tmp_path / "other")
+    place = kept.work(run)
+    attempt = place.run.attempt(1)
+    attempt.figures.mkdir()
+    place.run.tensorboard.mkdir()
+    for line in ("one\n", "two\n"):
+        with attempt.log.open("a") as log, attempt.system.open("a") as system:
+            log.write(line)
+            system.write(line)
+        (attempt.figures / "curves.png").write_text(line)
+        with (place.run.tensorboard / "events.out.tfevents.1.host").open("a") as events:
+            events.write(line)
+        place.settle(0.0, untroubled)
+        paths = other.read(run, "logs", "metrics", "figures", "tensorboard")
+        seen = paths.attempt(1)
+        assert seen.log.read_text() == seen.system.read_text() == attempt.log.read_text()
+        assert (seen.figures / "curves.png").read_text() == line
+        assert (paths.tensorboard / "events.out.tfevents.1.host").read_text() == attempt.log.read_text()
+        assert (paths.folder / "log.txt").read_text() == attempt.log.read_text()
+    assert paths.config.read_text() == CONFIG
 
 
-def test_a_link_leads_to_the_newest_target(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        storage.link(tmp_path / "tensorboard", tmp_path / name)
-    assert (tmp_path / "tensorboard").resolve() == tmp_path / "second"
+def test_an_ending_is_known_once_it_was_put_down(kept: Kept, run: Run) -> None:
+    place = kept.work(run)
+    assert kept.storage.ending(run) is None
+    ending = Ending(1, "failed", "loss is nan", 12.5)
+    place.end(ending)
+    assert kept.storage.ending(run) == ending
+    later = replace(run, attempt=2)
+    kept.work(later)
+    assert kept.storage.ending(later) is None
 
 
-def test_a_mirror_replaces_the_file_whole(tmp_path: Path) -> None:
-    source, target = tmp_path / "checkpoint.pt", tmp_path / "deep" / "model.pt"
-    source.write_text("one")
-    storage.mirror(source, target)
-    with target.open() as reader:
-        source.unlink()
-        source.write_text("two")
-        storage.mirror(source, target)
-        assert (reader.read(), target.read_text()) == ("one", "two")
-    assert [path.name for path in target.parent.iterdir()] == ["model.pt"]
+def test_the_next_attempt_gets_what_the_one_before_has_saved_and_the_oldest_goes(
+    kept: Kept, run: Run
+) -> None:
+    for number, texts in ((1, [b"1a", b"1b"]), (2, [b"2a"]), (3, [b"3a", b"3b"]), (4, [])):
+        place = kept.work(replace(run, attempt=number))
+        place.fetch_earlier(0.0, untroubled)
+        if number > 1:
+            earlier = place.run.attempt(number - 1).checkpoint
+            assert earlier.read_bytes() == {2: b"1b", 3: b"2a", 4: b"3b"}[number]
+        for text in texts:
+            write(place, number, text)
+        place.leave()
+    last = replace(run, attempt=4)
+    assert read(kept.storage, last) == b"3b"
+    assert read(kept.storage, replace(run, attempt=2)) is None, "attempt 3 has two checkpoints of its own"
 
 
-def test_a_file_with_two_names_counts_once_and_delete_leaves_nothing(run: RunPaths) -> None:
-    storage.prepare(run, 1, "")
-    empty = storage.size(run)
-    run.attempt(1).checkpoint.write_bytes(os.urandom(100_000))
-    storage.mirror(run.attempt(1).checkpoint, run.attempt(1).folder / "second.pt")
-    assert 100_000 <= storage.size(run) - empty < 120_000
-    storage.delete(run)
-    assert not run.folder.exists()
-    storage.delete(run)
+def test_a_run_without_a_checkpoint_begins_anew(kept: Kept, run: Run) -> None:
+    kept.work(run).leave()
+    place = kept.work(replace(run, attempt=2))
+    place.fetch_earlier(0.0, untroubled)
+    assert not place.run.attempt(1).checkpoint.exists()
 
 
-def test_rows_append_under_one_header(tmp_path: Path) -> None:
-    for value in (1.0, 2.0):
-        storage.append_row(tmp_path / "system.csv", {"time": value, "load": 0.5})
-    assert (tmp_path / "system.csv").read_text().split() == ["time,load", "1.0,0.5", "2.0,0.5"]
+def test_a_deleted_run_leaves_nothing_and_its_size_is_known_before(kept: Kept, run: Run) -> None:
+    place = kept.work(run)
+    write(place, 1, bytes(100_000))
+    other = replace(run, id=77)
+    write(kept.work(other), 1, b"another run's")
+    assert 100_000 <= kept.storage.size(run) < 150_000
+    kept.storage.delete(run)
+    assert read(kept.storage, run) is None
+    assert kept.storage.size(run) == 0
+    assert not kept.home.run(run.id, run.name).folder.exists()
+    assert read(kept.storage, other) == b"another run's"
+
+
+def test_pictures_that_were_drawn_later_are_kept(kept: Kept, run: Run, tmp_path: Path) -> None:
+    write(kept.work(run), 1, b"weights")
+    with kept.storage.checkpoint(run) as file:
+        assert file is not None
+        (file.parent / "figures").mkdir()
+        (file.parent / "figures" / "rotate.png").write_text("drawn")
+        kept.storage.keep_figures(file)
+    paths = kept.elsewhere(tmp_path / "other").read(run, "figures")
+    assert (paths.attempt(1).figures / "rotate.png").read_text() == "drawn"
+
+
+def test_scratch_folders_go_at_the_end_and_those_of_killed_processes_later(kept: Kept, run: Run) -> None:
+    if not kept.home.remote:
+        pytest.skip("only an object store needs scratch folders")
+    abandoned = kept.scratch / "some-other-run"
+    abandoned.mkdir(parents=True)
+    (abandoned / "owner.lock").touch()
+    place = kept.work(run)
+    assert not abandoned.exists()
+    second = kept.work(replace(run, id=8))
+    assert len(list(kept.scratch.iterdir())) == 2
+    assert kept.scratch.stat().st_mode & 0o777 == 0o700
+    place.leave()
+    second.leave()
+    assert list(kept.scratch.iterdir()) == []

@@ -1,0 +1,152 @@
+"""Runs in an object store: what is asked for is copied into the home, where it lies as the worker had it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from capsnet.files import temporary_path
+from runner import growing, remote_checkpoint, run_files
+from runner.objects import Item, Objects, StorageError
+from runner.paths import AttemptPaths, Home, RunPaths, run_folder
+from runner.run_files import Ending, parsed_ending
+
+if TYPE_CHECKING:
+    from runner.rows import Run
+
+Part = Literal["logs", "metrics", "figures", "tensorboard"]
+
+MARKER = "queue.json"  # says whose runs lie here: two queues would write to the same names
+BOARD = "tensorboard"
+
+
+class ObjectStorage:
+    """The runs of one home in an object store; in any thread."""
+
+    def __init__(self, home: Home) -> None:
+        assert home.storage is not None, "a home without a storage keeps its runs itself"
+        self._home = home
+        self._url = home.storage
+        self._opened: Objects | None = None
+        self._copied: dict[Path, str] = {}  # which content a copy holds
+        self._lock = threading.Lock()  # two threads that copy one file would write to one temporary file
+
+    def check(self, queue: str) -> None:
+        marker = self._objects.get(MARKER)
+        require_own(marker, queue, self._url)
+        self._objects.put(MARKER, json.dumps({"queue": queue}).encode())  # shows that one may write, too
+        self._objects.list(MARKER)
+
+    def prepare(self, run: Run) -> None:
+        """A worker makes its folder itself, on whichever host it is."""
+
+    def ending(self, run: Run) -> Ending | None:
+        key = f"{attempt_key(run.id, run.name, run.attempt)}/outcome.json"
+        text = self._objects.get(key)
+        return None if text is None else parsed_ending(text, f"{self._url}/{key}")
+
+    def read(self, run: Run, *parts: Part) -> RunPaths:
+        paths = self._home.run(run.id, run.name)
+        if run.attempt:
+            with self._lock:
+                items = self._objects.list(run_folder(run.id, run.name))
+                for number in range(1, run.attempt + 1):
+                    self._copy(items, attempt_key(run.id, run.name, number), paths, number, parts)
+                run_files.show(paths, run.attempt, run.config)
+        return paths
+
+    @contextmanager
+    def checkpoint(self, run: Run) -> Iterator[Path | None]:
+        paths = self._home.run(run.id, run.name)
+        for number in range(run.attempt, 0, -1):
+            attempt = paths.attempt(number)
+            if self._fetched(attempt_key(run.id, run.name, number), attempt):
+                try:
+                    yield attempt.checkpoint
+                finally:
+                    attempt.checkpoint.unlink(missing_ok=True)  # a copy of 100 MB, to be had again
+                return
+        yield None
+
+    def _fetched(self, key: str, attempt: AttemptPaths) -> bool:
+        pointer = remote_checkpoint.read(self._objects, key)
+        if pointer is None:
+            return False
+        attempt.folder.mkdir(parents=True, exist_ok=True)
+        self._replace(f"{key}/history.csv", attempt.history, None)
+        return any(
+            remote_checkpoint.download(self._objects, key, saved, attempt.checkpoint) for saved in pointer.all
+        )
+
+    def keep_figures(self, checkpoint: Path) -> None:
+        attempt = AttemptPaths(checkpoint.parent)
+        below = attempt.folder.relative_to(self._home.runs)
+        for file in attempt.figures.glob("[!.]*"):
+            self._objects.put(f"{below}/figures/{file.name}", file)
+
+    def size(self, run: Run) -> int:
+        return sum(item.size for item in self._objects.list(run_folder(run.id, run.name)).values())
+
+    def delete(self, run: Run) -> None:
+        self._objects.delete(self._objects.list(run_folder(run.id, run.name)))
+        run_files.delete(self._home.run(run.id, run.name))
+
+    @property
+    def _objects(self) -> Objects:
+        """Opened when it is first needed, for what it imports takes most of a second."""
+        if self._opened is None:
+            self._opened = Objects(self._url)
+        return self._opened
+
+    def _copy(
+        self, items: Mapping[str, Item], key: str, paths: RunPaths, number: int, parts: tuple[Part, ...]
+    ) -> None:
+        """Bring the copies of these parts of one attempt up to date with a listing."""
+        attempt = paths.attempt(number)
+        attempt.folder.mkdir(parents=True, exist_ok=True)
+        sizes = growing.whole({name: item for name, item in items.items() if name.startswith(f"{key}/")})
+        for name, size in sizes.items():
+            file = name.removeprefix(f"{key}/")
+            folder, _, picture = file.rpartition("/")
+            if file == attempt.log.name and "logs" in parts:
+                growing.download(self._objects, name, size, attempt.log)
+            elif file == attempt.system.name and "metrics" in parts:
+                growing.download(self._objects, name, size, attempt.system)
+            elif file == attempt.history.name and "metrics" in parts:
+                self._replace(name, attempt.history, items[name])
+            elif folder == attempt.figures.name and "figures" in parts:
+                self._replace(name, attempt.figures / picture, items[name])
+            elif folder == BOARD and "tensorboard" in parts:
+                growing.download(self._objects, name, size, paths.tensorboard / picture)
+
+    def _replace(self, key: str, file: Path, item: Item | None) -> None:
+        """Let a file hold an object, unless this process knows that it does."""
+        if item is not None and self._copied.get(file) == item.version and file.exists():
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = temporary_path(file, shared=True)
+        if self._objects.fetch(key, part, item.size if item else 0):
+            part.replace(file)
+            if item is not None:
+                self._copied[file] = item.version
+
+
+def attempt_key(run_id: int, name: str, number: int) -> str:
+    """The key of an attempt's folder: what it writes lies below it, and nobody else writes there."""
+    return f"{run_folder(run_id, name)}/attempts/{number}"
+
+
+def require_own(marker: bytes | None, queue: str, place: str) -> None:
+    """Raise StorageError where runs of another queue lie, by what the marker there holds."""
+    if marker is None:
+        return
+    try:
+        owner = json.loads(marker)["queue"]
+    except (KeyError, TypeError, ValueError):
+        owner = None
+    if owner != queue:
+        raise StorageError(f"{place} holds the runs of another queue ({owner}): use another folder or prefix")

@@ -1,0 +1,153 @@
+"""What a run keeps in its folder besides its checkpoint: the only file that writes it there.
+
+An outcome is written before it is reported, so that a scheduler which finds a worker gone knows whether
+the worker had finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from capsnet.files import previous_path, write_atomically
+from runner.paths import AttemptPaths, RunPaths
+from runner.protocol import known
+
+log = logging.getLogger(__name__)
+
+EndingKind = Literal["finished", "failed", "stopped", "unable"]  # unable: its machine lacks what it needs
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, in the worker's own words."""
+
+    attempt: int
+    kind: EndingKind
+    reason: str | None
+    at: float  # unix seconds
+
+
+def write_ending(paths: AttemptPaths, ending: Ending) -> None:
+    write_atomically(paths.outcome, lambda file: file.write(ending_text(ending)))
+
+
+def ending_text(ending: Ending) -> bytes:
+    return json.dumps(asdict(ending)).encode()
+
+
+def read_ending(paths: AttemptPaths) -> Ending | None:
+    """Return how the attempt ended, or None when it never said so, or nobody can read what it said."""
+    try:
+        return parsed_ending(paths.outcome.read_bytes(), str(paths.outcome))
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # one run's file must not stop the whole queue
+        log.warning("%s: not an outcome, taken for none: %s", paths.outcome, error)
+        return None
+
+
+def parsed_ending(text: bytes, place: str) -> Ending | None:
+    """What `ending_text` wrote; None, and said, for anything else."""
+    try:
+        return Ending(**known(Ending, json.loads(text)))
+    except (TypeError, ValueError) as error:
+        log.warning("%s: not an outcome, taken for none: %s", place, error)
+        return None
+
+
+def append_row(path: Path, row: Mapping[str, float]) -> None:
+    """Append a line to a CSV file, or nothing where it does not fit; the first one brings the header."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, row.keys())
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if not end:
+            writer.writeheader()
+        writer.writerow(row)
+        try:
+            left = text.getvalue().encode()
+            while left:
+                left = left[file.write(left) :]
+        except OSError:  # the disk is full: half a line would spoil the next one
+            file.truncate(end)
+            raise
+
+
+def mirror(source: Path, target: Path) -> None:
+    """Let `target` hold what `source` holds; a reader sees the old file or the new one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, part)
+    part.replace(target)
+
+
+def prepare(paths: RunPaths, attempt: int, config: str) -> None:
+    """Make the attempt's folder, and let the run's folder show its files under plain names."""
+    paths.attempt(attempt).folder.mkdir(parents=True, exist_ok=True)
+    paths.attempt(attempt).outcome.unlink(missing_ok=True)
+    _forget_before(paths, attempt - 1)
+    show(paths, attempt, config)
+
+
+def show(paths: RunPaths, attempt: int, config: str) -> None:
+    """Let the run's folder show its configuration, and the files of an attempt, under plain names."""
+    write_atomically(paths.config, lambda file: file.write(config.encode()), shared=True)
+    newest = paths.attempt(attempt)
+    for file in (newest.checkpoint, newest.history, newest.log, newest.figures):
+        link(paths.folder / file.name, file.relative_to(paths.folder))
+
+
+def _forget_before(paths: RunPaths, attempt: int) -> None:
+    """Delete the checkpoints that an attempt's own two have made needless: each takes some 100 MB."""
+    checkpoint = paths.attempt(attempt).checkpoint
+    if not checkpoint.exists() or not previous_path(checkpoint).exists():
+        return
+    for number in range(1, attempt):
+        needless = paths.attempt(number).checkpoint
+        needless.unlink(missing_ok=True)
+        previous_path(needless).unlink(missing_ok=True)
+
+
+def link(name: Path, target: Path) -> None:
+    """Let `name` lead to `target`, whatever it led to before."""
+    part = name.with_name(name.name + ".part")
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    part.replace(name)
+
+
+def figures(paths: RunPaths, attempts: int) -> list[Path]:
+    """Return the pictures of the newest of so many attempts that has any; a half-written one is none."""
+    folders = (paths.attempt(number).figures for number in range(attempts, 0, -1))
+    found = (sorted(file for file in folder.glob("[!.]*") if file.is_file()) for folder in folders)
+    return next(filter(None, found), [])
+
+
+def size(paths: RunPaths) -> int:
+    """Return the bytes that the run's folder takes; a file with two names counts once."""
+    found = {}
+    for path in paths.folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.lstat()
+            found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
+
+
+def delete(paths: RunPaths) -> None:
+    """Delete the run's folder with all that it holds."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(paths.folder)

@@ -1,0 +1,36 @@
+"""Variables that the scheduler, the publisher and workers are given as they are where `up` was called.
+
+They start wherever Ray does, which knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from runner.paths import Home
+
+STORAGE = "RUNNER_STORAGE"
+TRACKING = ("MLFLOW_",)
+OBJECT_STORE = ("AWS_", "FSSPEC_", "RUNNER_SCRATCH")
+
+
+def given(home: Home, environ: Mapping[str, str]) -> dict[str, str]:
+    """What is handed on: how to reach the tracking server and, where the runs lie there, the object store."""
+    prefixes = TRACKING + (OBJECT_STORE if home.remote else ())
+    found = {key: value for key, value in environ.items() if key.startswith(prefixes)}
+    return found | ({STORAGE: home.storage} if home.storage else {})
+
+
+def of_storage(settings: Mapping[str, str]) -> dict[str, str]:
+    """The part that a worker needs."""
+    return {key: value for key, value in settings.items() if key.startswith(OBJECT_STORE)}
+
+
+def adopt(settings: Mapping[str, str]) -> None:
+    """Let this process have them, and none of its host's own that could contradict one of them."""
+    # Hosts of a cloud may have credentials of their own, and no others are given them.
+    alone = TRACKING + (("AWS_",) if any(key.startswith("AWS_") for key in settings) else ())
+    for key in [key for key in os.environ if key.startswith(alone)]:
+        del os.environ[key]
+    os.environ.update(settings)

@@ -1,0 +1,207 @@
+"""Where an attempt keeps its files while it works: the folder that all see, or one here that is copied up.
+
+Both have the same layout. `save` makes durable what was just written to the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from capsnet.files import previous_path
+from capsnet.patience import Trouble, persist
+from runner import remote_checkpoint, run_files
+from runner.object_storage import attempt_key
+from runner.objects import Objects, StorageError
+from runner.paths import Home, RunPaths, scratch
+from runner.run_files import Ending
+from runner.uploading import Uploading
+
+FOLDER_SECONDS = 5.0  # for which a shared file system may hide what another host has just made
+OWNER = "owner.lock"  # in a scratch folder: locked by the process that works there
+
+Tell = Callable[[Trouble | None], object]
+
+
+class Workplace(Protocol):
+    """An attempt's own; `run` has its files."""
+
+    run: RunPaths
+
+    def open(self) -> None:
+        """Make ready to write. Raises OSError where this machine cannot."""
+        ...
+
+    def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
+        """Let the folders of the earlier attempts hold what this one may go on from.
+
+        Raises SavingError where that cannot be read for so long.
+        """
+        ...
+
+    def save(self) -> None:
+        """Make durable what the checkpoint's file holds. Raises OSError, and then may be called again."""
+        ...
+
+    def settle(self, patience_seconds: float, tell: Tell) -> None:
+        """Make everything durable. Raises SavingError where that fails for so long."""
+        ...
+
+    def end(self, ending: Ending) -> None:
+        """Put down how the attempt ended. Raises OSError."""
+        ...
+
+    def leave(self) -> None:
+        """Clear away what nobody needs any more."""
+        ...
+
+
+def of(home: Home, run_id: int, name: str, attempt: int, config: str) -> Workplace:
+    """Where this attempt works."""
+    if not home.remote:
+        return SharedFolder(home.run(run_id, name), attempt)
+    return Scratch(home, run_id, name, attempt, config)
+
+
+class SharedFolder:
+    """The run's own folder, as the scheduler has made it."""
+
+    def __init__(self, run: RunPaths, attempt: int) -> None:
+        self.run = run
+        self._attempt = run.attempt(attempt)
+
+    def open(self) -> None:
+        deadline = time.monotonic() + FOLDER_SECONDS
+        while not self._attempt.folder.is_dir():
+            if time.monotonic() > deadline:
+                raise FileNotFoundError(f"{self._attempt.folder} is not there: is the runs' folder mounted?")
+            time.sleep(0.1)
+
+    def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
+        """They lie where they were written."""
+
+    def save(self) -> None:
+        """It was durable when it was written."""
+
+    def settle(self, patience_seconds: float, tell: Tell) -> None:
+        """Likewise."""
+
+    def end(self, ending: Ending) -> None:
+        run_files.write_ending(self._attempt, ending)
+
+    def leave(self) -> None:
+        """Everything stays."""
+
+
+class Scratch:
+    """A private folder of this host; what is durable is what was copied up from it."""
+
+    def __init__(self, home: Home, run_id: int, name: str, attempt: int, config: str) -> None:
+        assert home.storage is not None, "only an object store needs one"
+        self._folder = scratch(home.storage, run_id, attempt)
+        self.run = Home(self._folder).run(run_id, name)
+        self._url = home.storage
+        self._keys = [attempt_key(run_id, name, number) for number in range(1, attempt + 1)]
+        self._number = attempt
+        self._config = config
+        self._lock: int | None = None
+        self._uploading: Uploading | None = None
+
+    def open(self) -> None:
+        _make_private(self._folder.parent)
+        _clear_stale(self._folder.parent)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._lock = _locked(self._folder)
+        if self._lock is None:
+            raise StorageError(f"{self._folder}: another process works there")
+        run_files.prepare(self.run, self._number, self._config)
+        self._opened.start()
+
+    @property
+    def _opened(self) -> Uploading:
+        if self._uploading is None:
+            self._uploading = Uploading(Objects(self._url), self._keys[-1], self.run, self._number)
+        return self._uploading
+
+    def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
+        persist(self._fetch, patience_seconds, tell)
+
+    def _fetch(self) -> None:
+        objects = Objects(self._url)
+        for number in range(self._number - 1, 0, -1):
+            key, paths = self._keys[number - 1], self.run.attempt(number)
+            pointer = remote_checkpoint.read(objects, key)
+            if pointer is None:
+                continue
+            paths.folder.mkdir(parents=True, exist_ok=True)
+            whole = remote_checkpoint.download(objects, key, pointer.newest, paths.checkpoint)
+            if not whole and pointer.previous:
+                whole = remote_checkpoint.download(
+                    objects, key, pointer.previous, previous_path(paths.checkpoint)
+                )
+            if whole:
+                if pointer.previous:
+                    self._forget_before(objects, number)
+                return
+            paths.checkpoint.write_bytes(b"")  # there was one, and to begin anew would throw it away
+
+    def _forget_before(self, objects: Objects, number: int) -> None:
+        """Delete the checkpoints that an attempt's own two have made needless."""
+        for key in self._keys[: number - 1]:
+            if pointer := remote_checkpoint.read(objects, key):
+                objects.delete([f"{key}/{remote_checkpoint.POINTER}"])
+                objects.delete(f"{key}/{saved.name}" for saved in pointer.all)
+
+    def save(self) -> None:
+        for number in range(1, self._number):  # what it went on from is not needed here any more
+            shutil.rmtree(self.run.attempt(number).folder, ignore_errors=True)
+        self._opened.save()
+
+    def settle(self, patience_seconds: float, tell: Tell) -> None:
+        persist(self._opened.copy, patience_seconds, tell)
+
+    def end(self, ending: Ending) -> None:
+        Objects(self._url).put(f"{self._keys[-1]}/outcome.json", run_files.ending_text(ending))
+
+    def leave(self) -> None:
+        self._opened.end()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that is this user's alone. Raises StorageError where it is somebody else's."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or folder.is_symlink():
+        raise StorageError(f"{folder}: belongs to another user; set RUNNER_SCRATCH to a folder of your own")
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def _locked(folder: Path) -> int | None:
+    """Hold a scratch folder for as long as this process lives; None where another one does."""
+    lock = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _clear_stale(parent: Path) -> None:
+    """Delete the folders of processes that were killed."""
+    for owner in parent.glob(f"*/{OWNER}"):
+        with contextlib.suppress(FileNotFoundError):
+            if (lock := _locked(owner.parent)) is not None:
+                shutil.rmtree(owner.parent, ignore_errors=True)
+                os.close(lock)
