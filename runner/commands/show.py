@@ -58,6 +58,8 @@ def show(run: RunArgument, json: Json = False) -> None:
 
 def newest_checkpoint(run: Run, home: Home) -> Path | None:
     """That of the newest attempt which has saved one; of an object store nothing is asked."""
+    if home.remote:
+        return None
     paths = home.run(run.id, run.name)
     checkpoints = (paths.attempt(number).checkpoint for number in range(run.attempt, 0, -1))
     return next(filter(Path.exists, checkpoints), None)

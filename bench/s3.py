@@ -1,4 +1,4 @@
-"""A real S3 server for tests: moto's, a process of its own, with a bucket."""
+"""A real S3 server for tests and benches: moto's, a process of its own, with a bucket."""
 
 from __future__ import annotations
 
