@@ -14,7 +14,7 @@ import torch
 from end_to_end.harness import SMALL, Service, wait_until
 
 from capsnet import checkpoint, training
-from capsnet.learner import tensors
+from capsnet.snapshot import tensors
 from runner import loading, storage
 from runner.objects import Objects
 from runner.rows import Run
