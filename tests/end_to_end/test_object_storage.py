@@ -65,6 +65,7 @@ def assert_as_undisturbed(service: Service, run: Run, file: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what MLflow does with SQLAlchemy
 def test_a_run_goes_on_from_the_object_store_alone_and_ends_as_if_nobody_had_disturbed_it(
     remote: Service, file: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.paths import Home, home
+from runner.paths import Home, home, recorded
 
 
 def test_the_files_of_an_attempt_lie_in_its_own_folder() -> None:
@@ -83,3 +83,31 @@ def test_no_name_leads_out_of_the_home(name: str, number: int) -> None:
     assert folder.parent == Path("/lab")
     assert folder.name.startswith(f"{number}-")
     assert len(folder.name.encode()) <= 255
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        ("s3://bucket/runs/", "s3://bucket/runs"),
+        ("file:///shared/runs", "/shared/runs"),
+        ("/shared/runs/", "/shared/runs"),
+        ("", None),
+        ("/home/me/runs", None),
+        ("file:///home/me/runs", None),
+    ],
+)
+def test_a_storage_is_a_url_or_an_absolute_folder_and_the_home_itself_is_none(
+    named: str, kept: str | None
+) -> None:
+    found = home({"RUNNER_HOME": "/home/me/runs", "RUNNER_STORAGE": named})
+    assert found.storage == kept
+    assert found.remote == named.startswith("s3://")
+    assert recorded(found.record) == found
+
+
+def test_the_folders_of_runs_lie_in_the_storage_and_copies_of_an_object_stores_in_the_home() -> None:
+    root = Path("/home/me/runs")
+    assert Home(root).run(3, "a").folder == root / "3-a"
+    assert Home(root, storage="/shared").run(3, "a").folder == Path("/shared/3-a")
+    remote = Home(root, storage="s3://bucket/runs")
+    assert (remote.run(3, "a").folder, remote.place(3, "a")) == (root / "3-a", "s3://bucket/runs/3-a")

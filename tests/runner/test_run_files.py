@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,24 @@ def test_rows_append_under_one_header(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         run_files.append_row(tmp_path / "system.csv", {"time": value, "load": 0.5})
     assert (tmp_path / "system.csv").read_text().split() == ["time,load", "1.0,0.5", "2.0,0.5"]
+
+
+APPENDS = """
+import resource, signal, sys
+from pathlib import Path
+from runner.run_files import append_row
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails as it does on a full disk
+for limit, value in ((-1, 1.0), (20, 2.0), (-1, 3.0)):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    try:
+        append_row(Path(sys.argv[1]), {"time": value, "load": 0.5})
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_a_row_that_does_not_fit_leaves_no_half_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", APPENDS, str(tmp_path / "system.csv")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("File too large\n", "")
+    assert (tmp_path / "system.csv").read_text().split() == ["time,load", "1.0,0.5", "3.0,0.5"]

@@ -1,0 +1,88 @@
+"""How an attempt ended, asked of a storage that is slow or away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.endings import Endings
+from runner.paths import Home
+from runner.rows import NewRun, Run
+from runner.storage import Ending, Folders, StorageError, prepare, write_ending
+from runner.store import open_store
+
+
+class Slow(Folders):
+    """Folders that answer when they are let."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(home)
+        self.released = threading.Event()
+        self.away = False
+
+    def ending(self, run: Run) -> Ending | None:
+        if self.away:
+            raise StorageError("s3://bucket does not answer")
+        assert self.released.wait(30)
+        return super().ending(run)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    with open_store(tmp_path / "queue.db") as store:
+        [number] = store.add([NewRun(name="digits", config="", num_epochs=3)], 1.0)
+        run = store.run(number)
+    assert run is not None
+    return replace(run, attempt=1)
+
+
+@pytest.fixture
+def home(tmp_path: Path, run: Run) -> Home:
+    """The run's attempt has finished."""
+    home = Home(tmp_path)
+    prepare(home.run(run.id, run.name), 1, "")
+    write_ending(home.run(run.id, run.name).attempt(1), Ending(1, "finished", None, 2.0))
+    return home
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_ending_in_a_folder_is_known_at_once(home: Home, run: Run) -> None:
+    known = Endings(Folders(home)).of(run)
+    assert known.answered and known.answer is not None and known.answer.kind == "finished"
+
+
+def test_nobody_waits_for_a_slow_storage_and_it_is_asked_once(home: Home, run: Run) -> None:
+    slow = Slow(home)
+    endings = Endings(slow)
+    began = time.monotonic()
+    assert not endings.of(run).answered
+    assert time.monotonic() - began < 5
+    assert not endings.of(run).answered
+    slow.released.set()
+    until(lambda: endings.of(run).answered)
+    assert endings.of(run).answer == Ending(1, "finished", None, 2.0)
+
+
+def test_a_storage_that_is_away_is_told_and_asked_until_it_answers(home: Home, run: Run) -> None:
+    away = Slow(home)
+    away.released.set()
+    away.away = True
+    endings = Endings(away)
+    assert not endings.of(run).answered
+    until(lambda: endings.trouble)
+    assert endings.trouble == f"how run {run.id} ended is not known: s3://bucket does not answer"
+    away.away = False
+    until(lambda: endings.of(run).answered)
+    assert endings.trouble is None

@@ -1,0 +1,29 @@
+"""What a process prints while its disk is full."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PRINTS = """
+import resource, signal, sys
+from pathlib import Path
+from runner.output_log import log_to
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails as it does on a full disk
+log_to(Path(sys.argv[1]))
+print("before")
+resource.setrlimit(resource.RLIMIT_FSIZE, (7, -1))
+print("while it is full")
+print("and still", file=sys.stdout)
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+print("after")
+raise SystemExit(3)
+"""
+
+
+def test_a_full_disk_loses_output_and_says_how_much_but_ends_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    assert subprocess.run([sys.executable, "-c", PRINTS, log]).returncode == 3
+    lost = len("while it is full\n") + len("and still\n")
+    assert log.read_text() == f"before\n\n({lost} bytes of output were lost here)\nafter\n"
