@@ -21,6 +21,7 @@ from capsnet import augmentation, randomness
 from capsnet.augmentation import Batch, Draws
 from capsnet.config import Config, MultiMNIST
 from capsnet.config import Dataset as DatasetSection
+from capsnet.group import ALONE, Group
 from capsnet.images import Images
 from capsnet.pairing import partners
 
@@ -35,6 +36,7 @@ class Course:
     start: tuple[int, int]  # epoch, from 1, and finished steps of it
     num_epochs: int
     dataset: DatasetSection
+    group: Group = ALONE  # of whose batches this process takes its part
 
     def orders(self, device: str = "cpu") -> Iterator[torch.Tensor]:
         """The indices of each batch's images, int64 [B]; the last one of an epoch may be shorter.
@@ -46,7 +48,8 @@ class Course:
             if isinstance(self.dataset, MultiMNIST):
                 drawn = randomness.generator(self.seed, "partners", epoch)
                 order = torch.stack([order, partners(self.labels, order, drawn)], dim=1)
-            yield from order.to(device).split(self.batch_size)[skipped:]
+            for batch in order.to(device).split(self.batch_size)[skipped:]:
+                yield batch[self.group.part(len(batch)).rows]
 
     def draws(self, device: str) -> Iterator[Draws]:
         """What is random about the images of each batch."""
@@ -54,7 +57,9 @@ class Course:
             drawn = augmentation.draw(self.dataset, self.seed, epoch, len(self.labels))
             parts = {name: numbers.to(device).split(self.batch_size) for name, numbers in drawn.items()}
             for step in range(skipped, -(-len(self.labels) // self.batch_size)):
-                yield {name: numbers[step] for name, numbers in parts.items()}
+                left = len(self.labels) - step * self.batch_size
+                rows = self.group.part(min(self.batch_size, left)).rows
+                yield {name: numbers[step][rows] for name, numbers in parts.items()}
 
     def _epochs(self) -> Iterator[tuple[int, int]]:
         first, step = self.start
@@ -63,14 +68,17 @@ class Course:
 
 
 def batches(
-    config: Config, images: Images, device: str, start: tuple[int, int]
+    config: Config, images: Images, device: str, start: tuple[int, int], group: Group = ALONE
 ) -> Generator[Batch, None, None]:
     """The batches from `start` = (epoch, finished steps of it) to the end, augmented, on `device`.
+
+    Of each the part that is this process's. What is random is drawn for the whole: it is the same for a group
+    of any size.
 
     Without worker processes `images` must be on `device` already.
     """
     labels = images.labels.cpu()
-    course = Course(config.seed, labels, config.batch_size, start, config.num_epochs, config.dataset)
+    course = Course(config.seed, labels, config.batch_size, start, config.num_epochs, config.dataset, group)
     if config.dataloader.num_workers:
         picked = _loaded(config, images, device, course)
     else:

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(parsed: Namespace) -> int:
     # Nothing above imports PyTorch, so that `--help` and a misspelt command answer at once.
     from capsnet.config import ConfigError
+    from capsnet.group import GroupError
     from capsnet.images import DataError
     from capsnet.state import CheckpointError
     from capsnet.training import TrainingError
@@ -50,7 +51,7 @@ def _run(parsed: Namespace) -> int:
     except BrokenPipeError:  # whoever read the output, `head` say, has enough; Python shall not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (TrainingError, OSError) as error:  # OSError: the disk is full, say
+    except (TrainingError, GroupError, OSError) as error:  # OSError: the disk is full, say
         print(f"failed: {error}", file=sys.stderr)
         return FAILED
     return MISTAKE

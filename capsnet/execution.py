@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from capsnet.config import CapsNetModel, Config, DynamicRouting, MatrixCapsNetModel
+from capsnet.group import ALONE, Group
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Execution:
     compile: bool = False
     cuda_graph: bool = False
     native_routing: bool = False  # in compiled steps on a CPU, by capsnet.kernel
+    workers: int = 1  # processes that share each batch
 
     @property
     def torch_memory_format(self) -> torch.memory_format:
@@ -50,7 +52,10 @@ class Execution:
 
 
 def resolve(
-    config: Config, stored: dict[str, Any] | None = None, stored_config: Config | None = None
+    config: Config,
+    stored: dict[str, Any] | None = None,
+    stored_config: Config | None = None,
+    group: Group = ALONE,
 ) -> Execution:
     """What `config` leaves open, decided for this machine; as `stored` in a checkpoint where there is one.
 
@@ -59,25 +64,26 @@ def resolve(
     checkpoint's way cannot or shall not be followed: the run goes on, but no longer bit for bit as it would
     have without the interruption.
     """
-    device: Device = "cuda" if config.use_cuda and torch.cuda.is_available() else "cpu"
+    device = device_of(config)
     before = Execution(**stored) if stored else None
     followed = before if before is not None and before.device == device else None
     fresh = Execution(
         device=device,
         precision=_precision(config, device, followed, stored_config),
-        threads=config.threads or available_cpus(),
+        threads=config.threads or max(1, available_cpus() // group.neighbours),
         memory_format="channels_last",
         deterministic=config.deterministic,
         compile=_compile(config, followed, stored_config),
         cuda_graph=_cuda_graph(config, device),
         native_routing=_native_routing(config, device, followed, stored_config),
+        workers=group.size,
     )
     if before is None:
         return fresh
     if followed is not None:
-        fresh = replace(
-            fresh, threads=config.threads or followed.threads, memory_format=followed.memory_format
-        )
+        fresh = replace(fresh, memory_format=followed.memory_format)
+        if followed.workers == group.size and config.threads is None:
+            fresh = replace(fresh, threads=followed.threads)
     if config.threads is None and fresh.threads > (cpus := available_cpus()):
         warnings.warn(
             f"the run goes on with the {fresh.threads} threads that it began with, on {cpus} CPUs, "
@@ -90,8 +96,16 @@ def resolve(
             for key, old in before.as_dict().items()
             if (new := getattr(fresh, key)) != old
         ]
-        warnings.warn(f"the checkpoint was made otherwise ({', '.join(changes)})", stacklevel=2)
+        warnings.warn(
+            f"the checkpoint was made otherwise ({', '.join(changes)}): the last bits may differ",
+            stacklevel=2,
+        )
     return fresh
+
+
+def device_of(config: Config) -> Device:
+    """Where a run computes on this machine."""
+    return "cuda" if config.use_cuda and torch.cuda.is_available() else "cpu"
 
 
 def _precision(

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from capsnet.augmentation import Batch
+from capsnet.group import Part
 
 WARM_UP = 3  # steps of a size that are launched: what PyTorch and cuDNN set up at first cannot be recorded
 
-Take = Callable[[Batch, torch.Tensor | None], torch.Tensor]
+Take = Callable[[Batch, torch.Tensor | None, Part], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Recorder:
     """Takes steps: the first ones of a size as they are, then by a graph of that size.
 
     An epoch of 60,000 images has 468 batches of 128 and one of 96: two graphs. To record is not to compute:
-    the step that is recorded is taken by the first replay.
+    the step that is recorded is taken by the first replay. A size is that of the batch of all processes: what
+    each image counts is recorded, too.
     """
 
     def __init__(self, take: Take) -> None:
@@ -54,28 +56,28 @@ class Recorder:
         self._stream = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()  # one for all: no two are replayed at the same time
 
-    def step(self, batch: Batch, margin: torch.Tensor | None) -> torch.Tensor:
-        size = len(batch)
+    def step(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> torch.Tensor:
+        size = part.count
         if self._taken[size] < WARM_UP:
             self._taken[size] += 1
-            return self._launched(batch, margin)
+            return self._launched(batch, margin, part)
         if size not in self._recordings:
-            self._recordings[size] = self._record(batch, margin)
+            self._recordings[size] = self._record(batch, margin, part)
         return self._recordings[size].replay(batch, margin)
 
-    def _launched(self, batch: Batch, margin: torch.Tensor | None) -> torch.Tensor:
+    def _launched(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> torch.Tensor:
         """As it is, on the stream on which it will be recorded."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            sums = self._take(batch, margin)
+            sums = self._take(batch, margin, part)
         torch.cuda.current_stream().wait_stream(self._stream)
         return sums
 
-    def _record(self, batch: Batch, margin: torch.Tensor | None) -> Recording:
+    def _record(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> Recording:
         own = Batch(batch.inputs.clone(), batch.targets.clone(), batch.labels.clone())
         width = None if margin is None else margin.clone()
         graph = torch.cuda.CUDAGraph()
         # A thread that writes a checkpoint or looks at the GPU's temperature must not spoil it.
         with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            sums = self._take(own, width)
+            sums = self._take(own, width, part)
         return Recording(graph, own, width, sums)

@@ -10,17 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from capsnet.group import Part, Summed
+
 
 class Dropout(nn.Module):
     """Leave out each number with the probability `share`, and make up for it in the others.
 
-    In training `generator` decides which; whoever trains sets it anew before each step.
+    In training `generator` decides which; whoever trains sets it anew before each step, and `part` where
+    other processes take their part of the same batch: it draws for the whole of it.
     """
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
         self.generator: np.random.Generator | None = None
+        self.part: Part | None = None
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features of any shape, as they are in evaluation; ValueError in training without a generator."""
@@ -28,8 +32,9 @@ class Dropout(nn.Module):
             return features
         if self.generator is None:
             raise ValueError("dropout in training draws from its `generator`: set it before each step")
-        kept = self.generator.random(tuple(features.shape), np.float32) >= self.share
-        return features * torch.from_numpy(kept).to(features.device) / (1 - self.share)
+        count, rows = (len(features), slice(None)) if self.part is None else (self.part.count, self.part.rows)
+        drawn = self.generator.random((count, *features.shape[1:]), np.float32)[rows]
+        return features * torch.from_numpy(drawn >= self.share).to(features.device) / (1 - self.share)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -38,13 +43,47 @@ class BatchNorm(nn.BatchNorm2d):
     A batch of one, such as an epoch's last one may be, is normalised by the running statistics and leaves
     them as they are: PyTorch's refuses one with a single number for a channel, and of more numbers it would
     take the statistics of one image for those of all.
+
+    Where `part` says that other processes have the rest of the batch, its statistics are those of all of it.
     """
+
+    part: Part | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  PyTorch's name for it
         self._check_input_dim(input)
+        if self.training and self.part is not None and self.part.is_split:
+            return self._normalised(input, self.part)
         if not self.training or len(input) > 1:
             return super().forward(input)
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+    def _normalised(self, features: torch.Tensor, part: Part) -> torch.Tensor:
+        """As PyTorch does it, by statistics over all processes: mean and squares of each, put together."""
+        numbers = features.to(torch.promote_types(features.dtype, torch.float32))
+        places = [0, 2, 3][: features.dim() - 1]
+        shape = [1, -1, 1, 1][: features.dim()]
+        each = features[0, 0].numel()  # numbers of a channel in an image
+        counts = torch.tensor(part.sizes, device=features.device)[:, None] * each  # [processes, 1]
+        own_mean = numbers.mean(places)
+        own_squares = (numbers - own_mean.view(shape)).square().sum(places)
+        mine = torch.zeros(part.group.size, 1, 1, device=features.device)
+        mine[part.group.rank] = 1
+        means, squares = Summed.apply(mine * torch.stack([own_mean, own_squares]), part.group).unbind(1)
+        count = part.count * each
+        mean = (counts * means).sum(0) / count
+        variance = (squares + counts * (means - mean).square()).sum(0) / count
+        self._note(mean.detach(), variance.detach() * count / (count - 1))
+        scaled = (numbers - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(features.dtype)
+
+    @torch.no_grad()
+    def _note(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Let the running statistics follow."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.momentum is not None and self.num_batches_tracked is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        self.num_batches_tracked.add_(1)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:  # noqa: A002
         if input.dim() not in (2, 4):

@@ -16,8 +16,9 @@ from capsnet import objective, randomness
 from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
+from capsnet.group import ALONE, Group, Part
 from capsnet.images import ImageShape
-from capsnet.layers import Dropout
+from capsnet.layers import BatchNorm, Dropout
 from capsnet.models import build
 from capsnet.objective import MEASURES
 from capsnet.schedules import learning_rate
@@ -32,18 +33,26 @@ class Learner:
     """A network in training: `step` by `step`, its complete state at any time by `snapshot`."""
 
     def __init__(
-        self, config: Config, execution: Execution, shape: ImageShape, images: int, state: State | None
+        self,
+        config: Config,
+        execution: Execution,
+        shape: ImageShape,
+        images: int,
+        state: State | None,
+        group: Group = ALONE,
     ) -> None:
         self.config = config
+        self.group = group
         self.images_per_epoch = images
         self.steps_per_epoch = -(-images // config.batch_size)
         self.network = build(config, shape).to(execution.device)
         self.network.to(memory_format=execution.torch_memory_format)
         self.optimizer = adam(self.network, config.optim.lr, execution.device)
-        self._stepper = Stepper(self.network, self.optimizer, config, execution, images)
+        self._stepper = Stepper(self.network, self.optimizer, config, execution, images, group)
         # One row a step and no running sum: the host need not look to know which step was the first bad one.
         rows = self.steps_per_epoch, len(MEASURES)
         self.sums = torch.zeros(rows, dtype=torch.float64, device=execution.device)
+        self._norms = [module for module in self.network.modules() if isinstance(module, BatchNorm)]
         self._dropouts = [module for module in self.network.modules() if isinstance(module, Dropout)]
         self.epoch = 0  # finished epochs
         self.steps = 0  # finished steps of the epoch after them
@@ -83,18 +92,25 @@ class Learner:
         return learning_rate(self.config.optim, step, self.steps_per_epoch, self.config.num_epochs)
 
     def step(self, batch: Batch) -> None:
-        """Train on one batch; its losses and hits stay on the device."""
+        """Train on this process's part of a batch; the losses and hits of all parts stay on the device."""
+        part = self.group.part(min(self.config.batch_size, self.images_per_epoch - self.images_seen))
         done = self.epoch * self.steps_per_epoch + self.steps
         set_rate(self.optimizer, self._learning_rate(done))
         self.network.train()
-        self._draw_dropout()
+        self._prepare(part)
         margin = objective.rising_margin(self.config.loss, done / self.steps_per_epoch)
-        self.sums[self.steps] = self._stepper.step(batch, margin)
+        self.sums[self.steps] = self._stepper.step(batch, margin, part)
         self.steps += 1
 
-    def _draw_dropout(self) -> None:
-        """Let dropout draw from generators that know which step this is: it resumes as all else does."""
+    def _prepare(self, part: Part) -> None:
+        """Tell the layers whose part of the batch is not all that counts what the others have.
+
+        Dropout draws from generators that know which step this is: it resumes as all else does.
+        """
+        for norm in self._norms:
+            norm.part = part
         for number, layer in enumerate(self._dropouts):
+            layer.part = part
             layer.generator = randomness.generator(
                 self.config.seed, "dropout", self.epoch + 1, self.steps, number
             )

@@ -5,6 +5,10 @@ worth another compilation and goes operation by operation. Which steps are compi
 alone, so that a run which is broken off and resumed computes the same bits.
 
 A network with dropout is not recorded as a CUDA graph: its draws are the host's, anew for every step.
+
+Where several processes share each batch, their gradients are added up between the backward pass and the
+change of the weights. That is never compiled nor recorded, and neither is batch normalisation then, which has
+to hear of the other processes in the middle of a step.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
 from capsnet.graphs import Recorder
+from capsnet.group import ALONE, Gradients, Group, Part
 from capsnet.kernel import Kernel
-from capsnet.layers import Dropout
+from capsnet.layers import BatchNorm, Dropout
 from capsnet.native import NativeError
 from capsnet.network import Network
 from capsnet.objective import Measured
@@ -47,52 +52,71 @@ class Stepper:
         config: Config,
         execution: Execution,
         images: int,
+        group: Group = ALONE,
     ) -> None:
-        """`images`: of an epoch."""
+        """`images`: of an epoch; `group`: the processes that share each batch."""
         self.network = network
         self.optimizer = optimizer
         self.config = config
         self.execution = execution  # as it turned out: what cannot be compiled is not
         self._size = min(config.batch_size, images)
         self._compiled: Measure | None = None
-        self._kernel = self._loaded() if execution.native_routing else None
-        if execution.cuda_graph and any(isinstance(module, Dropout) for module in network.modules()):
-            warnings.warn(
-                "cuda_graph: a network with dropout cannot be recorded, and goes without", stacklevel=2
-            )
-            self.execution = replace(execution, cuda_graph=False)
+        self._group = group
+        self._gradients = Gradients(list(network.parameters())) if group.size > 1 else None
+        layers = list(network.modules())
+        if any(isinstance(layer, Dropout) for layer in layers):
+            self._do_without("cuda_graph", "a network with dropout cannot be recorded")
+        if group.size > 1 and any(isinstance(layer, BatchNorm) for layer in layers):
+            for key in ("cuda_graph", "compile"):
+                self._do_without(key, "batch normalisation over several workers cannot be fused into one")
+        if not self.execution.compile:
+            self.execution = replace(self.execution, native_routing=False)
+        self._kernel = self._loaded() if self.execution.native_routing else None
         self._recorder = Recorder(self._take) if self.execution.cuda_graph else None
-        if execution.compile:
+        if self.execution.compile:
             log.info(COST)
 
-    def step(self, batch: Batch, margin: float | None) -> torch.Tensor:
+    def _do_without(self, key: str, reason: str) -> None:
+        if getattr(self.execution, key):
+            warnings.warn(f"{key}: {reason}, and goes without", stacklevel=3)
+            self.execution = replace(self.execution, **{key: False})
+
+    def step(self, batch: Batch, margin: float | None, part: Part | None = None) -> torch.Tensor:
         """Train on one batch; the sums of objective.MEASURES over it, float64 [4], stay on the device.
 
-        `margin`: of objective.rising_margin.
+        `margin`: of objective.rising_margin; `part`: of all processes' batch, over which the sums go then.
         """
+        part = part or ALONE.part(len(batch))
         width = None if margin is None else torch.full((), margin, device=batch.inputs.device)
-        return self._take(batch, width) if self._recorder is None else self._recorder.step(batch, width)
+        take = self._take if self._recorder is None else self._recorder.step
+        sums = take(batch, width, part)
+        if self._gradients is not None:
+            self._group.add(sums, self._gradients.flat)
+            self.optimizer.step()
+        return sums
 
-    def _take(self, batch: Batch, margin: torch.Tensor | None) -> torch.Tensor:
-        measured = self._differentiated(batch, margin)
-        self.optimizer.step()
-        return measured.sums()
+    def _take(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> torch.Tensor:
+        """As much of a step as needs no other process."""
+        measured = self._differentiated(batch, margin, part)
+        if self._gradients is None:
+            self.optimizer.step()
+        return measured.sums() * part.weight
 
-    def _differentiated(self, batch: Batch, margin: torch.Tensor | None) -> Measured:
-        """Measure a batch and leave the gradients of its mean loss at the weights."""
-        if not self.execution.compile or len(batch) != self._size:
-            return self._backward(objective.measure, batch, margin)
+    def _differentiated(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> Measured:
+        """Measure a part; leave at the weights what it adds to the gradients of the mean of all parts."""
+        if not self.execution.compile or part.count != self._size:
+            return self._backward(objective.measure, batch, margin, part)
         if self._compiled is not None:
-            return self._backward(self._compiled, batch, margin, self._kernel)
-        return self._first(batch, margin)
+            return self._backward(self._compiled, batch, margin, part, self._kernel)
+        return self._first(batch, margin, part)
 
-    def _first(self, batch: Batch, margin: torch.Tensor | None) -> Measured:
+    def _first(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> Measured:
         """Compile; where that fails, do without, as if it had never been tried."""
         buffers = [buffer.clone() for buffer in self.network.buffers()]  # the statistics of batch norm
         try:
             # As one graph or not at all: a graph that breaks would be slow, and nobody would hear of it.
             compiled = torch.compile(objective.measure, fullgraph=True, dynamic=False)
-            measured = self._backward(compiled, batch, margin, self._kernel)
+            measured = self._backward(compiled, batch, margin, part, self._kernel)
         except compiler_errors() as error:
             page = " ".join(f"{type(error).__name__}: {error}".split())
             reason = page.partition(" Hint:")[0][:200]
@@ -100,7 +124,7 @@ class Stepper:
             self.execution = replace(self.execution, compile=False, native_routing=False)
             for buffer, before in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-            return self._backward(objective.measure, batch, margin)
+            return self._backward(objective.measure, batch, margin, part)
         self._compiled = compiled
         return measured
 
@@ -115,13 +139,21 @@ class Stepper:
             return None
 
     def _backward(
-        self, measure: Measure, batch: Batch, margin: torch.Tensor | None, routing: Kernel | None = None
+        self,
+        measure: Measure,
+        batch: Batch,
+        margin: torch.Tensor | None,
+        part: Part,
+        routing: Kernel | None = None,
     ) -> Measured:
-        self.optimizer.zero_grad()
+        if self._gradients is None:
+            self.optimizer.zero_grad()
+        else:
+            self._gradients.flat.zero_()
         with agreement.computed_by(routing):
             with self.execution.autocast():
                 measured = measure(self.network, batch, self.config, training=True, margin=margin)
-            measured.loss.mean().backward()
+            (measured.loss.sum() * (part.weight / part.count)).backward()
         return measured
 
 

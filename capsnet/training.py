@@ -4,6 +4,10 @@
         print(progress.epoch, progress.loss)
 
 There are no callbacks, and to interrupt a run is not to ask for its next step.
+
+Several processes train one network together where each calls `train` with its place in a `Group`. Rank 0
+decides how; it alone yields, and what it yields is of all of them. The others go along until they are done
+or it has gone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -22,6 +26,7 @@ from capsnet import batches, datasets, evaluation, execution, objective, schedul
 from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
+from capsnet.group import ALONE, Group, GroupError
 from capsnet.images import Images, Splits
 from capsnet.learner import Learner, versions
 from capsnet.network import Network
@@ -70,6 +75,7 @@ def train(
     config: Config,
     state: State | None = None,
     splits: Splits | None = None,
+    group: Group = ALONE,
     *,
     interval_seconds: float = 0.5,
 ) -> Iterator[Progress]:
@@ -78,29 +84,56 @@ def train(
     Yields after the first step, then about every `interval_seconds` and at every epoch's end; nothing
     where `state` has finished. A run that is broken off anywhere and goes on from a snapshot ends with
     bit for bit the weights of one that is not, as far as capsnet.execution and the versions of the
-    libraries are the same. `splits` defaults to the data set of `config`.
+    libraries are the same. `splits` defaults to the data set of `config`. Of a `group` only rank 0 needs the
+    `state`; the others get it from there, and yield nothing.
 
     Raises TrainingError when the loss is not finite, before such a state can be handed out;
-    CheckpointError when `state` is of another run; DataError when the data set cannot be read.
+    CheckpointError when `state` is of another run; DataError when the data set cannot be read; GroupError
+    when the others of the group have gone, or cannot train this together.
     """
-    if state is not None:
-        require_same_run(state, config)
-        _warn_of_other_versions(state)
-    how = execution.resolve(config) if state is None else _as_before(config, state)
+    state, how = _agreed(config, state, group)
     execution.apply(how)
     splits = splits or datasets.load(config.dataset, config.seed)
-    if state is not None:
+    if state is not None and group.leads:
         require_same_images(state, len(splits.train))
+    _require_equal(group, "images to train on", len(splits.train))
     if not config.dataloader.num_workers:
         splits = splits.to(how.device)
-    learner = Learner(config, how, datasets.shape(config.dataset), len(splits.train), state)
-    if state is not None:
+    learner = Learner(config, how, datasets.shape(config.dataset), len(splits.train), state, group)
+    if state is not None and group.leads:
         _warn_of_a_stretched_cosine(state, learner)
-    yield from _Run(config, learner, splits, Pace(interval_seconds, first_counts=not how.compile)).epochs()
+    run = _Run(config, learner, splits, Pace(interval_seconds, first_counts=not how.compile))
+    yield from run.epochs() if group.leads else run.followed()
 
 
-def _as_before(config: Config, state: State) -> Execution:
-    return execution.resolve(config, state["execution"], config_of(state))
+def _agreed(config: Config, state: State | None, group: Group) -> tuple[State | None, Execution]:
+    """What the group begins with, and how it computes: rank 0 decides."""
+    if config.batch_size < group.size:
+        raise GroupError(
+            f"a batch of {config.batch_size} images cannot be split over {group.size} workers: "
+            "raise batch_size, or take fewer workers"
+        )
+    decided = None
+    if group.leads:
+        before = None
+        if state is not None:
+            require_same_run(state, config)
+            _warn_of_other_versions(state)
+            before = state["execution"], config_of(state)
+        how = execution.resolve(config, *(before or (None, None)), group=group)
+        decided = {"state": state, "execution": how.as_dict()}
+    everywhere = config.model_copy(update={"threads": None})  # how many there are, rank 0 decides
+    _require_equal(group, "configuration", everywhere.model_dump(mode="json"))
+    told = group.told(decided)
+    return told["state"], Execution(**told["execution"])
+
+
+def _require_equal(group: Group, what: str, own: Any) -> None:
+    """Raise GroupError where this process has another one than rank 0."""
+    if (first := group.told(own)) != own:
+        raise GroupError(
+            f"rank {group.rank} has another {what} than rank 0: {own!r:.200} and not {first!r:.200}"
+        )
 
 
 def _warn_of_other_versions(state: State) -> None:
@@ -131,21 +164,38 @@ class _Run:
 
     def epochs(self) -> Iterator[Progress]:
         learner = self.learner
-        start = learner.epoch + 1, learner.steps
-        with closing(
-            batches.batches(self.config, self.splits.train, learner.execution.device, start)
-        ) as stream:
+        with closing(self._batches()) as stream:
             while learner.epoch < self.config.num_epochs:
                 self.pace.begin_epoch(learner.seconds)
                 yield from self._train(stream)
                 yield from self._finish()
 
+    def followed(self) -> Iterator[Progress]:
+        """The same for the other processes of a group: rank 0 looks at what comes of it."""
+        learner = self.learner
+        with closing(self._batches()) as stream:
+            while learner.epoch < self.config.num_epochs:
+                while learner.steps < learner.steps_per_epoch:
+                    learner.step(next(stream))
+                for images in filter(None, (self.splits.validation, self.splits.test)):
+                    for _ in self._measured(images, self._nothing()):
+                        pass
+                learner.finish_epoch({})
+        yield from ()
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        learner = self.learner
+        start = learner.epoch + 1, learner.steps
+        device = learner.execution.device
+        return batches.batches(self.config, self.splits.train, device, start, learner.group)
+
     def _train(self, stream: Iterator[Batch]) -> Iterator[Progress]:
         """Take the epoch's steps."""
-        while self.learner.steps < self.learner.steps_per_epoch:
-            batch = next(stream)
-            self.learner.step(batch)
-            self.pace.trained(len(batch))
+        learner = self.learner
+        while learner.steps < learner.steps_per_epoch:
+            before = learner.images_seen
+            learner.step(next(stream))
+            self.pace.trained(learner.images_seen - before)
             yield from self._look("train")
 
     def _finish(self) -> Iterator[Progress]:
@@ -174,9 +224,8 @@ class _Run:
     ) -> Generator[Progress, None, dict[str, float]]:
         """Return the metrics of a part of the data set that is not trained on."""
         learner = self.learner
-        sums = torch.zeros(len(MEASURES), dtype=torch.float64, device=learner.execution.device)
-        for _, measured in evaluation.evaluate(learner.network, images, self.config, learner.execution):
-            sums += measured.sums()
+        sums = self._nothing()
+        for _ in self._measured(images, sums):
             yield from self._look(part)
         values = objective.means(sums, len(images), self.config)
         if not sums.isfinite().all():
@@ -185,6 +234,23 @@ class _Run:
             )
             raise TrainingError(f"{part} loss is {values['loss']:g} after {position}")
         return {f"{part}/{name}": value for name, value in values.items()}
+
+    def _nothing(self) -> torch.Tensor:
+        return torch.zeros(len(MEASURES), dtype=torch.float64, device=self.learner.execution.device)
+
+    def _measured(self, images: Images, sums: torch.Tensor) -> Iterator[None]:
+        """Measure this process's part of `images`, pausing after each batch.
+
+        At the end `sums`, zeros at first, holds the sums of MEASURES over all parts.
+        """
+        learner = self.learner
+        part = learner.group.part(len(images))
+        own = images[part.rows]
+        for _, measured in evaluation.evaluate(learner.network, own, self.config, learner.execution):
+            sums += measured.sums()
+            yield
+        sums *= part.weight
+        learner.group.add(sums)
 
     def _look(self, phase: Phase) -> Iterator[Progress]:
         """Yield if it is time to."""

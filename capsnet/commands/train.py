@@ -11,8 +11,10 @@ from capsnet import checkpoint
 from capsnet.checkpoint import CheckpointError
 from capsnet.commands.places import Places, move_aside, places
 from capsnet.config import Config, load
+from capsnet.execution import device_of
 from capsnet.exits import INTERRUPTED
 from capsnet.figures import output
+from capsnet.group import Group, GroupError, from_environment
 from capsnet.history import results
 from capsnet.interrupts import Interrupts
 from capsnet.keeper import Keeper
@@ -22,12 +24,28 @@ from capsnet.training import train
 
 
 def run(arguments: Namespace) -> int:
-    """Train as the file says; the exit code."""
+    """Train as the file says, alone or as one of those that `torchrun` has started; the exit code."""
     config = load(arguments.file, arguments.set)
+    with from_environment(device_of(config)) as group:
+        return _lead(arguments, config, group) if group.leads else _follow(config, group)
+
+
+def _follow(config: Config, group: Group) -> int:
+    """Go along with rank 0, which shows, saves and says how it ended."""
+    with Interrupts():  # it is asked to stop as well
+        try:
+            for _ in train(config, group=group):
+                pass
+        except GroupError as error:
+            print(f"rank {group.rank} ends: {error}", file=sys.stderr)
+    return 0
+
+
+def _lead(arguments: Namespace, config: Config, group: Group) -> int:
     where = places(config)
     state = _beginning(config, where, arguments.resume)
     with Interrupts() as interrupts:
-        progresses = train(config, state)
+        progresses = train(config, state, group=group)
         first = next(progresses, None)  # whatever is wrong with data or checkpoint shows here
         if first is None:
             print(f"all {config.num_epochs} epochs were finished before; to go on, raise num_epochs")

@@ -1,0 +1,273 @@
+"""Processes that train one network together: who they are, what each takes of a batch, what they add up.
+
+Each holds the whole network. Of every batch it takes its part, and what the parts say of the weights is added
+up before each of them changes its own, so that all go on with the same ones. Rank 0 leads: it alone hands out
+what is measured and saved, and it ends the training by taking no more steps.
+
+Not by PyTorch's DistributedDataParallel: that averages over processes where images count, hooks one `forward`
+where training calls two methods of a network, has no place for a batch of fewer images than processes, and
+the batch normalisation that goes with it is for GPUs only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from io import BytesIO
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage] - documented there
+from torch.distributed.rendezvous import rendezvous
+
+TIMEOUT_SECONDS = 300.0  # for which the others wait for one: it may be compiling, or reading its data
+IPV4_ADDRESS = 0x8915  # SIOCGIFADDR of Linux: which address an interface has
+
+
+class GroupError(Exception):
+    """The processes cannot train together, or not any more, as one of them has gone: one line."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One of `size` processes, as it sees all of them; the one with rank 0 leads."""
+
+    rank: int
+    size: int
+    neighbours: int = 1  # how many of them, itself among them, are on its machine
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"rank {self.rank} of {self.size}")
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def part(self, count: int) -> Part:
+        """What is this process's of `count` images."""
+        return Part(self, count)
+
+    def add(self, *tensors: torch.Tensor) -> None:
+        """Put into each tensor the sum of all processes' tensors of its place; all of them call it.
+
+        Every process gets the same bits. Raises GroupError when one of the others has gone.
+        """
+        if self.size == 1:
+            return
+        with _losses():
+            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                assert work is not None, "every process is in the group"
+                work.wait()
+
+    def told(self, value: Any) -> Any:
+        """What rank 0 calls it with, to all of them: plain values and tensors on the CPU.
+
+        Whatever the others call it with does not count.
+        """
+        if self.size == 1:
+            return value
+        content = _written(value) if self.leads else torch.empty(0, dtype=torch.uint8)
+        length = torch.tensor(len(content))
+        with _losses():
+            dist.broadcast(length, 0)
+            content = content if self.leads else torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(content, 0)
+        return value if self.leads else _read(content)
+
+
+ALONE = Group(0, 1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process's part of `count` images that a group trains on or tests together.
+
+    The parts differ by one image at most, and each image is in one of them. Fewer images than processes
+    are not worth splitting: every process takes all of them, and what rank 0 measures counts.
+    """
+
+    group: Group
+    count: int
+
+    @property
+    def is_split(self) -> bool:
+        return 1 < self.group.size <= self.count
+
+    @property
+    def rows(self) -> slice:
+        return self._rows(self.group.rank) if self.is_split else slice(0, self.count)
+
+    @property
+    def weight(self) -> float:
+        """How much what is measured of this part counts in the sum over all processes."""
+        return 1.0 if self.is_split or self.group.leads else 0.0
+
+    def __len__(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many images each process has, where they are split."""
+        every = [self._rows(rank) for rank in range(self.group.size)]
+        return [rows.stop - rows.start for rows in every]
+
+    def _rows(self, rank: int) -> slice:
+        return slice(rank * self.count // self.group.size, (rank + 1) * self.count // self.group.size)
+
+
+class Gradients:
+    """The gradients of a network's weights in one piece of memory, which a group adds up in one go."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """`parameters`: of one type, on one device. From here on their `grad` must not be replaced."""
+        first = parameters[0]
+        self.flat = torch.zeros(sum(map(torch.numel, parameters)), dtype=first.dtype, device=first.device)
+        for parameter, piece in zip(
+            parameters, self.flat.split([p.numel() for p in parameters]), strict=True
+        ):
+            parameter.grad = piece.as_strided(parameter.size(), parameter.stride())
+
+
+class Summed(torch.autograd.Function):
+    """The sum of all processes' tensors; its gradient is the sum of what all of them say of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, group: Group) -> torch.Tensor:
+        ctx.group = group
+        total = tensor.clone()
+        group.add(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        ctx.group.add(total)
+        return total, None
+
+
+def host(address: str = "", timeout_seconds: float = TIMEOUT_SECONDS) -> TCPStore:
+    """Where a group meets, in the process of its rank 0; `store.port` says on which port."""
+    wait = timedelta(seconds=timeout_seconds)
+    return TCPStore(address or "0.0.0.0", 0, is_master=True, timeout=wait, wait_for_workers=False)
+
+
+@contextmanager
+def meeting(
+    rank: int, size: int, address: str, device: str, timeout_seconds: float = TIMEOUT_SECONDS
+) -> Iterator[Group]:
+    """Be one of the group that meets at `address`, "host:port"; GroupError where it does not come about."""
+    name, _, port = address.rpartition(":")
+    with _losses(f"rank {rank} of {size}: nobody is at {address}"):
+        wait = timedelta(seconds=timeout_seconds)
+        store = TCPStore(name, int(port), is_master=False, timeout=wait, wait_for_workers=False)
+    with joined(rank, size, store, device, timeout_seconds, towards=name) as group:
+        yield group
+
+
+@contextmanager
+def from_environment(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Group]:
+    """The group that `torchrun` has started this process for; ALONE where it has not."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    wait = timedelta(seconds=timeout_seconds)
+    with _losses(f"rank {os.environ.get('RANK')}: nobody is at {os.environ.get('MASTER_ADDR')}"):
+        store, rank, size = next(rendezvous("env://", timeout=wait))
+    towards = os.environ["MASTER_ADDR"]
+    with joined(rank, size, store, device, timeout_seconds, towards=towards) as group:
+        yield group
+
+
+@contextmanager
+def joined(
+    rank: int, size: int, store: Store, device: str, timeout_seconds: float, towards: str
+) -> Iterator[Group]:
+    """Be one of the group that meets in `store`; `towards`: the host by whose network they talk.
+
+    `device`: what each of them computes on. GPUs talk by NCCL, which refuses processes that share one; those,
+    and CPUs, talk by gloo. Whatever takes longer than `timeout_seconds` is taken for lost.
+    """
+    if size == 1:
+        yield ALONE
+        return
+    places = _places(rank, size, store, device)
+    kinds = {kind for _, kind, _ in places}
+    if len(kinds) > 1:
+        raise GroupError("some of the group's processes have a GPU and some have none: give each of them one")
+    apart = device == "cuda" and len({(where, card) for where, _, card in places}) == size
+    if interface := _interface(towards):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    with _losses(f"rank {rank} of {size} cannot reach the others"):
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if apart else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+    try:
+        yield Group(rank, size, sum(where == places[rank][0] for where, _, _ in places))
+    finally:
+        dist.destroy_process_group()
+
+
+def _places(rank: int, size: int, store: Store, device: str) -> list[tuple[str, str, str]]:
+    """Of each process the machine, the kind of device, and which GPU it is."""
+    card = str(torch.cuda.get_device_properties().uuid) if device == "cuda" else ""
+    with _losses(f"rank {rank} of {size}: not all of the group have come"):
+        store.set(f"place {rank}", "\n".join((socket.gethostname(), device, card)))
+        found = [store.get(f"place {other}").decode().split("\n") for other in range(size)]
+    return [(where, kind, card) for where, kind, card in found]
+
+
+def _interface(name: str) -> str | None:
+    """The network interface by which `name` is reached: gloo's own guess is what this host's name means."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((name, 9))  # sends nothing
+            own = socket.inet_aton(probe.getsockname()[0])
+            for _, interface in socket.if_nameindex():
+                if _address_of(probe, interface) == own:
+                    return interface
+    except OSError:  # a name without an IPv4 address: gloo has to guess
+        return None
+    return None
+
+
+def _address_of(probe: socket.socket, interface: str) -> bytes | None:
+    try:
+        answer = fcntl.ioctl(probe.fileno(), IPV4_ADDRESS, struct.pack("256s", interface.encode()[:15]))
+    except OSError:  # it has none
+        return None
+    return answer[20:24]
+
+
+@contextmanager
+def _losses(said: str = "another process of the group has gone") -> Iterator[None]:
+    """What PyTorch raises where others do not answer, as one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # ValueError: of what the environment should say
+        raise GroupError(f"{said}: {str(error).splitlines()[0][:200]}") from error
+
+
+def _written(value: Any) -> torch.Tensor:
+    file = BytesIO()
+    torch.save(value, file)
+    return torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
+
+
+def _read(content: torch.Tensor) -> Any:
+    """As a checkpoint is read: what comes from elsewhere is no code."""
+    return torch.load(BytesIO(content.numpy().tobytes()), map_location="cpu", weights_only=True)

@@ -1,0 +1,276 @@
+"""Several processes train one network: as one would, and none is left behind when another has gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import group_member
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capsnet.config import Config
+from capsnet.group import ALONE, Group, GroupError, Part, host, meeting
+from capsnet.layers import Dropout
+from capsnet.state import State
+from capsnet.training import train
+
+TOLERANCE = 1e-5  # of ‖a - b‖ / ‖b‖ for each tensor of weights, after three epochs in float32
+# A bias before batch normalisation changes nothing: its gradient is rounding alone, which Adam blows up.
+WITHOUT_EFFECT = {"decoder.layers.0.bias", "decoder.norms.0.running_mean"}
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+SECONDS = 60.0  # for what takes a few: the machine may be busy
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Processes:
+    """A group at work, and what it prints."""
+
+    def __init__(self, size: int, folder: Path, *cases: str) -> None:
+        self.store = host("127.0.0.1")
+        command = [sys.executable, "-m", "group_member", str(size), f"127.0.0.1:{self.store.port}"]
+        self.output = folder / "output.txt"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [*command, str(folder), *cases],
+                env=ENVIRONMENT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def said(self, pattern: str) -> list[str]:
+        return re.findall(pattern, self.output.read_text())
+
+    def wait_for(self, pattern: str) -> str:
+        deadline = time.monotonic() + SECONDS
+        while not (found := self.said(pattern)):
+            assert time.monotonic() < deadline, self.output.read_text()
+            assert self.process.poll() is None, self.output.read_text()
+            time.sleep(0.05)
+        return found[0]
+
+    def kill(self, rank: int) -> None:
+        os.kill(int(self.wait_for(rf"rank {rank} is pid (\d+)")), signal.SIGKILL)
+
+    def ends(self) -> dict[int, int]:
+        """The exit code of each rank; all end in time."""
+        self.process.wait(SECONDS)
+        return {int(rank): int(code) for rank, code in self.said(r"rank (\d) ended with (-?\d+)")}
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Callable[..., Processes]]:
+    """Starts groups; what is left of them ends with the test."""
+    started: list[Processes] = []
+
+    def start(size: int, *cases: str) -> Processes:
+        started.append(Processes(size, tmp_path, *cases))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+CASES = ("capsules", "batch_norm", "dropout", "odd")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder in which a group of so many has left the states of all CASES."""
+    folders: dict[int, Path] = {}
+
+    def folder(size: int) -> Path:
+        if size not in folders:
+            folders[size] = tmp_path_factory.mktemp(f"group of {size}")
+            group = Processes(size, folders[size], *CASES)
+            try:
+                assert group.ends() == dict.fromkeys(range(size), 0), group.output.read_text()
+            finally:
+                group.close()
+        return folders[size]
+
+    return folder
+
+
+def alone(case: str, state: State | None = None) -> State:
+    return group_member.end(group_member.config(case), state)[0]
+
+
+def read(path: Path) -> State:
+    return torch.load(path, weights_only=True)
+
+
+def require_same(one: State, other: State) -> None:
+    """The same weights, and the same of everything that was measured, up to rounding."""
+    beginning = next(train(Config.model_validate(one["config"]), splits=group_member.splits())).snapshot()
+    for name, weights in one["model"].items():
+        if name in WITHOUT_EFFECT:
+            continue
+        size = weights.double().norm() + 1e-12
+        assert (weights.double() - other["model"][name]).norm() / size < TOLERANCE, name
+    moved = [
+        float((weights - beginning["model"][name]).double().norm() / weights.double().norm())
+        for name, weights in one["model"].items()
+        if name.endswith("weight") and "norms" not in name
+    ]
+    assert min(moved) > 1000 * TOLERANCE, moved
+    assert len(one["history"]) == len(other["history"]) == group_member.EPOCHS
+    for expected, row in zip(one["history"], other["history"], strict=True):
+        for name in expected.keys() - {"time", "epoch_seconds", "images_per_second"}:
+            assert row[name] == pytest.approx(expected[name], rel=1e-3), name
+
+
+# ---- the parts of a batch
+
+
+@given(st.integers(1, 9), st.integers(1, 200))
+def test_every_image_is_in_one_part_and_the_parts_are_even(size, count):
+    parts = [Group(rank, size).part(count) for rank in range(size)]
+    if count < size:
+        assert [part.rows for part in parts] == [slice(0, count)] * size
+        assert [part.weight for part in parts] == [1.0] + [0.0] * (size - 1)
+        return
+    taken = [image for part in parts for image in range(count)[part.rows]]
+    assert taken == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert [part.weight for part in parts] == [1.0] * size
+    if size > 1:
+        assert parts[0].sizes == [len(part) for part in parts]
+
+
+def test_dropout_draws_for_the_whole_batch():
+    features = torch.ones(5, 40)
+    drawn = []
+    for part in (ALONE.part(5), Part(Group(0, 2), 5), Part(Group(1, 2), 5)):
+        layer = Dropout(0.5)
+        layer.generator = np.random.default_rng(1)
+        layer.part = part
+        drawn.append(layer(features[part.rows]))
+    whole, first, second = drawn
+    assert torch.equal(whole, torch.cat([first, second]))
+
+
+# ---- the same weights
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_several_workers_reach_the_weights_of_one(trained, size):
+    """With shifts, batch normalisation, dropout, uneven parts, and a last batch smaller than four workers."""
+    for case in CASES:
+        together = read(trained(size) / f"{case}.pt")
+        assert together["execution"]["workers"] == size
+        require_same(alone(case), together)
+
+
+def test_a_checkpoint_of_four_goes_on_alone_and_one_of_one_goes_on_with_two(trained, processes, tmp_path):
+    middle = read(trained(4) / "capsules.middle.pt")
+    assert (middle["epoch"], middle["step"], middle["execution"]["workers"]) == (1, 3, 4)
+    with pytest.warns(UserWarning, match="workers 4 -> 1.*the last bits may differ"):
+        gone_on = alone("capsules", middle)
+    undisturbed, own_middle = group_member.end(group_member.config("capsules"))
+    require_same(undisturbed, gone_on)
+
+    torch.save(own_middle, tmp_path / "capsules.begun.pt")
+    group = processes(2, "capsules")
+    assert group.ends() == {0: 0, 1: 0}
+    assert len(group.said("workers 1 -> 2.*the last bits may differ")) == 1
+    require_same(undisturbed, read(tmp_path / "capsules.pt"))
+
+
+@pytest.mark.slow
+def test_workers_that_load_their_data_or_compile_reach_the_same_weights(processes, tmp_path):
+    group = processes(2, "loaded", "compiled")
+    assert group.ends() == {0: 0, 1: 0}, group.output.read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where there is no compiler, one worker goes without as well
+        for case in ("loaded", "compiled"):
+            require_same(alone(case), read(tmp_path / f"{case}.pt"))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_network_and_prints_once(tmp_path):
+    config = group_member.config("capsules", checkpoint={"log_dir": str(tmp_path / "log")})
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = ["torch.distributed.run", "--nproc-per-node=2", "-m", "capsnet", "train", str(file)]
+    run = subprocess.run(
+        [sys.executable, "-m", *command],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("epoch 1/3") == 1
+    assert read(tmp_path / "out" / "run" / "checkpoint.pt")["execution"]["workers"] == 2
+
+
+# ---- those that go
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_the_others_end_when_one_was_killed(processes, gone):
+    group = processes(2, "endless")
+    group.wait_for("epoch 2")
+    group.kill(gone)
+    assert group.ends() == {gone: -signal.SIGKILL, 1 - gone: 3}
+    assert group.said(rf"rank {1 - gone}: another process of the group has gone: .+")
+
+
+@pytest.mark.slow
+def test_the_others_end_when_rank_0_takes_no_more_steps(processes):
+    group = processes(2, "stopped")
+    assert group.ends() == {0: 0, 1: 3}, group.output.read_text()
+
+
+def test_rank_0_says_that_the_loss_is_not_finite(processes):
+    group = processes(2, "not_finite")
+    assert group.ends() == {0: 4, 1: 3}, group.output.read_text()
+    assert group.said(r"rank 0: loss is nan at epoch 1, step \d")
+
+
+# ---- what cannot be
+
+
+def test_fewer_images_in_a_batch_than_workers_are_refused():
+    config = group_member.config("capsules", batch_size=3)
+    with pytest.raises(GroupError, match="a batch of 3 images cannot be split over 4 workers: raise"):
+        next(train(config, splits=group_member.splits(), group=Group(0, 4)))
+
+
+def test_a_group_that_does_not_come_about_says_so():
+    store = host("127.0.0.1", timeout_seconds=1.0)
+    with (
+        pytest.raises(GroupError, match="rank 0 of 2: not all of the group have come"),
+        meeting(0, 2, f"127.0.0.1:{store.port}", "cpu", timeout_seconds=1.0),
+    ):
+        pass
+
+
+def test_nobody_at_the_address_is_said():
+    with (
+        pytest.raises(GroupError, match=r"rank 1 of 2: nobody is at 127\.0\.0\.1:9"),
+        meeting(1, 2, "127.0.0.1:9", "cpu", timeout_seconds=1.0),
+    ):
+        pass
