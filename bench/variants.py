@@ -22,6 +22,7 @@ from capsnet.capsule_network import CapsNet
 from capsnet.config import Config, ConfigError
 from capsnet.execution import Execution
 from capsnet.geometry import PRIMARY_STRIDE
+from capsnet.group import ALONE, Group
 from capsnet.images import Images
 from capsnet.images import whole as size_before_cropping
 from capsnet.learner import Learner
@@ -141,16 +142,16 @@ def noise(settings: Config) -> Images:
 class Steps:
     """capsnet's own training without an end: batch, augmentation, forward, losses, backward, optimizer."""
 
-    def __init__(self, settings: Config, how: Execution) -> None:
+    def __init__(self, settings: Config, how: Execution, group: Group = ALONE) -> None:
         self.device = how.device
         self.how = how
         if how.compile:  # of 8 kinds of step in one process: no bench has more than it was asked for
             torch._dynamo.config.recompile_limit = 1000
         images = noise(settings)
-        self.learner = Learner(settings, how, datasets.shape(settings.dataset), len(images), state=None)
+        self.learner = Learner(settings, how, datasets.shape(settings.dataset), len(images), None, group)
         if not settings.dataloader.num_workers:
             images = images.to(how.device)
-        self._batches = batches.batches(settings, images, how.device, start=(1, 0))
+        self._batches = batches.batches(settings, images, how.device, (1, 0), group)
 
     def step(self) -> None:
         self.learner.step(next(self._batches))
