@@ -1,4 +1,5 @@
-"""Routing by agreement in C: what capsnet.agreement computes on a CPU in float32, in a quarter of the time.
+"""Routing by agreement in C: what capsnet.agreement computes on a CPU in float32, in a quarter to a
+third of the time.
 
 Letters of shapes: I input capsules, K their dimension, J output capsules, D their dimension, B batch,
 P the batch filled up with zeros to whole strips, S images of a strip. See agreement.c.
