@@ -59,7 +59,7 @@ def read_ending(paths: AttemptPaths) -> Ending | None:
 def parsed_ending(text: bytes, place: str) -> Ending | None:
     """What `ending_text` wrote; None, and said, for anything else."""
     try:
-        return Ending(**known(Ending, json.loads(text)))
+        return Ending(**known(Ending, dict(json.loads(text))))
     except (TypeError, ValueError) as error:
         log.warning("%s: not an outcome, taken for none: %s", place, error)
         return None
