@@ -5,7 +5,6 @@ An object is whole or not there: it can be replaced, but neither renamed nor app
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -92,6 +91,8 @@ class Objects:
 
         The library's own limits do not end a request whose server has accepted it and then hangs.
         """
+        import asyncio  # only now: commands that need no store start without it
+
         if not self._files.async_impl:
             return getattr(self._files, name)(*arguments, **options)
         work = getattr(self._files, f"_{name}")(*arguments, **options)

@@ -39,11 +39,12 @@ def require_storage(home: Home, store: Store) -> None:
 
     One that a scheduler uses is not asked, for that takes a second.
     """
-    from runner import storage
     from runner.service import is_alive
 
     if home.storage is None or is_elsewhere(home) or is_alive(store, store.now()):
         return
+    from runner import storage
+
     try:
         storage.of(home).check(store.queue_id)
     except OSError as error:

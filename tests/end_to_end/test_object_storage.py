@@ -118,10 +118,11 @@ def assert_published(service: Service, run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_finished_while_the_store_was_away_is_not_started_again(
+def test_a_run_whose_worker_dies_while_the_store_is_away_waits_until_it_is_known_how_it_ended(
     remote: Service, file: Path, s3_process: s3.Server
 ) -> None:
-    number = remote.submit(file)
+    # Patient for 100 s; a request that hangs takes 20 s.
+    number = remote.submit(file, "checkpoint.interval_seconds=5", "num_epochs=100000")
     run = remote.wait_for(number, lambda run: (run.durable_epoch or 0) >= 2)
     s3_process.stop()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def store(home: Home):
 def begun_and_queued_again(store: Store, home: Home) -> None:
     """A run that has saved something in this home, whose scheduler has left in peace."""
     (number,) = store.add([NEW], store.now())
-    epoch = store.take_over(store.now(), "here", "1", home=str(home.root))
+    epoch = store.take_over(store.now(), "here", "1", home=home.record)
     store.claim(epoch, number, store.now(), 1, 1)
     home.run(number, NEW.name).folder.mkdir(parents=True)
     store.end(epoch, number, 1, Event.RELEASE, store.now(), "stopped")
@@ -51,6 +52,22 @@ def test_another_home_is_refused_while_runs_have_their_folders_in_the_first(
     assert elsewhere(store, home) is None
     shutil.copytree(home.root, other.root)
     assert elsewhere(store, other) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("s3://bucket/a", None), (None, "s3://bucket/a"), ("/a", "/b")]
+)
+def test_another_storage_is_refused_while_runs_have_begun_in_the_first(
+    store: Store, home: Home, tmp_path: Path, first: str | None, second: str | None
+) -> None:
+    folder = first and (first if "://" in first else f"{tmp_path}{first}")
+    before, other = replace(home, storage=folder), replace(home, storage=second)
+    begun_and_queued_again(store, before)
+    said = elsewhere(store, other)
+    assert said is not None and f"RUNNER_STORAGE={before.storage or home.root}," in said
+    assert elsewhere(store, before) is None
+    if before.remote:
+        assert elsewhere(store, replace(before, root=tmp_path / "other host")) is None
 
 
 def test_another_home_is_fine_where_nothing_has_begun(store: Store, home: Home, tmp_path: Path) -> None:
