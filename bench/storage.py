@@ -106,9 +106,9 @@ class Bench:
         """So many steps with nothing to save, then those that one saving takes, and as many again."""
         found.idle_step.append(self.seconds(steps) / steps)
         writer = Writer(self.file, save=self.save)
-        state = next(self.progresses).snapshot()
+        snapshot = next(self.progresses).start_snapshot()
         taken, started = 0, time.perf_counter()
-        writer.submit(state)
+        writer.submit(snapshot)
         while writer.durable is None or taken < steps:
             next(self.progresses)
             taken += 1

@@ -33,7 +33,11 @@ IPV4_ADDRESS = 0x8915  # SIOCGIFADDR of Linux: which address an interface has
 
 
 class GroupError(Exception):
-    """The processes cannot train together, or not any more, as one of them has gone: one line."""
+    """The processes cannot train together: one line."""
+
+
+class GroupLost(GroupError):  # noqa: N818 - the name says what happened
+    """Not any more, or not yet: one of them has gone, or does not come."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Group:
     def add(self, *tensors: torch.Tensor) -> None:
         """Put into each tensor the sum of all processes' tensors of its place; all of them call it.
 
-        Every process gets the same bits. Raises GroupError when one of the others has gone.
+        Every process gets the same bits. Raises GroupLost when one of the others has gone.
         """
         if self.size == 1:
             return
@@ -164,7 +168,7 @@ def host(address: str = "", timeout_seconds: float = TIMEOUT_SECONDS) -> TCPStor
 def meeting(
     rank: int, size: int, address: str, device: str, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Iterator[Group]:
-    """Be one of the group that meets at `address`, "host:port"; GroupError where it does not come about."""
+    """Be one of the group that meets at `address`, "host:port"; GroupLost where it does not come about."""
     name, _, port = address.rpartition(":")
     with _losses(f"rank {rank} of {size}: nobody is at {address}"):
         wait = timedelta(seconds=timeout_seconds)
@@ -259,7 +263,7 @@ def _losses(said: str = "another process of the group has gone") -> Iterator[Non
     try:
         yield
     except (RuntimeError, ValueError) as error:  # ValueError: of what the environment should say
-        raise GroupError(f"{said}: {str(error).splitlines()[0][:200]}") from error
+        raise GroupLost(f"{said}: {str(error).splitlines()[0][:200]}") from error
 
 
 def _written(value: Any) -> torch.Tensor:

@@ -10,10 +10,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Within its `with` block the first SIGINT or SIGTERM only sets `asked`; the second one acts as usual."""
+    """Within its `with` block the first SIGINT or SIGTERM only sets `asked`; the second one acts as usual.
 
-    def __init__(self) -> None:
+    If `patient` no later one does: `torchrun` follows up the terminal's with one of its own, and with SIGKILL
+    after half a minute.
+    """
+
+    def __init__(self, patient: bool = False) -> None:
         self.asked = False
+        self._patient = patient
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -25,7 +30,8 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        self._restore()
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -89,7 +89,7 @@ def train(
 
     Raises TrainingError when the loss is not finite, before such a state can be handed out;
     CheckpointError when `state` is of another run; DataError when the data set cannot be read; GroupError
-    when the others of the group have gone, or cannot train this together.
+    when the group cannot train this together, GroupLost when others of it have gone.
     """
     state, how = _agreed(config, state, group)
     execution.apply(how)

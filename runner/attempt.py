@@ -9,7 +9,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, cast
@@ -25,9 +26,12 @@ from runner.workplace import Workplace
 
 if TYPE_CHECKING:
     from capsnet.config import Config
+    from capsnet.group import Group
     from capsnet.patience import Trouble
     from capsnet.state import State
     from capsnet.training import Progress
+
+LINGER_SECONDS = 10.0  # before rank 0 follows another worker that has gone
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class Assignment:
     submit_torch: str | None = None
     storage: str | None = None  # as `Home.storage`
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)  # how to reach it; may hold secrets
+    rank: int = 0  # among the run's workers, of which each has these cores and GPUs
+    workers: int = 1
+    address: str = ""  # of the host of rank 0, as the others reach it
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -58,9 +65,9 @@ class Assignment:
 
     @property
     def workplace(self) -> Workplace:
-        """Where this attempt works, which is there once it was opened."""
+        """Where this worker keeps its files, which is there once it was opened."""
         home = Home(Path(self.home), storage=self.storage)
-        return workplace.of(home, self.run, self.name, self.attempt, self.config)
+        return workplace.of(home, self.run, self.name, self.attempt, self.config, self.rank)
 
     @property
     def run_paths(self) -> RunPaths:
@@ -78,6 +85,7 @@ class Status:
     node: str
     fields: ProgressFields
     ending: storage.Ending | None
+    meets_at: str | None = None  # where the run's other workers are to join this one
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -86,7 +94,7 @@ class Status:
         fields = {name: said[name] for name in ProgressFields.__annotations__ if name in said}
         fields["devices"] = tuple(fields.get("devices", ()))
         found = None if ending is None else storage.Ending(**protocol.known(storage.Ending, ending))
-        return cls(values["node"], cast(ProgressFields, fields), found)
+        return cls(values["node"], cast(ProgressFields, fields), found, values.get("meets_at"))
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,11 +115,16 @@ class Standing:
         self._ending: storage.Ending | None = None
         self._ends = False
         self._training = False
+        self._meets_at: str | None = None
 
     @property
     def status(self) -> Status:
         with self._lock:
-            return Status(self._assignment.node, self._fields, self._ending)
+            return Status(self._assignment.node, self._fields, self._ending, self._meets_at)
+
+    def wait_at(self, address: str) -> None:
+        """Say where the run's other workers are to come."""
+        self._meets_at = address
 
     def note(self, **fields: Unpack[ProgressFields]) -> None:
         with self._lock:
@@ -130,7 +143,8 @@ class Standing:
             self._ends = True
         ending = storage.Ending(self._assignment.attempt, kind, reason, time.time())
         try:
-            self.place.end(ending)  # which may take seconds: who asks for the status gets one meanwhile
+            if self._assignment.rank == 0:  # the others' ends are none of the attempt
+                self.place.end(ending)  # which may take seconds: who asks for the status gets one meanwhile
         except OSError as error:  # a full disk: the scheduler hears of it all the same
             print(f"its outcome could not be written: {error}", flush=True)
         with self._lock:
@@ -151,6 +165,40 @@ def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
 
 def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[EndingKind, str | None]:
     """How the attempt ended, and why; all that it left is durable where that could be."""
+    if prevented := hindrance():
+        return prevented
+    kind: EndingKind = "failed"
+    reason = None
+    patience = 0.0  # of one that failed: perhaps because nothing could be saved for long enough
+    try:
+        kind = "finished" if _train(assignment, orders, standing) else "stopped"
+        patience = _patience(assignment)
+    except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
+        _leave_with_the_others(error)
+        reason = explained(error, assignment)
+    try:
+        standing.place.settle(patience, standing.note_trouble)
+    except OSError as error:
+        print(f"failed: {error}", flush=True)
+        return "failed", reason or str(error)
+    return kind, reason
+
+
+def _leave_with_the_others(error: BaseException) -> None:
+    """End this process where another worker of the run has gone: the run is lost then, and has not failed.
+
+    Not at once: the scheduler, which asks all of them, shall hear first why the other one has.
+    """
+    from capsnet.group import GroupLost
+
+    if isinstance(error, GroupLost):
+        print(f"rank 0 ends: {error}", flush=True)
+        time.sleep(LINGER_SECONDS)
+        os._exit(1)
+
+
+def hindrance() -> tuple[EndingKind, str] | None:
+    """What keeps any run from training here: this machine lacks something, or the code runs on none."""
     try:
         from capsnet import training
         from runner import keeper
@@ -160,20 +208,7 @@ def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tu
             return "failed", located(error)
         return "unable", described(error)
     del training, keeper
-    kind: EndingKind = "failed"
-    reason = None
-    patience = 0.0  # of one that failed: perhaps because nothing could be saved for long enough
-    try:
-        kind = "finished" if _train(assignment, orders, standing) else "stopped"
-        patience = _patience(assignment)
-    except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
-        reason = _explained(error, assignment)
-    try:
-        standing.place.settle(patience, standing.note_trouble)
-    except OSError as error:
-        print(f"failed: {error}", flush=True)
-        return "failed", reason or str(error)
-    return kind, reason
+    return None
 
 
 def _patience(assignment: Assignment) -> float:
@@ -190,15 +225,17 @@ def leave() -> NoReturn:
     os._exit(0)
 
 
-def _explained(error: BaseException, assignment: Assignment) -> str:
+def explained(error: BaseException, assignment: Assignment) -> str:
     """Print the error and return it as one line; a traceback where the user is not the one to mend it."""
     from capsnet.checkpoint import CheckpointError
     from capsnet.datasets import DataError
+    from capsnet.group import GroupError
     from capsnet.patience import SavingError
     from capsnet.training import TrainingError
     from capsnet.yamlfile import ConfigError
 
-    if isinstance(error, CheckpointError | DataError | SavingError | TrainingError | ConfigError):
+    ours = CheckpointError | DataError | GroupError | SavingError | TrainingError | ConfigError
+    if isinstance(error, ours):
         print(f"failed: {error}", flush=True)
         line = "; ".join(str(error).splitlines())
         return f"{line}; {_ways_to_data(assignment)}" if "dataset.root" in line else line
@@ -223,16 +260,18 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
     standing.place.fetch_earlier(_patience(assignment), standing.note_trouble)
     state = _earlier_state(assignment, config)
-    if state is None and config.threads is None:  # later attempts use as many: the last bits depend on it
+    as_before = state is not None and state["execution"].get("workers", 1) == assignment.workers
+    if not as_before and config.threads is None:  # later attempts use as many: the last bits depend on it
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
     _greet(assignment, config, state)
     if state is not None and state["epoch"] >= config.num_epochs:
         return _take_over(assignment, state, standing)
     with (
         notices.shown(sys.stdout),
+        _together(assignment, config, standing) as group,
         AttemptKeeper(standing.place, assignment.paths, config, state, standing.note_trouble) as keeper,
     ):
-        for progress in training.train(config, state):
+        for progress in training.train(config, state, group=group):
             if orders.abandoned:
                 leave()
             last = orders.stopped
@@ -247,6 +286,24 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
                 break
     standing.note(**keeper.durable)
     return keeper.complete
+
+
+@contextmanager
+def _together(assignment: Assignment, config: Config, standing: Standing) -> Iterator[Group]:
+    """Lead the run's workers, where there are others."""
+    from capsnet import group
+    from capsnet.execution import device_of
+
+    if assignment.workers == 1:
+        yield group.ALONE
+        return
+    store = group.host()
+    standing.wait_at(f"{assignment.address}:{store.port}")
+    device = device_of(config)
+    with group.joined(
+        0, assignment.workers, store, device, group.TIMEOUT_SECONDS, assignment.address
+    ) as all_:
+        yield all_
 
 
 def _take_over(assignment: Assignment, state: State, standing: Standing) -> bool:
@@ -305,6 +362,8 @@ def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
     where = f"GPU {gpus}" if gpus else f"{assignment.cpus:g} CPU cores"
     if assignment.gpus == 0 and config.use_cuda:
         where += " (no GPU in this cluster)"
+    if assignment.workers > 1:
+        where = f"{assignment.workers} workers, the first one on {where}"
     done = f", from epoch {state['epoch'] + 1}, step {state['step']}" if state else ""
     print(
         f"run {assignment.run} ({assignment.name}), attempt {assignment.attempt}: {where} of "

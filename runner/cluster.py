@@ -10,7 +10,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,8 @@ from ray.exceptions import (
     RayError,
 )
 from ray.util import list_named_actors
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from runner import code_cache, private, source
 from runner import guest as guests
@@ -62,6 +63,7 @@ class Machine:
     free_gpus: float
     free_cpus: float
     leaving: bool = False  # Ray drains it
+    address: str = ""  # as other nodes reach it
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,52 @@ def start(
     return Member(name, actor.remote(json.dumps(list(arguments))))
 
 
+def start_together(
+    names: Sequence[str],
+    actor_class: type,
+    arguments: Sequence[Iterable[Any]],
+    archive: Archive,
+    nodes: Sequence[str],
+    *,
+    gpus: float,
+    cpus: float,
+) -> list[Member]:
+    """Start detached actors, each with its name, arguments and node, and each with so many GPUs and cores.
+
+    What they need is taken for all of them at once, under the first one's name, or not at all; then none of
+    them answers. `arguments` and `archive`: as of `start`.
+    """
+    bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    group = placement_group(
+        [bundle] * len(names),
+        strategy="PACK",
+        name=names[0],
+        lifetime="detached",
+        bundle_label_selector=[{"ray.io/node-id": node} for node in nodes],
+    )
+    members = []
+    for index, (name, given) in enumerate(zip(names, arguments, strict=True)):
+        actor = _remote(actor_class.__module__, actor_class.__name__, archive, False).options(
+            name=name,
+            lifetime="detached",
+            num_gpus=gpus,
+            num_cpus=cpus,
+            max_restarts=0,
+            max_concurrency=THREADS,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, index),
+        )
+        members.append(Member(name, actor.remote(json.dumps(list(given)))))
+    return members
+
+
+def release(name: str) -> None:
+    """Give back what was taken for actors that were started together, and end those that live."""
+    try:
+        remove_placement_group(get_placement_group(name))
+    except ValueError:  # it was never taken, or has been given back
+        return
+
+
 def _remote(module: str, name: str, archive: Archive, restarted: bool) -> Any:
     key = (module, name, archive.digest, restarted)
     if key not in _classes:
@@ -247,9 +295,9 @@ def _cause(said: str) -> str:
     return "its process was killed or crashed"
 
 
-def tell(member: Member, message: str) -> None:
+def tell(member: Member, message: str, *arguments: Any) -> None:
     """Call a method of the actor without waiting for it; a dead one shows at the next `poll`."""
-    member.actor.call.remote(message)
+    member.actor.call.remote(message, *arguments)
 
 
 def kill(member: Member) -> None:
@@ -292,6 +340,7 @@ def _machine(node: Mapping[str, Any], free: Mapping[str, float], leaving: Collec
         free_gpus=free.get("GPU", 0.0),
         free_cpus=free.get("CPU", 0.0),
         leaving=node["NodeID"] in leaving,
+        address=node["NodeManagerAddress"],
     )
 
 

@@ -47,11 +47,11 @@ def guest(module: str, name: str, archive: Archive, restarted: bool) -> type:
                 if restarted:
                     threading.Timer(LEAVE_SECONDS, os._exit, [1]).start()
 
-        def call(self, method: str) -> tuple[str, Any]:
+        def call(self, method: str, *arguments: Any) -> tuple[str, Any]:
             """("answer", what the method returned); "lack": what is missing here; "fault": of the code."""
             if self._actor is None:
                 return self._trouble
-            return "answer", getattr(self._actor, method)()
+            return "answer", getattr(self._actor, method)(*arguments)
 
     Guest.__name__ = Guest.__qualname__ = name  # what Ray calls the process
     return Guest

@@ -69,6 +69,9 @@ def _experiment(source: Document, overrides: Iterable[str]) -> Experiment:
     config, mistakes = yamlfile.check(Config, training_part(document), document, known=runner_keys)
     spec, others = yamlfile.check(Spec, block, document, (BLOCK,), known=dotted_keys(Config))
     mistakes = [*document.mistakes, *mistakes, *others]
+    if config is not None and spec is not None and config.batch_size < spec.processes:
+        why = f"a batch of {config.batch_size} images cannot be shared by {spec.processes} workers"
+        mistakes.append(document.mistake(("batch_size",), f"{why}: raise it, or set {BLOCK}.workers to less"))
     if config is None or spec is None or mistakes:
         raise ConfigError(in_order(mistakes))
     return Experiment(config, spec, source.text, source.file)

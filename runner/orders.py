@@ -15,6 +15,8 @@ class Orders:
         self._unheard_seconds = unheard_seconds
         self._heard_at = time.monotonic()
         self._stop = threading.Event()
+        self._meeting = ""
+        self._told = threading.Event()
 
     def heard(self) -> None:
         """Note that somebody has asked for this attempt."""
@@ -22,6 +24,16 @@ class Orders:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def meet(self, address: str) -> None:
+        """Tell where rank 0 waits for the others of its run."""
+        self._meeting = address
+        self._told.set()
+
+    def meeting(self) -> str:
+        """Where that is, as soon as it is told."""
+        self._told.wait()
+        return self._meeting
 
     @property
     def stopped(self) -> bool:

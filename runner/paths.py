@@ -35,6 +35,15 @@ class AttemptPaths:
     def log(self) -> Path:
         return self.folder / "log.txt"
 
+    def log_of(self, rank: int) -> Path:
+        """What a worker printed, of several that train the run together; that of rank 0 is the attempt's."""
+        return self.folder / f"log.rank-{rank}.txt" if rank else self.log
+
+    @property
+    def logs(self) -> list[Path]:
+        """Those that are there."""
+        return sorted(self.folder.glob("log*.txt"))
+
     @property
     def outcome(self) -> Path:
         return self.folder / "outcome.json"
@@ -157,13 +166,18 @@ def recorded(text: str) -> Home:
     return Home(Path(root), storage=storage or None)
 
 
-def scratch(storage: str, run_id: int, attempt: int, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of this host in which an attempt of a run works whose files are kept in an object store."""
+def scratch(
+    storage: str, run_id: int, attempt: int, rank: int = 0, environ: Mapping[str, str] = os.environ
+) -> Path:
+    """The folder of this host in which an attempt of a run works whose files are kept in an object store.
+
+    Each of several workers has one of its own, by its rank.
+    """
     parent = Path(
         environ.get("RUNNER_SCRATCH") or Path(tempfile.gettempdir()) / f"runner-scratch-{os.getuid()}"
     )
     queue = hashlib.blake2b(storage.encode(), digest_size=6).hexdigest()
-    return parent / f"{queue}-{run_id}-{attempt}"
+    return parent / (f"{queue}-{run_id}-{attempt}" + (f"-{rank}" if rank else ""))
 
 
 def _absolute(url: str | None) -> str | None:

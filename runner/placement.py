@@ -1,14 +1,16 @@
 """Which queued run starts where: lists in, starts out. Pure, and the same answer for the same lists.
 
-A run starts on one machine: what two have together serves nobody. The order is strict among runs that need
-the same. A run that fits the cluster but has to wait is overtaken only by what does not delay it: of those
-that need GPUs, and of those that need none, the first that must wait keeps one machine, the one that lacks
+A run starts on one machine: what two have together serves nobody but a run of several workers that no machine
+could hold (runner.spread), which starts with all of them or not at all. The order is strict among runs that
+need the same. A run that fits the cluster but has to wait is overtaken only by what does not delay it: of
+those that need GPUs, and those that need none, the first that must wait keeps one machine, the one that lacks
 least of what it needs, and those behind it keep what is left of that machine. All other machines are filled
 with whatever fits, so that one large run idles one machine and not the cluster. Nobody is starved: what the
 kept machine lacks only becomes less from one decision to the next, also where another machine is then nearer
-and is kept instead, and whoever waits is the first of its kind one day. A run that can never fit, or waits
-for another run's files or for a machine on which nothing starts at the moment, holds nobody up: nobody waits
-for such a machine while another one will do.
+and is kept instead, and whoever waits is the first of its kind one day. A run that spans machines keeps, when
+it is the first, the largest ones that hold it. A run that can never fit, or waits for another run's files or
+for a machine on which nothing starts at the moment, holds nobody up: nobody waits for such a machine while
+another one will do.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from runner.room import Node, Request, Room, fits_when_empty
+from runner import spread
+from runner.room import DIGITS, Node, Request, Room
 from runner.rows import Auto
 
 __all__ = ["Node", "Plan", "Request", "Start", "Wanted", "place", "plan", "resolve", "resolve_all", "waiting"]
@@ -36,17 +39,20 @@ class Wanted(Protocol):
     @property
     def loader_workers(self) -> int: ...
     @property
+    def workers(self) -> int: ...
+    @property
     def exclusive(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class Start:
-    """A run is to start on a node, and hold this much of it."""
+    """A run is to start on a node, and hold this much of it; of several workers, all of them together."""
 
     run_id: int
     node: str
     gpus: float
     cpus: float
+    others: tuple[str, ...] = ()  # the nodes of its workers after the first
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,16 @@ class Plan:
 
     starts: list[Start]
     kept: Mapping[int, str]
+    kept_as_well: frozenset[str] = frozenset()  # the other nodes that one keeps which spans several
 
 
 def resolve(run: Wanted, nodes: Sequence[Node]) -> Request:
     """What a run needs here, where it may have left that to us.
 
-    "auto" means one GPU where the cluster has any; without a GPU the cores of the largest machine, with
-    one a core for the training and one for each process that loads data.
+    "auto" means one GPU for each worker where the cluster has any; without a GPU the cores of the largest
+    machine, with one a core for each worker and one for each process that loads its data.
     """
-    return Request(run.id, *_needed(run, nodes), run.exclusive)
+    return Request(run.id, *_needed(run, nodes), run.exclusive, run.workers)
 
 
 def resolve_all(runs: Iterable[Wanted], nodes: Sequence[Node]) -> list[Request]:
@@ -71,17 +78,22 @@ def resolve_all(runs: Iterable[Wanted], nodes: Sequence[Node]) -> list[Request]:
     known: dict[tuple[object, ...], tuple[float, float]] = {}
     requests = []
     for run in runs:
-        asked = run.gpus, run.cpus, run.loader_workers
+        asked = run.gpus, run.cpus, run.loader_workers, run.workers
         if (needed := known.get(asked)) is None:
             needed = known[asked] = _needed(run, nodes)
-        requests.append(Request(run.id, *needed, run.exclusive))
+        requests.append(Request(run.id, *needed, run.exclusive, run.workers))
     return requests
 
 
 def _needed(run: Wanted, nodes: Sequence[Node]) -> tuple[float, float]:
     """GPUs and cores."""
-    gpus = float(any(node.total_gpus for node in nodes)) if run.gpus == "auto" else run.gpus
-    return gpus, _auto_cpus(run.loader_workers, gpus, nodes) if run.cpus == "auto" else run.cpus
+    has_gpus = any(node.total_gpus for node in nodes)
+    gpus = float(has_gpus * run.workers) if run.gpus == "auto" else run.gpus
+    if run.cpus != "auto":
+        return gpus, run.cpus
+    if gpus <= 1:  # one share of one machine
+        return gpus, _auto_cpus(run.loader_workers, gpus, nodes)
+    return gpus, round(_auto_cpus(run.loader_workers, gpus / run.workers, nodes) * run.workers, DIGITS)
 
 
 def place(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> list[Start]:
@@ -96,12 +108,15 @@ def plan(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[
     starts: list[Start] = []
     kept: dict[int, str] = {}
     first: dict[bool, Room] = {}  # the machine that the first which must wait keeps: with GPUs, without
-    possible: dict[tuple[float, float], bool] = {}
-    hopeless: set[tuple[float, float]] = set()  # needs that change nothing any more, however long the queue
+    kept_as_well: set[str] = set()
+    possible: dict[tuple[float, float, int], bool] = {}
+    hopeless: set[tuple[float, float, int]] = (
+        set()
+    )  # needs that change nothing any more, however long the queue
     for request in queued:
-        needs = request.gpus, request.cpus
+        needs = request.gpus, request.cpus, request.workers
         if needs not in possible:
-            possible[needs] = any(fits_when_empty(request, node) for node in nodes)
+            possible[needs] = spread.fits(request, nodes)
         if not possible[needs]:
             continue
         if request.exclusive:
@@ -114,14 +129,32 @@ def plan(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[
         if admitting := [room for room in rooms if room.admits(request)]:
             room = min(admitting, key=lambda room: room.preference(request))
             room.take(request)
-            starts.append(Start(request.run_id, room.node.name, request.gpus, request.cpus))
+            starts.append(_start(request, [(room, request)]))
+        elif spread.spans(request, [room.node for room in rooms]):
+            if crew := spread.crew(request, rooms):
+                for room, part in crew:
+                    room.take(part)
+                starts.append(_start(request, crew))
+            elif (request.gpus > 0) not in first and (crew := spread.crew_to_keep(request, rooms)):
+                for room, part in crew:
+                    room.keep(part)
+                first[request.gpus > 0] = crew[0][0]
+                kept[request.run_id] = crew[0][0].node.name
+                kept_as_well |= {room.node.name for room, _ in crew}
+            else:
+                hopeless.add(needs)
         elif (room := _to_keep(request, rooms, first.get(request.gpus > 0))) is not None:
             room.keep(request)
             first[request.gpus > 0] = room
             kept[request.run_id] = room.node.name
         else:
             hopeless.add(needs)
-    return Plan(starts, kept)
+    return Plan(starts, kept, frozenset(kept_as_well))
+
+
+def _start(request: Request, crew: spread.Crew) -> Start:
+    nodes = [room.node.name for room, part in crew for _ in range(part.workers)]
+    return Start(request.run_id, nodes[0], request.gpus, request.cpus, tuple(nodes[1:]))
 
 
 def _to_keep(request: Request, rooms: Sequence[Room], of_the_first: Room | None) -> Room | None:
@@ -167,7 +200,7 @@ def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float
 
 def _impossible(request: Request, nodes: Sequence[Node]) -> str | None:
     """Why a run can never start on these nodes; None where it can."""
-    if any(fits_when_empty(request, node) for node in nodes):
+    if spread.fits(request, nodes):
         return None
     if not nodes:
         return "no machine is up"
@@ -175,6 +208,10 @@ def _impossible(request: Request, nodes: Sequence[Node]) -> str | None:
     cores = max(node.total_cpus for node in nodes)
     if request.gpus > in_all:
         lack = f"{_gpus(request)}, the cluster has {in_all}"
+    elif request.workers > 1:
+        both = f"{_gpus(request)} and {_cores(request)}" if request.gpus else _cores(request)
+        has = "has not both" if request.gpus else "has fewer"
+        lack = f"{both} for {request.workers} workers, the cluster {has}"
     elif request.gpus > in_one:
         lack = f"{_gpus(request)} in one machine, the largest has {in_one}"
     elif request.cpus > cores:
@@ -185,7 +222,8 @@ def _impossible(request: Request, nodes: Sequence[Node]) -> str | None:
 
 
 def _needs(request: Request) -> str:
-    return f"needs {_gpus(request) if request.gpus else _cores(request)}"
+    several = f" for {request.workers} workers" if request.workers > 1 else ""
+    return f"needs {_gpus(request) if request.gpus else _cores(request)}{several}"
 
 
 def _place_in_line(ahead: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 DIGITS = 4  # of shares and cores, as Ray counts them: 0.3 of a GPU three times leaves 0.1, not 0.0999...
@@ -21,6 +21,11 @@ class Node:
     gpu_cpus: float = 0.0  # cores held by the queue's runs that use GPUs
     closed: bool = False  # nothing starts there at the moment
 
+    @property
+    def emptied(self) -> Node:
+        """The machine as if nothing ran on it."""
+        return replace(self, gpus=(1.0,) * self.total_gpus, cpus=self.total_cpus, gpu_cpus=0.0)
+
 
 class Request(NamedTuple):
     """What a run needs of one machine; a tuple, for thousands are made many times a minute."""
@@ -29,6 +34,7 @@ class Request(NamedTuple):
     gpus: float  # a share of one GPU below 1, else a whole number of whole GPUs
     cpus: float
     exclusive: tuple[str, ...] = ()  # files and folders that no other run may write at the same time
+    workers: int = 1  # processes that share these GPUs and cores evenly
 
 
 def fits_when_empty(request: Request, node: Node) -> bool:

@@ -24,6 +24,7 @@ class NewRun:
     gpus: float | Auto = "auto"
     cpus: float | Auto = "auto"
     loader_workers: int = 0  # dataloader.num_workers: what `cpus: auto` means beside a GPU depends on it
+    workers: int = 1  # processes that train it together
     max_retries: int = 3
     tags: Mapping[str, str] = field(default_factory=dict)
     exclusive: tuple[str, ...] = ()  # absolute paths that only one run at a time may write
@@ -60,6 +61,7 @@ class Run:
     gpus: float | Auto
     cpus: float | Auto
     loader_workers: int
+    workers: int
     max_retries: int
     tags: Mapping[str, str]
     exclusive: tuple[str, ...]
@@ -115,6 +117,7 @@ class Waiting(NamedTuple):
     cpus: float | Auto
     loader_workers: int
     exclusive: tuple[str, ...]
+    workers: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from runner import attendance, cluster, placement, publisher_actor, resources, settings, storage
+from runner import attendance, cluster, crew, placement, publisher_actor, resources, settings, spread, storage
 from runner.attempt import Assignment, Status
 from runner.attendance import Avoid, Close, Note, Seen, TellToStop
 from runner.cluster import Answer, Death, Fault, Lack, Member, Reply, Silence
+from runner.crew import Follower
 from runner.endings import Endings
 from runner.paths import Home
 from runner.protocol import cannot_speak
@@ -60,8 +61,18 @@ class Charge:
 
     member: Member
     booking: Booking
+    followers: list[Follower] = field(default_factory=list)  # the run's other workers, by rank
+    lacking: Booking | None = None  # of the worker, if not the first, whose machine cannot run it
     reports: Interval = field(default_factory=lambda: Interval(REPORT_SECONDS))
     close: Close | None = None  # it has ended so, and the store may not know it yet
+
+    @property
+    def members(self) -> list[Member]:
+        return [self.member, *(each.member for each in self.followers if each.member is not None)]
+
+    @property
+    def bookings(self) -> list[Booking]:
+        return [self.booking, *(each.booking for each in self.followers)]
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,11 @@ class Scheduler:
         here = cluster.own_node()
         leaving = any(machine.id == here and machine.leaving for machine in self._machines)
         others = any(not machine.leaving and machine.id not in self._shut() for machine in self._machines)
-        return leaving and others and all(held.booking.machine != here for held in self._charges.values())
+        return (
+            leaving
+            and others
+            and all(booking.machine != here for held in self._charges.values() for booking in held.bookings)
+        )
 
     def give_way(self) -> None:
         """End the publisher, which may live on the same machine; whoever schedules next starts another."""
@@ -165,7 +180,7 @@ class Scheduler:
             del self._charges[gone]  # its end was written, and the store's answer lost
         for run in running:
             self._adopt(run)
-        answers = cluster.poll(self._open_members(), POLL_SECONDS)
+        answers = _understood(cluster.poll(self._open_members(), POLL_SECONDS))
         for run in running:
             charge = self._charges.get(run.id)
             if charge is not None and charge.close is not None:
@@ -178,7 +193,8 @@ class Scheduler:
                 self._act(run, action, now)
 
     def _open_members(self) -> list[Member]:
-        return [charge.member for charge in self._charges.values() if charge.close is None]
+        charges = [charge for charge in self._charges.values() if charge.close is None]
+        return [member for charge in charges for member in charge.members]
 
     def _adopt(self, run: Run) -> None:
         """Find the worker of a run that an earlier scheduler started."""
@@ -186,17 +202,40 @@ class Scheduler:
             return
         if (member := cluster.find(_actor_name(run.id, run.attempt))) is not None:
             held = self._store.attempts(run.id)[-1]
-            booking = Booking(UNKNOWN, held.gpus, held.cpus, held.devices)
-            self._charges[run.id] = Charge(member, booking)
+            devices = held.devices if run.workers == 1 else ()  # of several they are those of all
+            gpus, cpus = (spread.share(each, run.workers) for each in (held.gpus, held.cpus))
+            booking = Booking(UNKNOWN, gpus, cpus, devices)
+            names = _actor_names(run)[1:]
+            followers = [Follower(rank, cluster.find(name), booking) for rank, name in enumerate(names, 1)]
+            self._charges[run.id] = Charge(member, booking, followers)
 
     def _look(self, run: Run, answers: Mapping[str, Reply]) -> Seen:
+        first = self._look_at_first(run, answers)
+        charge = self._charges.get(run.id)
+        if charge is None or not charge.followers:
+            return first
+        meets_at = first.status.meets_at if first.status is not None else None
+        for follower in crew.noted(charge.followers, answers):
+            if follower.member is not None and meets_at not in (None, follower.told):
+                cluster.tell(follower.member, "meet", meets_at)
+                follower.told = meets_at
+        charge.lacking = crew.lacking(charge.followers, answers)
+        seen = crew.seen_with(charge.followers, first, answers)
+        if seen.dead is not None and first.dead is None:
+            seen = replace(seen, ending=self._endings.of(run).answer)
+        machine = self._machine_of(run)
+        held = {booking.machine for booking in charge.bookings}
+        leaving = any(found.leaving for found in self._machines if found.id in held)
+        return replace(seen, machine=machine.name if machine else seen.machine, leaving=leaving)
+
+    def _look_at_first(self, run: Run, answers: Mapping[str, Reply]) -> Seen:
         machine = self._machine_of(run)
         seen = Seen()
         if machine is not None:
             seen = Seen(machine=machine.name, leaving=machine.leaving)
         match answers.get(_actor_name(run.id, run.attempt)):
             case Answer(status):
-                return replace(seen, status=Status.of(status))
+                return replace(seen, status=status)
             case Fault(reason):
                 return replace(seen, fault=reason)
             case Lack(reason):
@@ -212,7 +251,7 @@ class Scheduler:
 
     def _machine_of(self, run: Run) -> cluster.Machine | None:
         charge = self._charges.get(run.id)
-        held = charge.booking.machine if charge else UNKNOWN
+        held = (charge.lacking or charge.booking).machine if charge else UNKNOWN
         return next((machine for machine in self._machines if machine.id == held), None)
 
     def _act(self, run: Run, action: attendance.Action, now: float) -> None:
@@ -233,7 +272,10 @@ class Scheduler:
         charge.booking = replace(charge.booking, machine=status.node, devices=devices)
         if charge.reports.due() or status.ending is not None:
             # Pyright takes the field `epoch` for the positional parameter of that name.
-            self._store.report(self._epoch, run.id, run.attempt, now, **status.fields)  # pyright: ignore
+            fields = (
+                crew.fields_of_all(status.fields, charge.followers) if charge.followers else status.fields
+            )
+            self._store.report(self._epoch, run.id, run.attempt, now, **fields)  # pyright: ignore
 
     def _avoid(self, run: Run, reason: str) -> None:
         if machine := self._machine_of(run):
@@ -247,7 +289,10 @@ class Scheduler:
         """
         if (charge := self._charges.get(run.id)) is not None:
             charge.close = close
-            cluster.kill(charge.member)
+            for member in charge.members:
+                cluster.kill(member)
+        if run.workers > 1:
+            cluster.release(_actor_name(run.id, run.attempt))
         state = self._store.end(
             self._epoch, run.id, run.attempt, close.event, now, close.outcome, close.reason
         )
@@ -260,7 +305,7 @@ class Scheduler:
         queued = [run for run in self._store.line() if self._held.get(run.id, 0.0) < time.monotonic()]
         if not queued:
             return
-        bookings = [charge.booking for charge in self._charges.values()]
+        bookings = [booking for charge in self._charges.values() for booking in charge.bookings]
         free = resources.nodes(self._machines, bookings, self._shut())
         waiting = placement.resolve_all(queued, free)
         running = placement.resolve_all(self._store.runs([State.RUNNING]), free)
@@ -283,17 +328,22 @@ class Scheduler:
         except SourceError as error:
             self._close(run, Close(Event.FAIL, "failed", str(error)), now)
             return
-        member = cluster.start(
-            _actor_name(run.id, run.attempt),
-            Worker,
-            [self._assignment(run, start).plain()],
-            archive,
-            gpus=start.gpus,
-            cpus=start.cpus,
-            node=start.node,
-        )
-        self._charges[run.id] = Charge(member, Booking(start.node, start.gpus, start.cpus))
-        log.info("run %d, attempt %d: started on %s", run.id, run.attempt, start.node)
+        self._charges[run.id] = self._started(run, start, archive)
+        nodes = ", ".join(dict.fromkeys((start.node, *start.others)))
+        log.info("run %d, attempt %d: started on %s", run.id, run.attempt, nodes)
+
+    def _started(self, run: Run, start: placement.Start, archive: Archive) -> Charge:
+        """Start the workers of a run, each with its share of what the run needs."""
+        names, nodes = _actor_names(run), (start.node, *start.others)
+        gpus, cpus = spread.share(start.gpus, len(nodes)), spread.share(start.cpus, len(nodes))
+        bookings = [Booking(node, gpus, cpus) for node in nodes]
+        given = [[self._assignment(run, start, rank).plain()] for rank in range(len(nodes))]
+        if len(nodes) == 1:
+            member = cluster.start(names[0], Worker, given[0], archive, gpus=gpus, cpus=cpus, node=start.node)
+            return Charge(member, bookings[0])
+        first, *others = cluster.start_together(names, Worker, given, archive, nodes, gpus=gpus, cpus=cpus)
+        ranks = range(1, len(nodes))
+        return Charge(first, bookings[0], list(map(Follower, ranks, others, bookings[1:])))
 
     def _code_of(self, run: Run) -> Archive:
         """What the run's worker is made of. Raises SourceError, in a line that says what to do."""
@@ -324,22 +374,41 @@ class Scheduler:
                 publisher_actor.NAME, PublisherActor, arguments, self._own, prefers=here
             )
 
-    def _assignment(self, run: Run, start: placement.Start) -> Assignment:
+    def _assignment(self, run: Run, start: placement.Start, rank: int) -> Assignment:
+        nodes = (start.node, *start.others)
+        addresses = {machine.id: machine.address for machine in self._machines}
         return Assignment(
             home=str(self._home.root),
             run=run.id,
             name=run.name,
             attempt=run.attempt,
-            node=start.node,
+            node=nodes[rank],
             config=run.config,
-            cpus=start.cpus,
-            gpus=start.gpus,
+            cpus=spread.share(start.cpus, len(nodes)),
+            gpus=spread.share(start.gpus, len(nodes)),
             use_best=run.use_best,
             submit_python=run.submit_python,
             submit_torch=run.submit_torch,
             storage=self._home.storage,
             settings=settings.of_storage(self._given),
+            rank=rank,
+            workers=len(nodes),
+            address=addresses.get(start.node, ""),
         )
+
+
+def _understood(answers: Mapping[str, Reply]) -> dict[str, Reply]:
+    """What workers have answered, which comes as plain values."""
+    return {
+        name: Answer(Status.of(answer.status)) if isinstance(answer, Answer) else answer
+        for name, answer in answers.items()
+    }
+
+
+def _actor_names(run: Run) -> list[str]:
+    """Of the run's workers, by rank."""
+    first = _actor_name(run.id, run.attempt)
+    return [first, *(f"{first}-rank-{rank}" for rank in range(1, run.workers))]
 
 
 def _actor_name(run_id: int, attempt: int) -> str:

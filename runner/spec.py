@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 LARGEST = 4096  # cores of one run
+MOST_WORKERS = 1024  # of one run
 SMALLEST = 0.01  # share of a GPU, or of a core
 
 
 def _gpus(value: Any) -> float | Literal["auto"]:
     if value == "auto":
         return "auto"
-    if _is_number(value) and (value in (0, 1) or SMALLEST <= value < 1):
+    if _is_number(value) and (value in range(MOST_WORKERS + 1) or SMALLEST <= value < 1):
         return value
-    raise ValueError("must be auto, 0, 1, or a share of one GPU, as in 0.25: a run trains on one GPU")
+    raise ValueError("must be auto, a whole number, or a share of one GPU, as in 0.25")
 
 
 def _cpus(value: Any) -> float | Literal["auto"]:
@@ -25,6 +27,14 @@ def _cpus(value: Any) -> float | Literal["auto"]:
     if _is_number(value) and SMALLEST <= value <= LARGEST:
         return value
     raise ValueError("must be auto, or a number above 0")
+
+
+def _workers(value: Any) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if type(value) is int and 1 <= value <= MOST_WORKERS:
+        return value
+    raise ValueError(f"must be auto, or a whole number from 1 to {MOST_WORKERS}")
 
 
 def _is_number(value: Any) -> bool:
@@ -42,6 +52,7 @@ TagValue = Annotated[str, Field(max_length=5000)]  # MLflow's limit
 
 
 Gpus = Annotated[int | float | Literal["auto"], PlainValidator(_gpus)]
+Workers = Annotated[int | Literal["auto"], PlainValidator(_workers)]
 Cpus = Annotated[int | float | Literal["auto"], PlainValidator(_cpus)]
 
 
@@ -52,6 +63,22 @@ class Spec(BaseModel):
 
     gpus: Gpus = "auto"  # auto: one where there is any; below 1: a share of one
     cpus: Cpus = "auto"  # cores; auto: all of them without a GPU, beside one a few
+    workers: Workers = "auto"  # processes that share each batch, the GPUs and cores; auto: one for each GPU
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)  # higher goes first
     max_retries: int = Field(default=3, ge=0, le=1000)  # times lost without its checkpoint advancing
     tags: dict[TagKey, TagValue] = {}  # for the tracker
+
+    @property
+    def processes(self) -> int:
+        """The number of workers."""
+        if self.workers != "auto":
+            return self.workers
+        return 1 if self.gpus == "auto" else max(1, int(self.gpus))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.gpus != "auto" and self.gpus > 1 and self.gpus != self.processes:
+            text = f"must be auto or {self.gpus:g}, one for each GPU (got {self.workers})"
+            found = [(("workers",), text, (("workers",), ("gpus",)))]
+            raise PydanticCustomError("contradictions", "{text}", {"text": text, "found": found})
+        return self

@@ -100,6 +100,7 @@ runs = Table(
     Column("gpus", Request),
     Column("cpus", Request),
     Column("loader_workers", Integer, nullable=False),
+    Column("workers", Integer, nullable=False, server_default="1"),
     Column("max_retries", Integer, nullable=False),
     Column("tags", Json(dict)),
     Column("exclusive", Json(tuple)),

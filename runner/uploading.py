@@ -45,7 +45,8 @@ class Uploading:
     def copy(self) -> None:
         """Copy all that is new but the checkpoint. Raises StorageError."""
         with self._lock:
-            self._growing(self._attempt.log)
+            for log in self._attempt.logs:
+                self._growing(log)
             self._growing(self._attempt.system)
             for picture in sorted(self._attempt.figures.glob("[!.]*")):
                 self._whole(picture)

@@ -13,6 +13,7 @@ from typing import Any
 
 from runner import settings
 from runner.attempt import Assignment, Standing, leave, perform
+from runner.follower import follow
 from runner.orders import Orders
 from runner.output_log import log_to
 
@@ -31,14 +32,19 @@ class Worker:
         if assignment.gpus == 0:  # a cluster that was not started by us shows such an actor every GPU
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         place.open()
-        log_to(assignment.paths.log)
-        threading.Thread(target=perform, args=(assignment, self._orders, self._standing), daemon=True).start()
+        log_to(assignment.paths.log_of(assignment.rank))
+        work = follow if assignment.rank else perform
+        threading.Thread(target=work, args=(assignment, self._orders, self._standing), daemon=True).start()
         threading.Thread(target=_leave_when_abandoned, args=(self._orders,), daemon=True).start()
 
     def status(self) -> dict[str, Any]:
         """Return where the attempt stands; being asked is what keeps it alive."""
         self._orders.heard()
         return self._standing.status.plain()
+
+    def meet(self, address: str) -> None:
+        """Join the other workers of the run."""
+        self._orders.meet(address)
 
     def stop(self) -> None:
         """Save and stop."""

@@ -62,11 +62,11 @@ class Workplace(Protocol):
         ...
 
 
-def of(home: Home, run_id: int, name: str, attempt: int, config: str) -> Workplace:
-    """Where this attempt works."""
+def of(home: Home, run_id: int, name: str, attempt: int, config: str, rank: int = 0) -> Workplace:
+    """Where this attempt works, or the one of its workers that has this rank."""
     if not home.remote:
         return SharedFolder(home.run(run_id, name), attempt)
-    return Scratch(home, run_id, name, attempt, config)
+    return Scratch(home, run_id, name, attempt, config, rank)
 
 
 class SharedFolder:
@@ -102,9 +102,9 @@ class SharedFolder:
 class Scratch:
     """A private folder of this host; what is durable is what was copied up from it."""
 
-    def __init__(self, home: Home, run_id: int, name: str, attempt: int, config: str) -> None:
+    def __init__(self, home: Home, run_id: int, name: str, attempt: int, config: str, rank: int) -> None:
         assert home.storage is not None, "only an object store needs one"
-        self._folder = scratch(home.storage, run_id, attempt)
+        self._folder = scratch(home.storage, run_id, attempt, rank)
         self.run = Home(self._folder).run(run_id, name)
         self._url = home.storage
         self._keys = [attempt_key(run_id, name, number) for number in range(1, attempt + 1)]

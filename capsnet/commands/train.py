@@ -14,7 +14,7 @@ from capsnet.config import Config, load
 from capsnet.execution import device_of
 from capsnet.exits import INTERRUPTED
 from capsnet.figures import output
-from capsnet.group import Group, GroupError, from_environment
+from capsnet.group import Group, GroupLost, from_environment
 from capsnet.history import results
 from capsnet.interrupts import Interrupts
 from capsnet.keeper import Keeper
@@ -32,11 +32,11 @@ def run(arguments: Namespace) -> int:
 
 def _follow(config: Config, group: Group) -> int:
     """Go along with rank 0, which shows, saves and says how it ended."""
-    with Interrupts():  # it is asked to stop as well
+    with Interrupts(patient=True):  # it is asked to stop as well
         try:
             for _ in train(config, group=group):
                 pass
-        except GroupError as error:
+        except GroupLost as error:
             print(f"rank {group.rank} ends: {error}", file=sys.stderr)
     return 0
 
@@ -44,7 +44,7 @@ def _follow(config: Config, group: Group) -> int:
 def _lead(arguments: Namespace, config: Config, group: Group) -> int:
     where = places(config)
     state = _beginning(config, where, arguments.resume)
-    with Interrupts() as interrupts:
+    with Interrupts(patient=group.size > 1) as interrupts:
         progresses = train(config, state, group=group)
         first = next(progresses, None)  # whatever is wrong with data or checkpoint shows here
         if first is None:

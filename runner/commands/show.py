@@ -80,7 +80,8 @@ def details(
         "git": revision(run),
         "code": code_line(run, code_here),
         "versions": versions_line(run),
-        "wants": f"gpus {request(run.gpus)}, cpus {request(run.cpus)}",
+        "wants": f"gpus {request(run.gpus)}, cpus {request(run.cpus)}"
+        + (f", for {run.workers} workers" if run.workers > 1 else ""),
         "runs on": f"{narration.place(run)}, pid {run.pid}" if run.state is State.RUNNING and run.pid else "",
         "tags": ", ".join(f"{key}={value}" for key, value in run.tags.items()),
         "metrics": ", ".join(f"{key} {value:.6g}" for key, value in sorted(run.metrics.items())),

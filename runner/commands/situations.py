@@ -58,7 +58,7 @@ def _shut_out(
     requests: Sequence[Request], nodes: Sequence[Node], leaving_too: Sequence[Node]
 ) -> dict[int, str]:
     """What to say of runs that could start, but only where nothing starts at the moment."""
-    from runner.room import fits_when_empty
+    from runner.spread import fits
 
     if len(nodes) == len(leaving_too):
         return {}
@@ -66,8 +66,7 @@ def _shut_out(
     return {
         request.run_id: said
         for request in requests
-        if not any(fits_when_empty(request, node) for node in nodes)
-        and any(fits_when_empty(request, node) for node in leaving_too)
+        if not fits(request, nodes) and fits(request, leaving_too)
     }
 
 

@@ -129,6 +129,7 @@ def to_row(
         gpus=spec.gpus,
         cpus=spec.cpus,
         loader_workers=config.dataloader.num_workers,
+        workers=spec.processes,
         max_retries=spec.max_retries,
         tags=spec.tags,
         exclusive=written_outside(config),

@@ -226,6 +226,37 @@ def test_torchrun_trains_one_network_and_prints_once(tmp_path):
     assert read(tmp_path / "out" / "run" / "checkpoint.pt")["execution"]["workers"] == 2
 
 
+@pytest.mark.slow
+def test_torchrun_stopped_by_ctrl_c_saves(tmp_path):
+    """A terminal sends SIGINT to all of them, and torchrun then sends its own."""
+    config = group_member.config("endless", checkpoint={"interval_seconds": 9999})
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = ["torch.distributed.run", "--nproc-per-node=2", "-m", "capsnet", "train", str(file)]
+    output = tmp_path / "output.txt"
+    with output.open("w") as opened:
+        run = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=ENVIRONMENT,
+            cwd=tmp_path,
+            stdout=opened,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + SECONDS
+        while "epoch 3/" not in output.read_text():
+            assert time.monotonic() < deadline and run.poll() is None, output.read_text()
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        run.wait(SECONDS)
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+    assert "stopped and saved; to go on: " in output.read_text()
+    assert read(tmp_path / "out" / "run" / "checkpoint.pt")["epoch"] >= 3
+
+
 # ---- those that go
 
 

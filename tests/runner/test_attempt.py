@@ -112,6 +112,29 @@ def test_an_attempt_with_nothing_left_to_train_has_a_result_of_its_own(assignmen
     assert standing.status.fields.get("accuracy") is not None
 
 
+@pytest.mark.filterwarnings("default:the checkpoint was made otherwise")
+def test_threads_are_those_of_before_unless_there_were_other_workers(
+    assignment: Assignment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unsaid = SMALL.replace("threads: 1\n", "")
+    first = replace(assignment, config=unsaid, cpus=1.0)
+    performed(first)
+    state = checkpoint.load(first.paths.checkpoint)
+    assert state["execution"]["threads"] == 1
+    second = replace(next_attempt(first, unsaid.replace("num_epochs: 2", "num_epochs: 3")), cpus=2.0)
+    performed(second)
+    assert checkpoint.load(second.paths.checkpoint)["execution"]["threads"] == 1
+
+    of_four = {**state, "execution": {**state["execution"], "workers": 4}}
+    checkpoint.save(of_four, second.paths.checkpoint)
+    third = replace(next_attempt(second, second.config), cpus=2.0)
+    capsys.readouterr()
+    assert ending(performed(third)).kind == "finished"
+    assert "(threads 1 -> 2, workers 4 -> 1): the last bits may differ" in capsys.readouterr().out
+    found = checkpoint.load(third.paths.checkpoint)["execution"]
+    assert (found["workers"], found["threads"]) == (1, 2)
+
+
 def test_an_outcome_that_cannot_be_written_is_reported_all_the_same(
     assignment: Assignment, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,14 +33,14 @@ FLOORS = {
     ],
     "runner": [
         "spec loading paths private source code_cache guest protocol versions",
-        "states rows moves room placement record system_metrics run_files objects growing remote_checkpoint "
-        "object_storage storage uploading workplace settings",
+        "states rows moves room spread placement record system_metrics run_files objects growing "
+        "remote_checkpoint object_storage storage uploading workplace settings",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
-        "worker attempt keeper orders output_log backlog log_copy publisher tracking model_artifact "
+        "worker attempt follower keeper orders output_log backlog log_copy publisher tracking model_artifact "
         "capsnet_pyfunc",
         "cluster resources",
-        "scheduler scheduler_actor publisher_actor attendance endings launch service local_ray",
+        "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray",
         "cli __main__ commands.* output exits wording notes narration following views editing git present ui",
     ],
 }

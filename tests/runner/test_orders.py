@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from runner.orders import Orders
@@ -23,3 +24,13 @@ def test_a_stop_stays() -> None:
     assert not orders.stopped
     orders.stop()
     assert orders.stopped
+
+
+def test_a_worker_waits_until_it_is_told_where_the_others_meet() -> None:
+    orders, met = Orders(), []
+    waiting = threading.Thread(target=lambda: met.append(orders.meeting()))
+    waiting.start()
+    assert not met
+    orders.meet("10.0.0.1:4711")
+    waiting.join(5)
+    assert met == ["10.0.0.1:4711"]

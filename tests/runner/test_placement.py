@@ -39,6 +39,7 @@ def queued_run(**changes: object) -> Run:
         "gpus": "auto",
         "cpus": "auto",
         "loader_workers": 0,
+        "workers": 1,
         "exclusive": (),
     }
     return Run(**{**nothing, **known, **changes})

@@ -1,4 +1,4 @@
-"""The code of a run: the source of our packages at its submission, and versions of what it needs."""
+"""The code of a run, as the source of our packages at its submission, and how many processes train it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,6 +18,7 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("code", sa.String(64)))
     for name in ("submit_python", "submit_torch", "python", "torch"):
         op.add_column("runs", sa.Column(name, sa.Text))
+    op.add_column("runs", sa.Column("workers", sa.Integer, nullable=False, server_default="1"))
     op.create_index("runs_by_code", "runs", ["code"])
     op.add_column("attempts", sa.Column("code", sa.String(64)))
     op.create_index("attempts_by_code", "attempts", ["code"])

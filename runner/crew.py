@@ -1,0 +1,88 @@
+"""The workers of one run beside the first: what befalls one of them befalls the run.
+
+The first one, of rank 0, is the attempt's worker; it reports, saves and stops for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from runner.attempt import Status
+from runner.attendance import Seen
+from runner.cluster import Answer, Death, Fault, Lack, Member, Reply
+from runner.resources import Booking
+from runner.rows import ProgressFields
+
+
+@dataclass
+class Follower:
+    """A worker of rank 1 or higher, and what it holds."""
+
+    rank: int
+    member: Member | None  # None: Ray knows of none
+    booking: Booking
+    fields: ProgressFields = field(default_factory=ProgressFields)
+    told: str | None = None  # where it was told to meet the first one
+
+    def note(self, status: Status) -> None:
+        """Take note of an answer."""
+        self.fields = status.fields
+        self.booking = replace(self.booking, machine=status.node, devices=status.fields.get("devices", ()))
+
+
+def noted(followers: Sequence[Follower], answers: Mapping[str, Reply]) -> list[Follower]:
+    """Those who have answered, with what they said."""
+    found = []
+    for follower in followers:
+        match None if follower.member is None else answers.get(follower.member.name):
+            case Answer(status):
+                follower.note(status)
+                found.append(follower)
+    return found
+
+
+def seen_with(followers: Sequence[Follower], seen: Seen, answers: Mapping[str, Reply]) -> Seen:
+    """What there is to see of a run: of its first worker as `seen`, and of the others as they have answered.
+
+    An end that the first one has told stands, whatever became of the others since.
+    """
+    if seen.status is not None and seen.status.ending is not None:
+        return seen
+    for follower in followers:
+        who = f"its worker of rank {follower.rank}"
+        match None if follower.member is None else answers.get(follower.member.name):
+            case Answer(Status(ending=ending)) if ending is not None and ending.kind in ("failed", "unable"):
+                if ending.kind == "unable":
+                    return replace(seen, lack=ending.reason or "", dead=None)
+                failed = replace(ending, reason=f"{who}: {ending.reason}")
+                fields = ProgressFields() if seen.status is None else seen.status.fields
+                return replace(seen, dead=None, status=Status(follower.booking.machine, fields, failed))
+            case Lack(reason):
+                return replace(seen, lack=reason, dead=None)
+            case Fault(reason):
+                return replace(seen, fault=f"{who}: {reason}", dead=None)
+            case Death(reason):
+                return replace(seen, dead=f"{who}: {reason}")
+            case None:
+                return replace(seen, dead=seen.dead or f"{who} is gone")
+    return seen
+
+
+def lacking(followers: Sequence[Follower], answers: Mapping[str, Reply]) -> Booking | None:
+    """What the first of them holds whose machine cannot run it."""
+    for follower in followers:
+        match None if follower.member is None else answers.get(follower.member.name):
+            case Lack():
+                return follower.booking
+            case Answer(Status(ending=ending)) if ending is not None and ending.kind == "unable":
+                return follower.booking
+    return None
+
+
+def fields_of_all(first: ProgressFields, followers: Sequence[Follower]) -> ProgressFields:
+    """What the first one reports, with the hosts and GPUs of all of them, by rank."""
+    every = [first, *(follower.fields for follower in followers)]
+    hosts = dict.fromkeys(host for fields in every if (host := fields.get("host")))
+    devices = tuple(device for fields in every for device in fields.get("devices", ()))
+    return {**first, "host": ", ".join(hosts) or None, "devices": devices}

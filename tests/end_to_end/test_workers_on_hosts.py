@@ -1,0 +1,55 @@
+"""One run on two hosts, as none of them has GPUs enough: found, lost and found again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from end_to_end.harness import Service
+from end_to_end.raylets import Hosts
+from end_to_end.test_workers import ENDLESS, follower_pid
+
+from runner.states import State
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """A head without GPUs, and two more hosts with one each."""
+    cluster = Hosts()
+    try:
+        cluster.start_head()
+        cluster.add("alpha")
+        cluster.add("beta")
+        yield cluster
+    finally:
+        cluster.end()
+
+
+def test_a_run_larger_than_every_host_spans_two_and_outlives_one_of_them(
+    hosts: Hosts, tmp_path: Path, small: Path
+) -> None:
+    service = Service(tmp_path / "home", hosts.variables)
+    number = service.submit(small, ENDLESS, "threads=1", "runner.gpus=2", "runner.cpus=2")
+    run = service.training(number)
+    first, second = hosts.host_of(run.pid), hosts.host_of(follower_pid(service, run))
+    assert {first.name, second.name} == {"alpha", "beta"}
+    assert run.devices == ("0", "0")
+
+    second.kill()
+    service.wait_for(number, lambda run: run.state is State.QUEUED and run.attempt == 1)
+    waits = "needs 2 GPUs, the cluster has 1: can never start"
+    assert waits in service.call("queue").stdout
+
+    hosts.add("gamma")
+    run = service.training(number, attempt=2)
+    assert {hosts.host_of(run.pid).name, hosts.host_of(follower_pid(service, run)).name} == {
+        first.name,
+        "gamma",
+    }
+    assert "from epoch" in service.log(number)
+    service.call("interrupt", str(number))
+    service.wait_for_state(number, State.INTERRUPTED)
+    service.call("down", "--force")
