@@ -111,6 +111,11 @@ class Writer:
         while (snapshot := self._next()) is not None:
             try:
                 (self._save or checkpoint.save)(snapshot.state(), self.path)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+                self._give_up(
+                    error
+                )  # the user's to mend: a file is in the way, which waiting does not change
+                return
             except OSError as error:
                 if not self._goes_on(error):
                     return

@@ -207,3 +207,11 @@ def test_training_goes_on_while_nothing_can_be_saved_and_says_so(
     assert [bool(trouble) for trouble in heard] == [True, False]
     assert f"warning: {heard[0]}; training goes on\n" in said.getvalue()
     assert "saved again\n" in said.getvalue()
+
+
+def test_a_file_in_the_way_is_not_waited_for(state, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    writer = Writer(tmp_path / "file" / "checkpoint.pt", patience_seconds=1000.0)
+    writer.submit(taken(state))
+    with pytest.raises(OSError, match="file"):
+        writer.wait()

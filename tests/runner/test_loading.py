@@ -78,8 +78,7 @@ def test_mistakes_of_both_blocks_and_of_reading_come_together_once_each_in_order
     with pytest.raises(ConfigError) as caught:
         loading.parse(text, "a.yaml", ["runner.cpu=1", "oops"])
     assert str(caught.value).splitlines() == [
-        "a.yaml:1: runner.gpus: must be auto, 0, 1, or a share of one GPU, as in 0.25: "
-        'a run trains on one GPU (got "x")',
+        'a.yaml:1: runner.gpus: must be auto, a whole number, or a share of one GPU, as in 0.25 (got "x")',
         "a.yaml:1: runner.gpsu: unknown key; did you mean `runner.gpus`?",
         "a.yaml:2: seed: must be at least 0 (got -1)",
         "a.yaml:4: name: duplicate key, first on line 3",
