@@ -43,18 +43,24 @@ class Stack:
         """RUNNER_HOME of the hosts, seen from here."""
         return self.folder / "volumes" / "runs"
 
-    def host(self, name: str, *services: str) -> Host:
-        """Start a host with the folders of the services that it will run."""
+    def host(self, name: str, *services: str, apart: bool = False) -> Host:
+        """Start a host with the folders of the services that it will run; `apart`: it shares none of them."""
         targets = {
             volume: at for service in services for volume, at in self.services[service].folders.items()
         }
-        folders = {self._volume(volume): _place(at) for volume, at in targets.items()}
+        own = f"{name}-" if apart else ""
+        folders = {self._volume(own + volume): _place(at) for volume, at in targets.items()}
         return self.lan.host(name, folders)
 
-    def start(self, service: str, host: Host, wait: bool = True) -> Running:
-        """Start a service, and wait until its own health check is content."""
+    def start(
+        self, service: str, host: Host, wait: bool = True, variables: Mapping[str, str] | None = None
+    ) -> Running:
+        """Start a service, and wait until its own health check is content.
+
+        `variables`: in addition to its own.
+        """
         what = self.services[service]
-        environment = self.environment(what.environment)
+        environment = {**self.environment(what.environment), **(variables or {})}
         command = _postgres(host, environment) if service == "postgres" else list(what.command)
         running = host.start(service, command, environment)
         self.running[host.name if service == "worker" else service] = running
@@ -126,14 +132,14 @@ def laptop(stack: Stack) -> Laptop:
     """Start it, with the two variables of compose.yaml's command line and no home."""
     host = stack.host("laptop")
     (host.folder / "tmp" / "home").mkdir()
-    without = _without(host, "ray", "torch", "mlflow")
+    without = without_packages(host, "ray", "torch", "mlflow")
     of_cli = stack.services["cli"].environment
     variables = {name: of_cli[name] for name in ("RUNNER_DATABASE_URL", "MLFLOW_TRACKING_URI")}
     return Laptop(host, {**stack.environment(variables), "PYTHONPATH": f"{without}:/app"})
 
 
-def _without(host: Host, *packages: str) -> str:
-    """A folder for PYTHONPATH that makes these packages fail as they do where they are not installed."""
+def without_packages(host: Host, *packages: str) -> str:
+    """A folder of a host, for PYTHONPATH, that makes packages fail as they do where there are none."""
     folder = host.folder / "tmp" / "not-installed"
     folder.mkdir()
     for package in packages:
