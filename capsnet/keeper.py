@@ -12,7 +12,7 @@ from capsnet.config import Config
 from capsnet.figures import output, sheet
 from capsnet.figures.gallery import gallery
 from capsnet.history import results
-from capsnet.patience import TRIES, Trouble, described
+from capsnet.patience import TRIES, SavingError, Trouble, described
 from capsnet.progressbar import Numbers, View
 from capsnet.saving import Save, Writer, due
 from capsnet.state import CheckpointError, State
@@ -60,14 +60,24 @@ class Keeper:
         self._shown.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         try:
             self._shown.__exit__()
         finally:
             try:
                 self._close_board()
             finally:
-                self._writer.close(patient=kind is None)  # who insists on leaving waits for no disk
+                self._end_saving(error)
+
+    def _end_saving(self, first: BaseException | None) -> None:
+        """Save what waits; who leaves because of a `first` error waits for no disk, and hears of that one."""
+        try:
+            self._writer.close(patient=first is None)
+        except SavingError as error:
+            if first is None:
+                raise
+            if not isinstance(first, SavingError):
+                self._shown.line(f"warning: {error}")
 
     @property
     def durable(self) -> tuple[int, int] | None:

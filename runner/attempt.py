@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -165,26 +166,27 @@ def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
 
 def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[EndingKind, str | None]:
     """How the attempt ended, and why; all that it left is durable where that could be."""
-    if prevented := hindrance():
-        return prevented
     kind: EndingKind = "failed"
     reason = None
     patience = 0.0  # of one that failed: perhaps because nothing could be saved for long enough
-    try:
-        kind = "finished" if _train(assignment, orders, standing) else "stopped"
-        patience = _patience(assignment)
-    except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
-        _leave_with_the_others(error)
-        reason = explained(error, assignment)
+    if prevented := hindrance():
+        kind, reason = prevented
+    else:
+        try:
+            kind = "finished" if _train(assignment, orders, standing) else "stopped"
+            patience = _patience(assignment)
+        except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
+            _leave_with_the_others(error, standing)
+            reason = explained(error, assignment)
     try:
         standing.place.settle(patience, standing.note_trouble)
     except OSError as error:
         print(f"failed: {error}", flush=True)
-        return "failed", reason or str(error)
+        return ("unable" if kind == "unable" else "failed"), reason or str(error)
     return kind, reason
 
 
-def _leave_with_the_others(error: BaseException) -> None:
+def _leave_with_the_others(error: BaseException, standing: Standing) -> None:
     """End this process where another worker of the run has gone: the run is lost then, and has not failed.
 
     Not at once: the scheduler, which asks all of them, shall hear first why the other one has.
@@ -193,7 +195,10 @@ def _leave_with_the_others(error: BaseException) -> None:
 
     if isinstance(error, GroupLost):
         print(f"rank 0 ends: {error}", flush=True)
+        with contextlib.suppress(OSError):  # what could not be kept of its log is lost with it
+            standing.place.settle(0.0, standing.note_trouble)
         time.sleep(LINGER_SECONDS)
+        standing.place.leave()
         os._exit(1)
 
 

@@ -120,13 +120,21 @@ def _bury(run: Run, seen: Seen, down_since: float | None) -> Close:
     return Close(Event.LOSE, "lost", reason)
 
 
+def overdue(run: Run, now: float, down_since: float | None) -> float | None:
+    """The seconds that a worker was given to save and stop, where they are over."""
+    if run.intent_at is not None and run.grace_seconds is not None:
+        since, given = run.intent_at, run.grace_seconds
+    elif down_since is not None:
+        since, given = down_since, DOWN_GRACE_SECONDS
+    else:
+        return None
+    return given if now - since > given else None
+
+
 def _out_of_patience(run: Run, seen: Seen, now: float, down_since: float | None) -> Close | None:
     """Close an attempt that neither ends nor answers in the time that it was given."""
-    if run.intent_at is not None and run.grace_seconds is not None:
-        if now - run.intent_at > run.grace_seconds:
-            return Close(Event.RELEASE, "lost", f"killed: had not saved within {run.grace_seconds:g} s")
-    elif down_since is not None and now - down_since > DOWN_GRACE_SECONDS:
-        return Close(Event.RELEASE, "lost", f"killed: had not saved within {DOWN_GRACE_SECONDS:g} s")
+    if (given := overdue(run, now, down_since)) is not None:
+        return Close(Event.RELEASE, "lost", f"killed: had not saved within {given:g} s")
     never_answered = seen.status is None and run.answered_at is None
     if never_answered and seen.silent_seconds > START_SECONDS:
         return Close(Event.RELEASE, "lost", f"its worker did not start within {START_SECONDS:g} s")

@@ -24,10 +24,12 @@ class Follower:
     booking: Booking
     fields: ProgressFields = field(default_factory=ProgressFields)
     told: str | None = None  # where it was told to meet the first one
+    finished: bool = False  # it has trained to the end: what becomes of it now does not matter
 
     def note(self, status: Status) -> None:
         """Take note of an answer."""
         self.fields = status.fields
+        self.finished = status.ending is not None and status.ending.kind == "finished"
         self.booking = replace(self.booking, machine=status.node, devices=status.fields.get("devices", ()))
 
 
@@ -50,14 +52,16 @@ def seen_with(followers: Sequence[Follower], seen: Seen, answers: Mapping[str, R
     if seen.status is not None and seen.status.ending is not None:
         return seen
     for follower in followers:
+        if follower.finished:
+            continue
         who = f"its worker of rank {follower.rank}"
         match None if follower.member is None else answers.get(follower.member.name):
             case Answer(Status(ending=ending)) if ending is not None and ending.kind in ("failed", "unable"):
                 if ending.kind == "unable":
                     return replace(seen, lack=ending.reason or "", dead=None)
                 failed = replace(ending, reason=f"{who}: {ending.reason}")
-                fields = ProgressFields() if seen.status is None else seen.status.fields
-                return replace(seen, dead=None, status=Status(follower.booking.machine, fields, failed))
+                first = seen.status or Status(follower.booking.machine, ProgressFields(), None)
+                return replace(seen, dead=None, status=replace(first, ending=failed))
             case Lack(reason):
                 return replace(seen, lack=reason, dead=None)
             case Fault(reason):
@@ -65,7 +69,7 @@ def seen_with(followers: Sequence[Follower], seen: Seen, answers: Mapping[str, R
             case Death(reason):
                 return replace(seen, dead=f"{who}: {reason}")
             case None:
-                return replace(seen, dead=seen.dead or f"{who} is gone")
+                return replace(seen, dead=seen.dead or f"{who} is gone", unknown=True)
     return seen
 
 

@@ -54,7 +54,7 @@ class Endings:
         while self._questions.get((run.id, run.attempt)) is asked:
             try:
                 asked.answer = self._storage.ending(run)
-            except OSError as error:
+            except Exception as error:  # a library's own too: nobody else would ever hear of it
                 if asked.trouble is None:
                     log.warning("run %d: how attempt %d ended is not known: %s", run.id, run.attempt, error)
                 asked.trouble = f"how run {run.id} ended is not known: {error}"

@@ -173,8 +173,9 @@ def scratch(
 
     Each of several workers has one of its own, by its rank.
     """
-    parent = Path(
-        environ.get("RUNNER_SCRATCH") or Path(tempfile.gettempdir()) / f"runner-scratch-{os.getuid()}"
+    named = environ.get("RUNNER_SCRATCH")
+    parent = (
+        Path(named).expanduser() if named else Path(tempfile.gettempdir()) / f"runner-scratch-{os.getuid()}"
     )
     queue = hashlib.blake2b(storage.encode(), digest_size=6).hexdigest()
     return parent / (f"{queue}-{run_id}-{attempt}" + (f"-{rank}" if rank else ""))

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-PROTOCOL = 1  # which the workers of this code speak
+PROTOCOL = 1  # which the workers of this code speak; it has `rank`, `workers` and `meets_at` from the first
 SPOKEN = frozenset({1})  # which the scheduler of this code speaks
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from capsnet.files import previous_path, write_atomically
+from capsnet.files import previous_path, temporary_path, write_atomically
 from runner.paths import AttemptPaths, RunPaths
 from runner.protocol import known
 
@@ -124,8 +124,7 @@ def _forget_before(paths: RunPaths, attempt: int) -> None:
 
 def link(name: Path, target: Path) -> None:
     """Let `name` lead to `target`, whatever it led to before."""
-    part = name.with_name(name.name + ".part")
-    part.unlink(missing_ok=True)
+    part = temporary_path(name, shared=True)
     part.symlink_to(target)
     part.replace(name)
 

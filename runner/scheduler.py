@@ -187,7 +187,8 @@ class Scheduler:
                 self._close(run, charge.close, now)
                 continue
             seen = self._look(run, answers)
-            if seen.dead is not None and not kill_at_once and not self._endings.of(run).answered:
+            in_haste = kill_at_once or attendance.overdue(run, now, down_since) is not None
+            if seen.dead is not None and not in_haste and not self._endings.of(run).answered:
                 continue  # it may have finished: whoever starts it again now would do so for nothing
             for action in attendance.attend(run, seen, now, down_since, kill_at_once):
                 self._act(run, action, now)

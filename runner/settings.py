@@ -12,6 +12,7 @@ from runner.paths import Home
 
 STORAGE = "RUNNER_STORAGE"
 TRACKING = ("MLFLOW_",)
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 OBJECT_STORE = ("AWS_", "FSSPEC_", "RUNNER_SCRATCH")
 
 
@@ -30,7 +31,7 @@ def of_storage(settings: Mapping[str, str]) -> dict[str, str]:
 def adopt(settings: Mapping[str, str]) -> None:
     """Let this process have them, and none of its host's own that could contradict one of them."""
     # Hosts of a cloud may have credentials of their own, and no others are given them.
-    alone = TRACKING + (("AWS_",) if any(key.startswith("AWS_") for key in settings) else ())
+    alone = TRACKING + (CREDENTIALS if any(key.startswith(CREDENTIALS) for key in settings) else ())
     for key in [key for key in os.environ if key.startswith(alone)]:
         del os.environ[key]
     os.environ.update(settings)

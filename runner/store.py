@@ -253,6 +253,8 @@ class Store:
             run = _expected(connection, run_id)
             changes = moves.resumed(run, now, config, num_epochs, use_best)
             write(connection, run, changes | (vars(origin) if origin else {}))
+            if source is not None and run.code is not None:
+                sources.drop(connection, [run.code])
 
     def set_priority(self, run_id: int, priority: int) -> None:
         """Gives a queued run another place. Raises UnknownRun, and IllegalMove where it is not queued."""

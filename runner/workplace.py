@@ -115,9 +115,11 @@ class Scratch:
 
     def open(self) -> None:
         _make_private(self._folder.parent)
-        _clear_stale(self._folder.parent)
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._lock = _locked(self._folder)
+        with (self._folder.parent / "lock").open("w") as turn:  # a folder half made would be taken for stale
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            _clear_stale(self._folder.parent)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._lock = _locked(self._folder)
         if self._lock is None:
             raise StorageError(f"{self._folder}: another process works there")
         run_files.prepare(self.run, self._number, self._config)

@@ -215,3 +215,15 @@ def test_a_file_in_the_way_is_not_waited_for(state, tmp_path):
     writer.submit(taken(state))
     with pytest.raises(OSError, match="file"):
         writer.wait()
+
+
+def test_who_leaves_because_of_an_error_hears_of_that_one_though_nothing_can_be_saved(
+    full_disk, tiny_config, tiny_splits, tmp_path
+):
+    said = io.StringIO()
+    config = tiny_config()
+    keeper = Keeper(config, tmp_path / "a.pt", tmp_path / "board", None, Lines(said), save=full_disk.save)
+    with pytest.raises(RuntimeError, match="another worker has gone"), keeper:
+        keeper.see(next(train(config, splits=tiny_splits)), last=True)
+        raise RuntimeError("another worker has gone")
+    assert "No space left on device" in said.getvalue()

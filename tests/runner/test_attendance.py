@@ -16,6 +16,7 @@ from runner.attendance import (
     Seen,
     TellToStop,
     attend,
+    overdue,
 )
 from runner.paths import Home
 from runner.rows import NewRun, ProgressFields, Run
@@ -144,3 +145,12 @@ def test_a_run_whose_worker_was_never_started_is_put_back_and_one_that_ran_is_lo
     assert attend(running, unknown, NOW, None) == [Close(Event.RELEASE, "lost", "its worker was not started")]
     ran = replace(running, answered_at=NOW)
     assert attend(ran, unknown, NOW, None) == [Close(Event.LOSE, "lost", "its worker is gone")]
+
+
+def test_what_was_given_to_save_is_over_after_its_grace_and_that_of_down_after_its_own(running: Run) -> None:
+    asked = replace(running, intent="cancel", intent_at=100.0, grace_seconds=5.0)
+    assert overdue(asked, 105.0, None) is None
+    assert overdue(asked, 105.1, None) == 5.0
+    assert overdue(running, 200.0, 100.0) == DOWN_GRACE_SECONDS
+    assert overdue(running, 101.0, 100.0) is None
+    assert overdue(running, 200.0, None) is None

@@ -47,6 +47,12 @@ def test_one_that_has_left_the_group_is_no_reason_to_end_the_attempt(kind: Endin
     assert seen(FIRST, one=answer(kind)) == FIRST
 
 
+def test_one_that_has_finished_may_die_while_the_first_one_still_saves() -> None:
+    done = follower(1)
+    assert noted([done], {"run-1-1-rank-1": answer("finished")}) == [done]
+    assert seen_with([done], FIRST, {"run-1-1-rank-1": Death("its machine is gone")}) == FIRST
+
+
 def test_the_death_of_any_is_the_loss_of_the_run_and_says_whose() -> None:
     assert seen(FIRST, two=Death("its machine is gone")).dead == "its worker of rank 2: its machine is gone"
 

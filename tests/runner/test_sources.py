@@ -115,6 +115,14 @@ def test_new_code_is_for_the_attempts_to_come_and_what_the_old_ones_ran_stays(
     assert kept(store) == 0
 
 
+def test_code_that_no_attempt_has_run_goes_when_new_code_takes_its_place(store: Store) -> None:
+    run = add(store)
+    store.ask(run, "cancel", 0.0, 102.0)
+    renew(store, run, NEW)
+    assert store.source(OLD.digest) is None
+    assert store.source(NEW.digest) is not None
+
+
 def test_the_scheduler_says_which_code_it_is_and_what_it_speaks(store: Store, epoch: int) -> None:
     beat = store.scheduler_beat()
     assert beat is not None
