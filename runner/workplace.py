@@ -154,11 +154,11 @@ class Scratch:
             paths.checkpoint.write_bytes(b"")  # there was one, and to begin anew would throw it away
 
     def _forget_before(self, objects: Objects, number: int) -> None:
-        """Delete the checkpoints that an attempt's own two have made needless."""
+        """Delete the checkpoints that an attempt's own two have made needless, and broken uploads too."""
         for key in self._keys[: number - 1]:
-            if pointer := remote_checkpoint.read(objects, key):
-                objects.delete([f"{key}/{remote_checkpoint.POINTER}"])
-                objects.delete(f"{key}/{saved.name}" for saved in pointer.all)
+            objects.delete([f"{key}/{remote_checkpoint.POINTER}"])
+            checkpoints = f"{key}/{remote_checkpoint.NAME}"
+            objects.delete([found for found in objects.list(key) if found.startswith(checkpoints)])
 
     def save(self) -> None:
         for number in range(1, self._number):  # what it went on from is not needed here any more
