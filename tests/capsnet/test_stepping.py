@@ -121,7 +121,7 @@ def other_network(compiled: bool, **model: Any) -> Config:
 
 
 @needs_compiler
-@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_efficient_capsnet_is_compiled_too() -> None:
     sizes = {"name": "efficient_capsnet", "conv_channels": [4, 4, 4, 16]}
     plain, compiled = (last(train(other_network(mode, **sizes))) for mode in (False, True))

@@ -28,7 +28,7 @@ def median(said: str, label: str) -> float:
     return float(found[1])
 
 
-@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_a_long_queue_is_measured_from_outside_and_tick_by_tick() -> None:
     said = bench("queue", "--runs", "20", "--repeats", "1")
     assert median(said, "runner queue, whole process") > 0

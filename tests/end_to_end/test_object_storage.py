@@ -117,7 +117,7 @@ def assert_published(service: Service, run: Run) -> None:
     assert of_attempt == {"attempts/3/log.txt", "attempts/3/figures"}
 
 
-@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_a_run_whose_worker_dies_while_the_store_is_away_waits_until_it_is_known_how_it_ended(
     remote: Service, file: Path, s3_process: s3.Server
 ) -> None:
