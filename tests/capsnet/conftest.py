@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from capsnet.capsules import ClassCapsules
 from capsnet.config import CapsNetModel, Config, DynamicRouting, MarginLoss, SelfRouting
 from capsnet.images import Images, ImageShape, Splits
 from capsnet.presets import underlay
+from capsnet.state import State
+from capsnet.training import train
 
 SMALL_SHAPE = ImageShape(channels=2, height=9, width=8, classes=3)
 SMALL_MODEL: dict[str, Any] = {
@@ -162,3 +165,24 @@ def tiny_splits() -> Splits:
         return Images(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels))
 
     return Splits(images(50), images(20), images(21))
+
+
+@pytest.fixture
+def state(tiny_config: Callable[..., Config], tiny_splits: Splits) -> State:
+    """After one epoch and two steps."""
+    progresses = train(tiny_config(checkpoint={"keep_every": 2}), splits=tiny_splits, interval_seconds=0)
+    return next(p for p in progresses if (p.epoch, p.step) == (2, 2)).snapshot()
+
+
+@pytest.fixture
+def at_end(tiny_config: Callable[..., Config], tiny_splits: Splits) -> State:
+    """After two whole epochs, of which every second one is kept."""
+    config = tiny_config(checkpoint={"keep_every": 2})
+    ends = (p for p in train(config, splits=tiny_splits) if p.phase == "epoch_end")
+    return next(p for p in ends if p.epoch == 2).snapshot()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a checkpoint, in a folder that is not there yet."""
+    return tmp_path / "folder" / "checkpoint.pt"

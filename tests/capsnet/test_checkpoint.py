@@ -16,26 +16,6 @@ from capsnet.state import config_of
 from capsnet.training import train
 
 
-@pytest.fixture
-def state(tiny_config, tiny_splits):
-    """After one epoch and two steps."""
-    progresses = train(tiny_config(checkpoint={"keep_every": 2}), splits=tiny_splits, interval_seconds=0)
-    return next(p for p in progresses if (p.epoch, p.step) == (2, 2)).snapshot()
-
-
-@pytest.fixture
-def at_end(tiny_config, tiny_splits):
-    """After two whole epochs, of which every second one is kept."""
-    config = tiny_config(checkpoint={"keep_every": 2})
-    ends = (p for p in train(config, splits=tiny_splits) if p.phase == "epoch_end")
-    return next(p for p in ends if p.epoch == 2).snapshot()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "folder" / "checkpoint.pt"
-
-
 def same(one, other):
     """Equality of nested values with tensors in them."""
     if isinstance(one, torch.Tensor):

@@ -1,10 +1,12 @@
-"""What takes seconds to make and is made once for all tests of tracking."""
+"""What several test files need: a served queue, and what takes seconds to make and is made once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli_harness import Lab
 
 from runner import tracking
 from runner.paths import Home
@@ -46,3 +48,12 @@ def new_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Home(tmp_path_factory.mktemp("template"))
     tracking.Tracker(tracking.target(home, {})).check()
     return home.mlflow_database
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
+    """A queue whose scheduler seems to live, and its command line."""
+    lab = Lab(tmp_path, monkeypatch, capsys)
+    lab.serve()
+    yield lab
+    lab.close()

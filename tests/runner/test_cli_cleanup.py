@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,6 @@ from cli_harness import TINY, Lab
 from runner import exits
 from runner.commands.cleanup import best, prunable
 from runner.states import State
-
-
-@pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
-    lab = Lab(tmp_path, monkeypatch, capsys)
-    lab.serve()
-    yield lab
-    lab.close()
 
 
 def with_files(lab: Lab, number: int, size: int = 3_000_000) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ from sqlalchemy import text
 
 from runner import exits, source
 from runner.states import State
-
-
-@pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
-    lab = Lab(tmp_path, monkeypatch, capsys)
-    lab.serve()
-    yield lab
-    lab.close()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cli_harness import TINY, Lab
@@ -12,14 +10,6 @@ from cli_harness import TINY, Lab
 from capsnet import yamlfile
 from runner import exits
 from runner.states import State
-
-
-@pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
-    lab = Lab(tmp_path, monkeypatch, capsys)
-    lab.serve()
-    yield lab
-    lab.close()
 
 
 @pytest.mark.parametrize(("command", "state"), [("interrupt", "INTERRUPTED"), ("cancel", "CANCELLED")])

@@ -22,14 +22,6 @@ from runner.following import exit_code
 from runner.states import State
 
 
-@pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
-    lab = Lab(tmp_path, monkeypatch, capsys)
-    lab.serve()
-    yield lab
-    lab.close()
-
-
 @contextlib.contextmanager
 def meanwhile(act: Callable[[], None]) -> Iterator[None]:
     """Play the scheduler while a command looks on; what it raises is not lost."""
