@@ -17,10 +17,12 @@ from typer.core import TyperGroup
 from runner.cli import app
 from runner.paths import Home
 from runner.rows import Run
-from runner.states import State
+from runner.states import ENDED, State
 from runner.store import NoQueue, Unreachable, open_store
 
 Value = TypeVar("Value")
+
+PATIENCE = 200.0  # seconds, on a machine that three tests share; pytest's own limit is the next
 
 SMALL = """
 dataset: {name: digits, size: 16}
@@ -56,7 +58,7 @@ class Service:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert done.returncode == expect, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -82,7 +84,7 @@ class Service:
         with open_store(self.home, create=False) as store:
             return store.runs()
 
-    def wait_for(self, number: int, condition: Callable[[Run], Any], seconds: float = 120) -> Run:
+    def wait_for(self, number: int, condition: Callable[[Run], Any], seconds: float = PATIENCE) -> Run:
         def found() -> Run | None:
             run = self.find(number)
             return run if run is not None and condition(run) else None
@@ -90,8 +92,11 @@ class Service:
         # To open a queue on a server costs more than to open a file.
         return wait_until(found, seconds, f"run {number}", interval=0.3 if self.home.shared else 0.05)
 
-    def wait_for_state(self, number: int, *states: State, seconds: float = 120) -> Run:
-        return self.wait_for(number, lambda run: run.state in states, seconds)
+    def wait_for_state(self, number: int, *states: State, seconds: float = PATIENCE) -> Run:
+        """Wait until the run is in one of the states; fail as soon as it has ended in another one."""
+        run = self.wait_for(number, lambda run: run.state in {*states, *ENDED}, seconds)
+        assert run.state in states, f"run {number} is {run.state} after epoch {run.durable_epoch}: {run.reason}"
+        return run
 
     def training(self, number: int, attempt: int = 1) -> Run:
         """Wait until the attempt trains, has finished an epoch, and has a checkpoint."""

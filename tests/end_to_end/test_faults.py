@@ -116,7 +116,7 @@ def test_an_interrupted_run_releases_its_gpu_and_resumes_where_it_was(
 
 
 def test_a_killed_scheduler_comes_back_and_adopts_what_runs(service: Service, small: Path) -> None:
-    number = service.submit(small, "num_epochs=60")
+    number = service.submit(small, ENDLESS)
     worker = service.training(number).pid
     before = service.scheduler_pid()
     assert before is not None

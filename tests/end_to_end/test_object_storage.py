@@ -20,7 +20,7 @@ from runner.objects import Objects
 from runner.rows import Run
 from runner.states import State
 
-EPOCHS = 10
+ENDLESS = "num_epochs=100000"  # for whatever must be met while it trains, however fast the machine
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def remote(s3_server: s3.Server, ray_folder: Path, tmp_path: Path) -> Iterator[S
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "small.yaml"
-    file.write_text(SMALL + f"num_epochs: {EPOCHS}\nthreads: 1\n")
+    file.write_text(SMALL + "threads: 1\n")
     return file
 
 
@@ -49,9 +49,9 @@ def lose_everything_local(service: Service, run: Run) -> None:
     shutil.rmtree(service.home.run(run.id, run.name).folder, ignore_errors=True)
 
 
-def assert_as_undisturbed(service: Service, run: Run, file: Path) -> None:
+def assert_as_undisturbed(service: Service, run: Run, file: Path, epochs: int) -> None:
     """Weights and optimizer bit for bit, and every metric that is not a time."""
-    *_, last = training.train(loading.load(file).config)
+    *_, last = training.train(loading.load(file, [f"num_epochs={epochs}"]).config)
     expected = last.snapshot()
     with storage_of(service).checkpoint(run) as saved:
         assert saved is not None
@@ -69,7 +69,7 @@ def assert_as_undisturbed(service: Service, run: Run, file: Path) -> None:
 def test_a_run_goes_on_from_the_object_store_alone_and_ends_as_if_nobody_had_disturbed_it(
     remote: Service, file: Path, tmp_path: Path
 ) -> None:
-    number = remote.submit(file)
+    number = remote.submit(file, ENDLESS)
     first = remote.wait_for(number, lambda run: (run.durable_epoch or 0) >= 2)
     psutil.Process(first.pid).kill()
     second = remote.wait_for(
@@ -79,19 +79,20 @@ def test_a_run_goes_on_from_the_object_store_alone_and_ends_as_if_nobody_had_dis
     run = remote.wait_for_state(number, State.INTERRUPTED)
     wait_until(lambda: not psutil.pid_exists(second.pid or 0), 30, "the second worker's end")
     lose_everything_local(remote, run)
-    remote.call("resume", str(number))
+    epochs = (run.durable_epoch or 0) + 2
+    remote.call("resume", str(number), "--set", f"num_epochs={epochs}")
     run = remote.wait_for(number, lambda run: run.published_state is State.FINISHED)
     lose_everything_local(remote, run)
-    assert_as_undisturbed(remote, run, file)
+    assert_as_undisturbed(remote, run, file, epochs)
 
     log = remote.log(number)
     assert "--- attempt 3 ---" in log
-    assert f"epoch {EPOCHS}/{EPOCHS}" in log and "from epoch" in log
+    assert f"epoch {epochs}/{epochs}" in log and "from epoch" in log
     drawn = Path(remote.call("figures", str(number), "confusion").stdout.strip())
     assert drawn.is_file() and drawn.parent.name == "figures"
     shown = remote.call("show", str(number)).stdout
     assert f"{remote.variables['RUNNER_STORAGE']}/{number}-small" in shown
-    assert_published(remote, run)
+    assert_published(remote, run, epochs)
 
     store = Objects(remote.variables["RUNNER_STORAGE"])
     kept = store.list(f"{number}-small")
@@ -103,14 +104,14 @@ def test_a_run_goes_on_from_the_object_store_alone_and_ends_as_if_nobody_had_dis
     assert store.list(f"{number}-small") == {}
 
 
-def assert_published(service: Service, run: Run) -> None:
+def assert_published(service: Service, run: Run, epochs: int) -> None:
     """MLflow has every epoch once, and the files of the run."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{service.home.mlflow_database}")
     assert run.mlflow_run_id is not None
     points = client.get_metric_history(run.mlflow_run_id, "test/accuracy")
-    assert sorted(point.step for point in points) == list(range(1, EPOCHS + 1))
+    assert sorted(point.step for point in points) == list(range(1, epochs + 1))
     artifacts = {item.path for item in client.list_artifacts(run.mlflow_run_id)}
     assert {"config.yaml", "history.csv", "attempts"} <= artifacts
     of_attempt = {item.path for item in client.list_artifacts(run.mlflow_run_id, "attempts/3")}
@@ -122,7 +123,7 @@ def test_a_run_whose_worker_dies_while_the_store_is_away_waits_until_it_is_known
     remote: Service, file: Path, s3_process: s3.Server
 ) -> None:
     # Patient for 100 s; a request that hangs takes 20 s.
-    number = remote.submit(file, "checkpoint.interval_seconds=5", "num_epochs=100000")
+    number = remote.submit(file, "checkpoint.interval_seconds=5", ENDLESS)
     run = remote.wait_for(number, lambda run: (run.durable_epoch or 0) >= 2)
     s3_process.stop()
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from end_to_end.harness import Service, wait_until
+from end_to_end.harness import PATIENCE, Service, wait_until
 
 from runner import local_ray, record
 from runner.states import ENDED, State
@@ -102,7 +102,7 @@ def test_two_homes_share_the_gpus_without_booking_one_twice(
     service: Service, small: Path, tmp_path: Path
 ) -> None:
     other = Service(tmp_path / "other", service.variables)
-    settings = ["--set", "num_epochs=5"]
+    settings = ["--set", "num_epochs=2"]
     mine = [int(n) for n in service.call("submit", *[small] * 3, *settings).stdout.split()]
     theirs = [int(n) for n in other.call("submit", *[small] * 3, *settings).stdout.split()]
 
@@ -112,7 +112,7 @@ def test_two_homes_share_the_gpus_without_booking_one_twice(
         assert len(held) == len(set(held)), "both homes were given the same GPU"
         return all(run.state in ENDED for run in runs)
 
-    wait_until(all_ended, 150)
+    wait_until(all_ended, PATIENCE)
     assert {service.run(n).state for n in mine} | {other.run(n).state for n in theirs} == {State.FINISHED}
     other.call("down")
     assert local_ray.find() is not None, "the other home's `down` ended the Ray that this one uses"
