@@ -1,9 +1,9 @@
 """The yardstick of "x times faster": the paper's network and its training as most people would write them.
 
-Sabour, Frosst, Hinton 2017, section 4 and Procedure 1, in eager float32: the predictions of all capsules in
-one tensor, routing logits kept for each image, images through torchvision's transforms and a DataLoader.
-Nothing here is made fast, and nothing slow on purpose. It is right: tests/bench holds its lengths, loss and
-gradients against capsnet's. bench/step.py and bench/scale.py measure it beside capsnet.
+Sabour, Frosst, Hinton 2017, section 4 and Procedure 1, eager, in float32 or under autocast: the predictions
+of all capsules in one tensor, routing logits kept for each image, images through torchvision's transforms
+and a DataLoader. Nothing here is made fast, and nothing slow on purpose. It is right: tests/bench holds its
+lengths, loss and gradients against capsnet's. bench/step.py and bench/scale.py measure it beside capsnet.
 
 Letters of shapes: B batch, I primary capsules, K their dimension, J classes, D dimension of their capsules,
 C channels, H height, W width.
@@ -141,6 +141,7 @@ class Training:
         assert isinstance(config.loss, MarginLoss)
         self.device = device
         self.weight = config.loss.rc_loss_weight
+        self.autocast = torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16")
         self.network = OrdinaryCapsNet(
             config.model, config.route_iters, config.model.decoder.hidden, shape
         ).to(device)
@@ -166,8 +167,9 @@ class Training:
         images, labels = images.to(self.device), labels.to(self.device)
         self.network.train()
         self.optimizer.zero_grad()
-        lengths, reconstructions = self.network(images, labels)
-        loss = loss_of(lengths, reconstructions, images, labels, self.weight)
+        with self.autocast:
+            lengths, reconstructions = self.network(images, labels)
+            loss = loss_of(lengths, reconstructions, images, labels, self.weight)
         loss.backward()
         self.optimizer.step()
 
@@ -186,8 +188,8 @@ def require_ordinary(config: Config, shape: ImageShape) -> None:
         raise ValueError("the ordinary implementation has the paper's losses: of `loss` set rc_loss_weight")
     if config.optim != MultiStep(lr=config.optim.lr):
         raise ValueError("the ordinary implementation has a constant learning rate: of `optim` set lr")
-    if config.precision != "float32":
-        raise ValueError("the ordinary implementation computes in float32")
+    if config.precision not in ("float32", "bfloat16"):
+        raise ValueError("the ordinary implementation computes in float32, or in bfloat16 under autocast")
     if shape.channels not in (1, 3) or shape.labels != 1:
         raise ValueError("the ordinary implementation takes images of 1 or 3 channels and one label")
     if any(getattr(config.dataset, key, none) != none for key, none in UNUSED.items()):

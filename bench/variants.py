@@ -88,13 +88,18 @@ def mistake(message: str) -> ConfigError:
 def variants(
     names: Iterable[str], precisions: Iterable[str], modes: Iterable[str], overrides: Iterable[str]
 ) -> list[Variant]:
-    """Every model in every precision and mode, the ordinary one in eager float32 only: once each."""
-    found = [
-        Variant(model, "float32", overrides=tuple(overrides))
-        if model == ORDINARY
-        else Variant(model, precision, mode, tuple(overrides))
-        for model, precision, mode in itertools.product(names, precisions, modes)
-    ]
+    """Every model in every precision and mode, once each.
+
+    The ordinary one is eager, always in float32, and beside that under autocast where bfloat16 is asked for.
+    """
+    found: list[Variant] = []
+    for name, precision, mode in itertools.product(names, precisions, modes):
+        if name != ORDINARY:
+            found.append(Variant(name, precision, mode, tuple(overrides)))
+            continue
+        found.append(Variant(name, "float32", overrides=tuple(overrides)))
+        if precision == "bfloat16":
+            found.append(Variant(name, precision, overrides=tuple(overrides)))
     chosen = list(dict.fromkeys(found))
     computed = {each.precision for each in chosen}
     if "tf32" in computed and len(computed) > 1:

@@ -95,7 +95,8 @@ def test_it_has_the_parameters_of_the_paper() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == 8_215_568
 
 
-def test_it_learns() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns(precision: str) -> None:
     random = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (30, 1, 14, 13), generator=random, dtype=torch.uint8)
     labels = torch.arange(30) % 3
@@ -103,11 +104,15 @@ def test_it_learns() -> None:
     pixels[labels == 1, :, 7:] = 0
     torch.manual_seed(1)
     images = Images(pixels, labels)
-    training = Training(config(batch_size=15, optim={"lr": 0.01}), SHAPE, images, "cpu")
+    training = Training(config(batch_size=15, optim={"lr": 0.01}, precision=precision), SHAPE, images, "cpu")
     before = parameters_of(training.network)
+    kinds: set[torch.dtype] = set()
+    training.network.conv.register_forward_hook(lambda _, inputs, output: kinds.add(output.dtype))
     for _ in range(40):
         training.step()
+    assert kinds == {getattr(torch, precision)}
     after = parameters_of(training.network)
+    assert {parameter.dtype for parameter in after} == {torch.float32}
     assert all((new != old).any() for new, old in zip(after, before, strict=True))
     lengths, _ = training.network(pixels.float() / 255, labels)
     assert (lengths.argmax(1) == labels).float().mean() > 0.9
@@ -117,7 +122,7 @@ def test_it_learns() -> None:
     ("keys", "said"),
     [
         ({"model": {**MODEL, "class_bias": True}}, "knows the sizes"),
-        ({"precision": "bfloat16"}, "computes in float32"),
+        ({"precision": "tf32"}, "computes in float32, or in bfloat16"),
         ({"loss": {"margin": "authors"}}, "the paper's losses"),
         ({"optim": {"schedule": "cosine"}}, "constant learning rate"),
         ({"dataset": {"name": "cifar10"}}, "knows no crop"),

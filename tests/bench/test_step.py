@@ -21,13 +21,16 @@ def small(*sizes: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_once(
+def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_in_float32(
     bench: Callable[..., str],
 ) -> None:
     said = bench("step", *PAPER, *small(*PAPER_SMALL), "--json", "--precision", "float32", "bfloat16")
     found: dict[str, Any] = json.loads(said)
     rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == ["capsnet float32 eager", "capsnet bfloat16 eager", "ordinary float32 eager"]
+    models = ("capsnet", "ordinary")
+    assert list(rows) == [
+        f"{model} {precision} eager" for model in models for precision in ("float32", "bfloat16")
+    ]
     assert found["machine"]["threads"] == 1
     for row in rows.values():
         precision = row["name"].split()[1]
@@ -38,7 +41,10 @@ def test_every_precision_is_measured_beside_its_bounds_and_the_ordinary_one_once
         assert row["times_convolutions"] == pytest.approx(row["median_seconds"] / bare["median_seconds"])
         assert len(row["seconds"]) == 2
         assert 2**27 < row["peak_bytes"] < 2**33  # PyTorch alone takes more than the first
-    assert rows["ordinary float32 eager"]["times_as_fast_as_ordinary"] == 1
+    ordinary, other = rows["ordinary float32 eager"], rows["ordinary bfloat16 eager"]
+    assert ordinary["times_as_fast_as_ordinary"] == 1
+    factor = ordinary["median_seconds"] / other["median_seconds"]
+    assert other["times_as_fast_as_ordinary"] == pytest.approx(factor)
 
 
 @pytest.mark.slow

@@ -95,7 +95,9 @@ class Service:
     def wait_for_state(self, number: int, *states: State, seconds: float = PATIENCE) -> Run:
         """Wait until the run is in one of the states; fail as soon as it has ended in another one."""
         run = self.wait_for(number, lambda run: run.state in {*states, *ENDED}, seconds)
-        assert run.state in states, f"run {number} is {run.state} after epoch {run.durable_epoch}: {run.reason}"
+        assert run.state in states, (
+            f"run {number} is {run.state} after epoch {run.durable_epoch}: {run.reason}"
+        )
         return run
 
     def training(self, number: int, attempt: int = 1) -> Run:

@@ -104,12 +104,10 @@ def test_the_cluster_is_the_same_by_whatever_address_it_is_joined(service: Servi
     assert beat(service).epoch == first.epoch
 
 
-def test_who_cannot_join_is_told_so_in_one_line_and_soon(service: Service, hosts: Hosts) -> None:
-    started = time.monotonic()
+def test_who_cannot_join_is_told_so_in_one_line(service: Service, hosts: Hosts) -> None:
     assert "lets nobody in without its token" in refused(service, "up", RAY_AUTH_TOKEN="f" * 64)
     assert "no Ray answers at 127.0.0.1:1" in refused(service, "up", RAY_ADDRESS="127.0.0.1:1")
     assert "HOST:PORT" in refused(service, "up", RAY_ADDRESS=f"ray://{hosts.address}")
-    assert time.monotonic() - started < 30
 
 
 def test_runs_of_a_killed_host_go_on_elsewhere_with_the_same_weights(
