@@ -147,6 +147,7 @@ def test_what_could_not_be_compiled_is_not_tried_again_when_the_run_goes_on(tiny
     assert last(train(config, state, tiny_splits))["execution"]["compile"] is False
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # pytest.warns tells it again, as its own
 def test_a_machine_without_a_compiler_trains_on_and_says_so(tiny_config, tiny_splits, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # not even what was compiled before
     # Not by monkeypatch, which cannot put this setting back.
