@@ -120,14 +120,15 @@ measure() {
 
 accuracy() {
   try_to_compile
-  test_errors 1 accuracy --set num_epochs=$short --set 'optim.milestone=[10, 14, 17, 19]' \
+  test_errors 1 accuracy --set num_epochs=$short \
+    --set 'optim={schedule: multistep, lr: 0.001, step_decay: 0.1, milestone: [10, 14, 17, 19]}' \
     --vary precision=float32 --vary "precision=$tf32" --vary precision=bfloat16
 }
 
 results() {
   try_to_compile
   test_errors 2 mnist_3iter --set num_epochs=$long --set precision=bfloat16 \
-    --set 'optim.milestone=[75, 105, 126, 141]'
+    --set 'optim={schedule: multistep, lr: 0.001, step_decay: 0.1, milestone: [75, 105, 126, 141]}'
   # The decay of the authors' 300,000 steps in 150 epochs of 469: 0.96 every 469 steps for every 2,000.
   test_errors 1 mnist_authors --set num_epochs=$long --set precision=bfloat16 --set preset=authors \
     --set 'optim={schedule: exponential, decay: 0.96, per: step, every: 469, floor: 1.0e-6}'
