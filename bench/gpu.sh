@@ -98,7 +98,10 @@ compiled() { if [ -n "$compiles" ]; then "$@"; fi; }
 
 measure() {
   try_to_compile
-  part 200 "$python" -m pytest -q -p no:cacheprovider --numprocesses=0 tests/capsnet/test_cuda.py tests/capsnet/test_float32.py
+  # Neither the plugins that happen to be there nor what their and other packages warn of are tested.
+  part 200 env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$python" -m pytest -q -p xdist -p timeout -p no:cacheprovider \
+    --numprocesses=0 -o $'filterwarnings=default\nerror::UserWarning:capsnet' \
+    tests/capsnet/test_cuda.py tests/capsnet/test_float32.py
   step 90 ordinary --precision float32 bfloat16 --mode eager "$graph"
   compiled step 110 --precision bfloat16 --mode compiled "$compiled_graph"
   epoch bfloat16 128
