@@ -49,20 +49,21 @@ fi
 part() {
   local left=$((ends - SECONDS)) limit=$(($1 * slack)) code
   shift
-  printf '\n== %s\n' "$*"
+  local command=${*//$'\n'/, }
+  printf '\n== %s\n' "$command"
   if [ "$left" -lt 15 ]; then
     echo "left out: no time"
-    troubles+=("left out: $*")
+    troubles+=("left out: $command")
     return
   fi
   timeout --kill-after=5 "$((limit < left ? limit : left))" "$@"
   code=$?
   if [ "$code" = 124 ] || [ "$code" = 137 ]; then
     echo "failed: stopped after $((SECONDS - ends + left)) s"
-    troubles+=("stopped: $*")
+    troubles+=("stopped: $command")
   elif [ "$code" != 0 ]; then
     echo "failed: exit $code"
-    troubles+=("exit $code: $*")
+    troubles+=("exit $code: $command")
   fi
   echo "($((SECONDS - ends + left)) s)"
 }
