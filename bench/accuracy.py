@@ -7,13 +7,19 @@
 
 Each variant is trained once with each seed from 0 on, in turn, and every result is that of its last epoch:
 none is chosen by the test set. The spread is the standard deviation over the seeds (n - 1 below the root).
-`--output`: a folder for the metric histories, a CSV file for each run.
+`--output`: a folder for the metric histories, a CSV file for each run. Each run that ends is told on stderr.
+`--seconds`: where time is short, no run is begun that would end later, were it as long as the longest so far
+of its variant; the very first, in which what is to be compiled is compiled, counts where there is no other.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import statistics
+import sys
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -42,7 +48,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Results:
-    """Those of a variant, one for each seed."""
+    """Those of a variant, one for each seed; at least one."""
 
     variant: str
     runs: tuple[Result, ...]
@@ -53,7 +59,10 @@ class Results:
         return statistics.mean(result.test_error for result in self.runs)
 
     @property
-    def deviation(self) -> float:
+    def deviation(self) -> float | None:
+        """None where one run says nothing of it."""
+        if len(self.runs) < 2:
+            return None
         return statistics.stdev(result.test_error for result in self.runs)
 
     @property
@@ -63,7 +72,8 @@ class Results:
 
     def __str__(self) -> str:
         errors = ", ".join(f"{result.test_error:.2%}" for result in self.runs)
-        return f"{self.variant:<40}{self.mean:>8.3%} ± {self.deviation:.3%}{self.seconds:>12,.1f}  {errors}"
+        spread = "–" if self.deviation is None else f"{self.deviation:.3%}"
+        return f"{self.variant:<40}{self.mean:>8.3%} ± {spread:<6}{self.seconds:>12,.1f}  {errors}"
 
 
 HEADER = f"{'':<40}{'test error ± sd':>17}{'seconds':>13}  of each seed"
@@ -81,19 +91,32 @@ def trained(settings: Config, splits: Splits, history: Path | None) -> Result:
 
 
 def measured(
-    file: str, variants: Iterable[str], keys: list[str], seeds: int, folder: Path | None
+    file: str, variants: Iterable[str], keys: list[str], seeds: int, folder: Path | None, seconds: float
 ) -> list[Results]:
-    """Raises ConfigError where a variant cannot be."""
+    """Those that there was time for; raises ConfigError where a variant cannot be."""
+    ends = time.monotonic() + seconds
     chosen = {name: [*keys, *([] if name == AS_IT_IS else [name])] for name in variants}
     for overrides in chosen.values():
         config.load(file, overrides)
     found: dict[str, list[Result]] = {name: [] for name in chosen}
-    for seed in range(seeds):
-        for name, overrides in chosen.items():
-            settings = config.load(file, [*overrides, f"seed={seed}"])
-            history = folder and folder / f"{name.replace('=', '-').replace(' ', '_')}-seed{seed}.csv"
-            found[name].append(trained(settings, datasets.load(settings.dataset, seed), history))
-    return [Results(name, tuple(results)) for name, results in found.items()]
+    spent: list[tuple[str, float]] = []
+    for seed, name in itertools.product(range(seeds), chosen):
+        began = time.monotonic()
+        own = [needed for variant, needed in spent[1:] if variant == name]
+        if began + max(own or [needed for _, needed in spent], default=0.0) > ends:
+            tell(f"no time for {name}, seed {seed}, nor for what follows")
+            break
+        settings = config.load(file, [*chosen[name], f"seed={seed}"])
+        history = folder and folder / f"{name.replace('=', '-').replace(' ', '_')}-seed{seed}.csv"
+        result = trained(settings, datasets.load(settings.dataset, seed), history)
+        found[name].append(result)
+        tell(f"{name}, seed {seed}: {result.test_error:.2%} after {result.seconds:,.1f} s")
+        spent.append((name, time.monotonic() - began))
+    return [Results(name, tuple(results)) for name, results in found.items() if results]
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def report(found: list[Results]) -> list[dict[str, Any]]:
@@ -108,11 +131,13 @@ def main() -> None:
     parser.add_argument("--vary", action="append", metavar="KEY=VALUE", help="a variant; any number of them")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all variants")
     parser.add_argument("--output", type=Path, help="a folder for the histories")
+    parser.add_argument("--seconds", type=whole(1), default=math.inf, help="for all runs; by default any")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     if given.output is not None:
         given.output.mkdir(parents=True, exist_ok=True)
-    found = measured(given.file, given.vary or [AS_IT_IS], given.set, given.seeds, given.output)
+    variants = given.vary or [AS_IT_IS]
+    found = measured(given.file, variants, given.set, given.seeds, given.output, given.seconds)
     facts = machine(execution.resolve(config.load(given.file, given.set)).device)
     if given.json:
         print(json.dumps({"machine": facts, "results": report(found)}))

@@ -7,8 +7,7 @@
 A run as `python -m capsnet train` makes it, of the YAML file given, in a folder that is removed afterwards;
 only the pictures of the finished run are not drawn. The parts of an epoch add up to all of its time. The
 first epoch, in which TensorBoard is imported and memory is first taken, is left out of the medians. What it
-takes to pick and augment the batches is measured by itself at the end; it is a part of training. On a GPU,
-what is under way when the last step has been launched counts as evaluation.
+takes to pick and augment the batches is measured by itself at the end; it is a part of training.
 """
 
 from __future__ import annotations

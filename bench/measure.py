@@ -83,7 +83,7 @@ def costs(measured: Mapping[Key, Measured], rounds: int, steps: int) -> dict[Key
     first, flop = {}, {}
     for name, each in measured.items():
         first[name] = _seconds(each, 1)
-        flop[name] = _flop(each)
+        flop[name] = operations(each)
     seconds: dict[Key, list[float]] = {name: [] for name in measured}
     for _ in range(rounds):
         for name, each in measured.items():
@@ -91,7 +91,7 @@ def costs(measured: Mapping[Key, Measured], rounds: int, steps: int) -> dict[Key
     return {name: Cost(Times(tuple(seconds[name])), flop[name], first[name]) for name in measured}
 
 
-def _flop(measured: Measured) -> int:
+def operations(measured: Measured) -> int:
     """The floating-point operations of one step, of which multiplying and adding are two.
 
     As PyTorch dispatches them without compilation, which leaves them as they are: convolutions and matrix
@@ -119,24 +119,45 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def peak_of(build: Callable[..., Measured], *arguments: Any) -> int:
+def replayed(step: Callable[[], None]) -> Callable[[], None]:
+    """The same step, recorded as a CUDA graph: one launch, so that the host is never waited for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(PEAK_STEPS):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        step()
+    return graph.replay
+
+
+def peak_of(build: Callable[..., Measured], device: str, *arguments: Any) -> int:
     """The peak of memory, in bytes, that some steps of what `build` builds need by themselves.
 
-    A process of its own takes them. On a GPU what tensors took there; else all that the process had
-    resident, Python and PyTorch included.
+    On a GPU what tensors took there, beside those that are there already; else all that a process of its own
+    had resident, Python and PyTorch included.
     """
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        _taken(build, *arguments)
+        return torch.cuda.max_memory_allocated() - before
     context = multiprocessing.get_context("spawn")  # a fork would begin with the memory of this process
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_peak, build, *arguments).result()
 
 
 def _peak(build: Callable[..., Measured], *arguments: Any) -> int:
+    _taken(build, *arguments)
+    return peak_bytes()
+
+
+def _taken(build: Callable[..., Measured], *arguments: Any) -> None:
     measured = build(*arguments)
     for _ in range(PEAK_STEPS):
         measured.step()
-    if measured.device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return peak_bytes()
 
 
 def peak_bytes() -> int:

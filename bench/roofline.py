@@ -4,29 +4,30 @@
     python bench/roofline.py --output docs/roofline.png
     python bench/roofline.py --precision float32 --set batch_size=32 --json
 
-Each part, forward and backward, is run by itself on random numbers of the sizes that it has in the network;
-activations, losses and augmentation are in none of them. Its operations are those of products and
-convolutions as they are carried out (of Adam, 12 for each weight); its bytes are those that must move at
-least: inputs and weights forward and backward, outputs and gradients once. Their ratio is the arithmetic
-intensity: beyond the ridge a part is bound by arithmetic (measured: a product of large matrices), before it
-by memory (measured: the sum of two large vectors into a third). A part above the roof is computed by better
-code than that product, or finds its operands in the processor's cache. Williams, Waterman, Patterson 2009.
+Each part, forward and backward, is run by itself on random numbers of the sizes that it has in the network,
+on a GPU as a CUDA graph; activations, losses and augmentation are in none of them. Its operations are those
+of products and convolutions as they are carried out (of Adam, 12 for each weight); its bytes are those that
+must move at least: inputs and weights forward and backward, outputs and gradients once. Their ratio is the
+arithmetic intensity: beyond the ridge a part is bound by arithmetic (measured: a product of large matrices),
+before it by memory (measured: the sum of two large vectors into a third). A part above the roof is computed
+by better code than that product, or finds its operands in the processor's cache. Williams, Waterman,
+Patterson 2009.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import Cost, Measured, Parser, costs, machine, run, said, whole
+from measure import Cost, Measured, Parser, costs, machine, operations, replayed, run, said, whole
 from step import SIDES
 from torch import nn
-from variants import PRECISIONS, Product, Variant, noise, resolved
+from variants import PRECISIONS, STEPS, Product, Variant, noise, resolved
 
 from capsnet import batches, datasets, models
 from capsnet.capsule_network import CapsNet
@@ -139,13 +140,21 @@ def adam(network: nn.Module, how: Execution) -> Part:
     weights = list(network.parameters())
     for weight in weights:
         weight.grad = torch.ones_like(weight)
-    optimizer = torch.optim.Adam(weights, fused=True)
+    optimizer = torch.optim.Adam(weights, fused=True, capturable=how.device == "cuda")
 
     def step() -> None:
         optimizer.step()
 
     flop = ADAM_FLOP * sum(weight.numel() for weight in weights)
     return Part("Adam", how.device, step, 7 * size(weights), flop)
+
+
+def recorded(part: Part) -> Part:
+    """On a GPU as a graph: to launch a part, operation by operation, would take longer than the part."""
+    if part.device != "cuda":
+        return part
+    flop = operations(part) if part.flop is None else part.flop
+    return replace(part, step=replayed(part.step), flop=flop)
 
 
 def size(tensors: Iterable[torch.Tensor]) -> int:
@@ -223,11 +232,11 @@ def main() -> None:
     facts: dict[str, Any] = {}
     for precision in given.precision:
         settings, how = resolved(Variant("capsnet", precision, overrides=tuple(given.set)))
-        chosen = parts(settings, how)
+        chosen = [recorded(part) for part in parts(settings, how)]
         vectors = Sum(how.device)
         product = Product(given.side or SIDES[how.device], how.device, precision)
         measured: dict[str, Measured] = {part.name: part for part in chosen}
-        cost = costs({**measured, "product": product, "sum": vectors}, given.rounds, steps=1)
+        cost = costs({**measured, "product": product, "sum": vectors}, given.rounds, STEPS[how.device])
         found[precision] = points(chosen, cost)
         roofs[precision] = Roof(cost["product"].flop_per_second, vectors.bytes / cost["sum"].times.median)
         facts = {**machine(how.device), "rounds": given.rounds}

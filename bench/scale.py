@@ -82,7 +82,7 @@ def along(axis: Axis, chosen: list[Variant], rounds: int, steps: int | None) -> 
     measured = {key: training(point) for key, point in points.items()}
     device = next(iter(measured.values())).device
     found = costs(measured, rounds, steps or STEPS[device])
-    peaks = {key: peak_of(training, point) for key, point in points.items()}
+    peaks = {key: peak_of(training, device, point) for key, point in points.items()}
     first = axis.values[0]
     return [Row(points[key], key[1], found[key], peaks[key], found[key[0], first]) for key in points]
 

@@ -10,12 +10,14 @@
 Steps are those of training itself, on the GPU where there is one (else or with `--set use_cuda=false` on
 the CPU), of images that are noise. `ordinary` is the paper's network as most people would write it
 (bench/ordinary.py), in float32: what "times faster" refers to; where bfloat16 is asked for, it is measured
-under autocast as well. All are measured in turn, round by round, and in the same rounds what bounds them: a
-product of matrices, and the bare two convolutions of the paper's network, forward and backward, at the same
-batch. Operations are those of convolutions and matrix products as they were carried out; what an
-implementation computes twice counts twice, so compare images/s. Memory is the peak of a process of its own.
-`first s`: seconds that the very first step took, in which what is to be compiled is compiled (from nothing,
-where TORCHINDUCTOR_CACHE_DIR names an empty folder). On a busy machine compare only within one run.
+under autocast as well. (On a GPU its convolutions have no TensorFloat-32, as ours have none in float32,
+though PyTorch's own default is to use it.) All are measured in turn, round by round, and in the same rounds
+what bounds them: a product of matrices, and the bare two convolutions of the paper's network, forward and
+backward, at the same batch. Operations are those of convolutions and matrix products as they were carried
+out; what an implementation computes twice counts twice, so compare images/s. Memory is the peak of a
+process of its own, on a GPU that of its tensors. `first s`: seconds that the very first step took, in which
+what is to be compiled is compiled (from nothing, where TORCHINDUCTOR_CACHE_DIR names an empty folder). On a
+busy machine compare only within one run.
 """
 
 from __future__ import annotations
@@ -139,7 +141,7 @@ def main() -> None:
     device = measured[chosen[0].name].device
     # First, for what the processes of `peak_of` compile is compiled for all of this machine.
     found = costs({**measured, **bounding}, given.rounds, given.steps or STEPS[device])
-    peaks = {each.name: peak_of(training, each) for each in chosen}
+    peaks = {each.name: peak_of(training, device, each) for each in chosen}
     table = rows(chosen, found, peaks)
     facts = {**machine(device), "rounds": given.rounds, "steps": given.steps or STEPS[device]}
     if given.json:

@@ -190,9 +190,9 @@ def apply(execution: Execution) -> None:
     """Set up this process's PyTorch accordingly."""
     torch.set_num_threads(execution.threads)
     if execution.device == "cuda":
-        if execution.deterministic:
-            # cuBLAS reads it when it is first used; without it PyTorch refuses to multiply.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Without it PyTorch refuses deterministic products; and it looks for it once, at the first product of
+        # the process, which may be that of an earlier run without `deterministic`.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # By PyTorch's default convolutions round their inputs to TensorFloat-32's 10 bits, products do not.
         torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = execution.precision == "tf32"

@@ -32,9 +32,7 @@ class Recording:
 
     def replay(self, batch: Batch, margin: torch.Tensor | None) -> torch.Tensor:
         """Take the step on this batch; the sums are overwritten by the next one."""
-        self.batch.inputs.copy_(batch.inputs)
-        self.batch.targets.copy_(batch.targets)
-        self.batch.labels.copy_(batch.labels)
+        refill(self.batch, batch)
         if self.margin is not None and margin is not None:
             self.margin.copy_(margin)
         self.graph.replay()
@@ -74,10 +72,29 @@ class Recorder:
         return sums
 
     def _record(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> Recording:
-        own = Batch(batch.inputs.clone(), batch.targets.clone(), batch.labels.clone())
+        own = held(batch)
         width = None if margin is None else margin.clone()
         graph = torch.cuda.CUDAGraph()
         # A thread that writes a checkpoint or looks at the GPU's temperature must not spoil it.
         with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
             sums = self._take(own, width, part)
         return Recording(graph, own, width, sums)
+
+
+def held(batch: Batch) -> Batch:
+    """A copy in memory of its own, in which what was one tensor is one.
+
+    A step that was compiled for inputs which are the targets themselves would be compiled anew for others,
+    in the middle of the recording, where that cannot be.
+    """
+    inputs = batch.inputs.clone()
+    targets = inputs if batch.targets is batch.inputs else batch.targets.clone()
+    return Batch(inputs, targets, batch.labels.clone())
+
+
+def refill(own: Batch, batch: Batch) -> None:
+    """Put another batch of the same form where one lies that is `held`."""
+    own.inputs.copy_(batch.inputs)
+    if own.targets is not own.inputs:
+        own.targets.copy_(batch.targets)
+    own.labels.copy_(batch.labels)

@@ -102,6 +102,11 @@ class Learner:
         self.sums[self.steps] = self._stepper.step(batch, margin, part)
         self.steps += 1
 
+    def wait(self) -> None:
+        """Return when the steps are taken: a GPU may be behind."""
+        if self.execution.device == "cuda":
+            torch.cuda.synchronize()
+
     def _prepare(self, part: Part) -> None:
         """Tell the layers whose part of the batch is not all that counts what the others have.
 

@@ -116,7 +116,10 @@ class Stepper:
         try:
             # As one graph or not at all: a graph that breaks would be slow, and nobody would hear of it.
             compiled = torch.compile(objective.measure, fullgraph=True, dynamic=False)
-            measured = self._backward(compiled, batch, margin, part, self._kernel)
+            with warnings.catch_warnings():
+                # Some versions of PyTorch advise TensorFloat-32; `precision` has decided on that.
+                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+                measured = self._backward(compiled, batch, margin, part, self._kernel)
         except compiler_errors() as error:
             page = " ".join(f"{type(error).__name__}: {error}".split())
             reason = page.partition(" Hint:")[0][:200]

@@ -195,6 +195,8 @@ class _Run:
         while learner.steps < learner.steps_per_epoch:
             before = learner.images_seen
             learner.step(next(stream))
+            if learner.steps == learner.steps_per_epoch:
+                learner.wait()  # else an epoch would be as fast as its steps are launched
             self.pace.trained(learner.images_seen - before)
             yield from self._look("train")
 

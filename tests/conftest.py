@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import postgres
 import pytest
 import s3
 from hypothesis import HealthCheck, settings
 
 import capsnet  # noqa: F401 - before PyTorch, whose threads it keeps from spinning
+
+if TYPE_CHECKING:
+    import postgres
 
 # A busy machine must not fail a property: what is tested is what comes out, not how soon.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -19,6 +22,8 @@ settings.load_profile("patient")
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
     """A PostgreSQL for all tests; one that stops it starts it again."""
+    import postgres  # needs psycopg, which is not there where capsnet is tested alone
+
     if (reason := postgres.missing()) is not None:
         pytest.skip(reason)
     with postgres.server("fsync=off", "max_connections=40") as server:

@@ -22,6 +22,20 @@ def test_the_spread_is_that_of_a_sample() -> None:
     assert "2.000% ± 1.414%" in str(found)
 
 
+def test_of_one_run_there_is_no_spread() -> None:
+    [line] = [str(Results("as it is", (Result(0, 0.01, 1.0),)))]
+    assert "1.000% ± –" in line
+
+
+def test_no_run_is_begun_that_there_is_no_time_for(capsys: pytest.CaptureFixture[str]) -> None:
+    variants = ["route_iters=1", "route_iters=2"]
+    [only] = accuracy.measured(QUICK, variants, SMALL, 2, None, seconds=0.1)  # less than a run takes
+    assert only.variant == "route_iters=1" and [run.seed for run in only.runs] == [0]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("route_iters=1, seed 0: ")
+    assert second == "no time for route_iters=2, seed 0, nor for what follows"
+
+
 @pytest.mark.slow
 def test_each_variant_is_trained_with_each_seed(bench: Callable[..., str], tmp_path: Path) -> None:
     words = [QUICK, "--seeds", "2", *(f"--set={size}" for size in SMALL), "--output", "histories", "--json"]

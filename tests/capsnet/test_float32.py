@@ -1,5 +1,7 @@
 """What `precision: float32` means on CUDA; its switches can be looked at without one."""
 
+import os
+
 import pytest
 import torch
 
@@ -35,6 +37,14 @@ def test_tensorfloat_32_is_allowed_where_it_is_asked_for():
     apply(Execution("cuda", "tf32", 1, "channels_last", False))
     assert torch.backends.cudnn.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.usefixtures("all_allowed")
+def test_a_deterministic_run_may_follow_another_one_in_the_same_process(monkeypatch):
+    """PyTorch looks at the variable at the first product of a process, and never again."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    apply(Execution("cuda", "float32", 1, "channels_last", deterministic=False))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

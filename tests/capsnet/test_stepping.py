@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 from hardware import PRECISIONS
+from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 from capsnet import kernel, reference
 from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
+from capsnet.graphs import held
 from capsnet.images import ImageShape
+from capsnet.learner import adam
 from capsnet.models import build
 from capsnet.stepping import Stepper
 from capsnet.training import train
@@ -147,6 +150,7 @@ def test_what_could_not_be_compiled_is_not_tried_again_when_the_run_goes_on(tiny
     assert last(train(config, state, tiny_splits))["execution"]["compile"] is False
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # pytest.warns tells it again, as its own
 def test_a_machine_without_a_compiler_trains_on_and_says_so(tiny_config, tiny_splits, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # not even what was compiled before
     # Not by monkeypatch, which cannot put this setting back.
@@ -207,3 +211,20 @@ def test_a_network_with_dropout_is_not_recorded_and_it_is_said() -> None:
     with pytest.warns(UserWarning, match="cuda_graph: a network with dropout cannot be recorded"):
         stepper = Stepper(network, optimizer, Config(), execution, images=10)
     assert stepper.execution == replace(execution, cuda_graph=False)
+
+
+@needs_compiler
+def test_a_compiled_step_takes_a_held_batch_without_being_compiled_again(small_config, small_network):
+    execution = Execution("cpu", "float32", 1, "channels_last", False, compile=True)
+    network = small_network().float().to(memory_format=torch.channels_last)
+    config = small_config(batch_size=3)
+    stepper = Stepper(network, adam(network, 0.0, "cpu"), config, execution, images=3)
+    batch = Batch(images := torch.rand(3, 2, 9, 8), images, torch.arange(3))
+    stepper.step(batch, None)
+    stepper.step(batch, None)
+    assert stepper.execution.compile
+    compiled = counters["stats"]["unique_graphs"]
+    stepper.step(held(batch), None)
+    assert counters["stats"]["unique_graphs"] == compiled
+    stepper.step(Batch(batch.inputs, batch.targets.clone(), batch.labels), None)
+    assert counters["stats"]["unique_graphs"] == compiled + 1  # so the count would tell
