@@ -16,7 +16,12 @@ import pytest
 import s3
 
 from capsnet import checkpoint
+from capsnet import saving as saving_beside
 from capsnet.figures import output
+from capsnet.patience import SavingError
+from capsnet.saving import Writer
+from capsnet.snapshot import Snapshot
+from capsnet.state import State
 from runner import growing, objects, remote_checkpoint, storage
 from runner.attempt import Assignment, Standing, perform
 from runner.object_storage import attempt_key
@@ -200,6 +205,38 @@ def test_the_copy_of_a_reader_that_is_killed_goes_with_the_next_reader_and_no_ot
             with storage.of(saving.home).checkpoint(saving.run):
                 assert not theirs.exists() and ours is not None and ours.exists()
     assert [path.name for path in saving.home.copies.iterdir()] == ["lock"]
+
+
+def test_a_server_that_hangs_under_one_who_leaves_in_a_hurry_gets_a_whole_checkpoint_or_none(
+    saving: Saving, s3_process: s3.Server, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving_beside, "HURRY_SECONDS", 0.5)
+    saving.save(b"older")
+    begun = threading.Event()
+
+    def save(state: State, path: Path) -> None:
+        begun.set()
+        saving.save(f"step {state['step']}".encode())
+
+    state = checkpoint.load(tiny_checkpoint)
+    others = threading.enumerate()
+    writer = Writer(saving.folder / "unused.pt", patience_seconds=600.0, save=save)
+    s3_process.stop()
+    try:
+        writer.submit(Snapshot({**state, "step": 1}, "cpu"))
+        assert begun.wait(30)
+        writer.submit(Snapshot({**state, "step": 2}, "cpu"))
+        began = time.monotonic()
+        with pytest.raises(SavingError, match="the storage does not answer; what was saved before is kept"):
+            writer.close(patient=False)
+        assert time.monotonic() - began < objects.ANSWER_SECONDS / 2
+        left = threading.enumerate()
+    finally:
+        s3_process.go_on()
+    [thread] = [thread for thread in left if thread not in others and thread.name == "checkpoint writer"]
+    thread.join(60)
+    with storage.of(saving.home).checkpoint(saving.run) as file:
+        assert file is not None and file.read_bytes() == b"step 1"
 
 
 def test_what_two_readers_draw_at_once_is_in_the_runs_folder_and_kept(saving: Saving) -> None:
