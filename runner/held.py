@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,28 @@ def hold(folder: Path) -> Held | None:
 
     What processes that were killed have left beside it is deleted.
     """
-    with (folder.parent / TURN).open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        _clear_abandoned(folder.parent)
+    with _in_turn(folder.parent):
+        _clear(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
         lock = _locked(folder)
     return None if lock is None else Held(folder, lock)
 
 
-def _clear_abandoned(parent: Path) -> None:
+def clear(parent: Path) -> None:
+    """Delete what processes that were killed have left in a folder. Raises OSError."""
+    if parent.exists():
+        with _in_turn(parent):
+            _clear(parent)
+
+
+@contextlib.contextmanager
+def _in_turn(parent: Path) -> Iterator[None]:
+    with (parent / TURN).open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+
+
+def _clear(parent: Path) -> None:
     for owner in parent.glob(f"*/{OWNER}"):
         with contextlib.suppress(FileNotFoundError):
             if (lock := _locked(owner.parent)) is not None:

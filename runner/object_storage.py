@@ -68,7 +68,7 @@ class ObjectStorage:
 
     @contextmanager
     def _own_folder(self) -> Iterator[AttemptPaths]:
-        """A folder that goes with the reader; of one that was killed with the next reader of this home."""
+        """A folder that goes with its reader; of one that was killed with the next one, or the next `rm`."""
         self._home.copies.mkdir(parents=True, exist_ok=True)
         folder = self._home.copies / os.urandom(8).hex()
         own = held.hold(folder)
@@ -104,6 +104,7 @@ class ObjectStorage:
     def delete(self, run: Run) -> None:
         self._objects.delete(self._objects.list(run_folder(run.id, run.name)))
         run_files.delete(self._home.run(run.id, run.name))
+        held.clear(self._home.copies)
 
     @property
     def _objects(self) -> Objects:

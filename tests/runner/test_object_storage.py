@@ -163,6 +163,10 @@ class Saving:
         (self.folder / "local.pt").write_bytes(text)
         self.uploads.upload(self.folder / "local.pt")
 
+    def read(self) -> bytes | None:
+        with storage.of(self.home).checkpoint(self.run) as file:
+            return file and file.read_bytes()
+
     @property
     def copies(self) -> list[Path]:
         return list(self.home.copies.glob("*/checkpoint.pt"))
@@ -190,8 +194,9 @@ def test_each_reader_has_a_copy_of_its_own_though_another_ends_or_finds_a_newer_
     assert saving.copies == []
 
 
-def test_the_copy_of_a_reader_that_is_killed_goes_with_the_next_reader_and_no_other_does(
-    saving: Saving,
+@pytest.mark.parametrize("removed", [False, True])
+def test_the_copy_of_a_reader_that_is_killed_goes_with_the_next_reader_or_rm_and_no_other_does(
+    saving: Saving, removed: bool
 ) -> None:
     saving.save(b"weights")
     command = [sys.executable, "-c", READS, saving.home.root, saving.url, saving.folder / "queue.db"]
@@ -202,8 +207,8 @@ def test_the_copy_of_a_reader_that_is_killed_goes_with_the_next_reader_and_no_ot
             assert theirs.read_bytes() == b"weights", "its reader lives"
             reader.kill()
             reader.wait()
-            with storage.of(saving.home).checkpoint(saving.run):
-                assert not theirs.exists() and ours is not None and ours.exists()
+            storage.of(saving.home).delete(saving.run) if removed else saving.read()
+            assert not theirs.exists() and ours is not None and ours.exists()
     assert [path.name for path in saving.home.copies.iterdir()] == ["lock"]
 
 
@@ -235,8 +240,7 @@ def test_a_server_that_hangs_under_one_who_leaves_in_a_hurry_gets_a_whole_checkp
         s3_process.go_on()
     [thread] = [thread for thread in left if thread not in others and thread.name == "checkpoint writer"]
     thread.join(60)
-    with storage.of(saving.home).checkpoint(saving.run) as file:
-        assert file is not None and file.read_bytes() == b"step 1"
+    assert saving.read() == b"step 1"
 
 
 def test_what_two_readers_draw_at_once_is_in_the_runs_folder_and_kept(saving: Saving) -> None:
