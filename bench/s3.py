@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +66,7 @@ class Server:
             try:
                 urllib.request.urlopen(request, timeout=5).close()
                 return
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:  # it refuses, or on a busy machine has not answered yet
                 assert self.process.poll() is None and time.monotonic() < deadline, "moto did not start"
                 time.sleep(0.05)
 

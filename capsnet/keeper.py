@@ -70,7 +70,7 @@ class Keeper:
                 self._end_saving(error)
 
     def _end_saving(self, first: BaseException | None) -> None:
-        """Save what waits; who leaves because of a `first` error waits for no disk, and hears of that one."""
+        """Save what waits; who leaves because of a `first` error waits for no disk for long."""
         try:
             self._writer.close(patient=first is None)
         except SavingError as error:

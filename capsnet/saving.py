@@ -18,6 +18,7 @@ from capsnet.state import State
 Save = Callable[[State, Path], object]
 
 HUNG_SECONDS = 60.0  # after which a storage that says nothing counts as one that fails
+HURRY_SECONDS = 30.0  # for which whoever leaves in a hurry waits for a storage that says nothing
 LOOK_SECONDS = 0.2  # between two looks of who waits whether there is something to tell
 NICENESS = 15  # of the thread that saves
 NO_ANSWER = "the storage does not answer"
@@ -96,14 +97,28 @@ class Writer:
             self.look()
 
     def close(self, patient: bool = True) -> None:
-        """Write what waits, then end the thread; unless `patient`, what fails is not tried again."""
+        """Write what waits, then end the thread.
+
+        Unless `patient`, what fails is not tried again, and what has not ended within HURRY_SECONDS is
+        given up: the thread is left to what it is writing, which becomes whole or is none, and begins
+        nothing else.
+        """
+        begun = time.monotonic()
         with self._changed:
             self._closed, self._patient = True, patient
             self._changed.notify_all()
         while self._thread.is_alive():
             self.look()
             self._thread.join(LOOK_SECONDS)
+            if not patient and time.monotonic() - begun > HURRY_SECONDS:
+                self._abandon()
         self.look()
+
+    def _abandon(self) -> None:
+        """Give up what is in work, unless it has just ended."""
+        with self._changed:
+            if self._waiting and self._error is None:
+                self._error = SavingError(given_up(self._hung(), NO_ANSWER))
 
     def _hung(self) -> float:
         """For how many seconds what is in work has been tried."""
@@ -137,7 +152,7 @@ class Writer:
         """The state to be written now, as soon as there is one; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            if not self._waiting:
+            if not self._waiting or self._error is not None:
                 return None
             self._unsaved_since = self._unsaved_since or Moment(time.monotonic(), time.time())
             return self._waiting[0]

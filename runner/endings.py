@@ -1,19 +1,22 @@
-"""Asks a storage how attempts ended, in threads, so that the scheduler never waits for one that is slow."""
+"""Asks a storage how attempts ended, in a few threads, so that the scheduler waits for none that is slow."""
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from runner.rows import Run
 from runner.storage import Ending, Storage
 
 log = logging.getLogger(__name__)
 
-WAIT_SECONDS = 0.1  # for which the first question is waited for: most are answered by then
+WAIT_SECONDS = 0.1  # for which new questions are waited for, all together: most are answered by then
 RETRY_SECONDS = 2.0
+ASKERS = 8  # threads: a host that takes a hundred runs with it must not take the scheduler's time too
 
 
 @dataclass
@@ -21,8 +24,12 @@ class Question:
     """How one attempt ended."""
 
     answer: Ending | None = None
-    answered: bool = False
     trouble: str | None = None  # why it could not be asked
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def answered(self) -> bool:
+        return self.over.is_set()
 
 
 class Endings:
@@ -31,27 +38,42 @@ class Endings:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._questions: dict[tuple[int, int], Question] = {}  # by run and attempt
+        self._open: queue.SimpleQueue[tuple[Run, Question]] = queue.SimpleQueue()
+        self._askers = 0
 
     @property
     def trouble(self) -> str | None:
         """Why some end is not known, in one line."""
         return next((asked.trouble for asked in list(self._questions.values()) if asked.trouble), None)
 
+    def ask(self, runs: Collection[Run]) -> None:
+        """Have it found out how the newest attempts of these runs, which are gone, ended.
+
+        Waits for at most WAIT_SECONDS, however many they are; each is asked on until it is known.
+        """
+        new = [run for run in runs if (run.id, run.attempt) not in self._questions]
+        for run in new:
+            self._questions[run.id, run.attempt] = asked = Question()
+            self._open.put((run, asked))
+        while self._askers < min(ASKERS, len(self._questions)):
+            self._askers += 1
+            threading.Thread(target=self._work, name="endings", daemon=True).start()
+        deadline = time.monotonic() + WAIT_SECONDS
+        for run in new:
+            self.of(run).over.wait(max(0.0, deadline - time.monotonic()))
+
     def of(self, run: Run) -> Question:
-        """What is known of how the run's newest attempt, which is gone, ended; it is asked on until it is."""
-        key = run.id, run.attempt
-        if key not in self._questions:
-            self._questions[key] = asked = Question()
-            thread = threading.Thread(target=self._ask, args=(run, asked), name="endings", daemon=True)
-            thread.start()
-            thread.join(WAIT_SECONDS)
-        return self._questions[key]
+        """What is known of the end of the run's newest attempt, which was asked for."""
+        return self._questions[run.id, run.attempt]
 
     def forget(self, run: Run) -> None:
         self._questions.pop((run.id, run.attempt), None)
 
-    def _ask(self, run: Run, asked: Question) -> None:
-        while self._questions.get((run.id, run.attempt)) is asked:
+    def _work(self) -> None:
+        while True:
+            run, asked = self._open.get()
+            if self._questions.get((run.id, run.attempt)) is not asked:
+                continue  # nobody wants to know any more
             try:
                 asked.answer = self._storage.ending(run)
             except Exception as error:  # a library's own too: nobody else would ever hear of it
@@ -59,6 +81,7 @@ class Endings:
                     log.warning("run %d: how attempt %d ended is not known: %s", run.id, run.attempt, error)
                 asked.trouble = f"how run {run.id} ended is not known: {error}"
                 time.sleep(RETRY_SECONDS)
+                self._open.put((run, asked))
             else:
-                asked.trouble, asked.answered = None, True
-                return
+                asked.trouble = None
+                asked.over.set()

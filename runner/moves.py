@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner.rows import Intent, NewRun, ProgressFields, Run
-from runner.states import Event, IllegalMove, State, move
+from runner.rows import Intent, NewRun, ProgressFields, Run, Wish
+from runner.states import ENDED, Event, IllegalMove, State, move
 
 Changes = dict[str, Any]
 
-INTENDED: Mapping[Intent, Event] = {"interrupt": Event.INTERRUPT, "cancel": Event.CANCEL}
+INTENDED: Mapping[Wish, Event] = {"interrupt": Event.INTERRUPT, "cancel": Event.CANCEL}
 NO_INTENT: Changes = {"intent": None, "intent_at": None, "grace_seconds": None}
 WHERE = frozenset({"host", "pid", "devices"})  # what a worker reports that its attempt's row keeps too
 
@@ -69,7 +69,7 @@ def ended(run: Run, event: Event, now: float, reason: str | None) -> Changes:
     return changes | ({"queued_at": now} if state is State.QUEUED else {"ended_at": now})
 
 
-def settled(event: Event, intent: Intent | None, losses: int, max_retries: int) -> Event:
+def settled(event: Event, intent: Wish | None, losses: int, max_retries: int) -> Event:
     """The event that counts when an attempt ended by `event` while `intent` was pending.
 
     What the worker finished, or failed at, stands. An attempt that went away in any other manner
@@ -104,6 +104,8 @@ def asked(run: Run, intent: Intent, grace_seconds: float, now: float) -> Changes
 def resumed(run: Run, now: float, config: str | None, num_epochs: int | None, use_best: bool) -> Changes:
     """An ended run is queued again; a finished one only with more epochs than it had."""
     event = Event.RESUME
+    if run.is_going:
+        raise IllegalMove(f"run {run.id}: it is being deleted, and only `rm` is left")
     if run.state is State.FINISHED:
         if num_epochs is None or num_epochs <= run.num_epochs:
             raise IllegalMove(
@@ -127,6 +129,18 @@ def resumed(run: Run, now: float, config: str | None, num_epochs: int | None, us
     if num_epochs is not None:
         changes["num_epochs"] = num_epochs
     return changes
+
+
+def going(run: Run, now: float) -> Changes:
+    """The files of a run are about to be deleted. Raises IllegalMove where it has not ended."""
+    require_ended(run)
+    return {"intent": "remove", "intent_at": now}
+
+
+def require_ended(run: Run) -> None:
+    """Raises IllegalMove where the run has not ended, and so cannot be removed."""
+    if run.state not in ENDED:
+        raise IllegalMove(f"run {run.id}: it is {run.state}: cancel it first")
 
 
 def _after(run: Run, event: Event) -> State:

@@ -33,7 +33,14 @@ def note(run: Run, situation: Situation) -> str:
         return queued_note(run, situation)
     if run.state is State.RUNNING:
         return "; ".join(running_notes(run, situation))
+    if run.is_going:
+        return gone_soon(run)
     return run.reason or ""
+
+
+def gone_soon(run: Run) -> str:
+    """What to say of a run whose files are being deleted, or could not be."""
+    return f"is being deleted: `{PROGRAM} rm {run.id}` finishes that"
 
 
 def queued_note(run: Run, situation: Situation) -> str:

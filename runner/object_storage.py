@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsnet.files import temporary_path
-from runner import growing, remote_checkpoint, run_files
+from runner import growing, held, remote_checkpoint, run_files
 from runner.objects import Item, Objects, StorageError
 from runner.paths import AttemptPaths, Home, RunPaths, run_folder
 from runner.run_files import Ending, parsed_ending
@@ -61,32 +62,41 @@ class ObjectStorage:
 
     @contextmanager
     def checkpoint(self, run: Run) -> Iterator[Path | None]:
-        paths = self._home.run(run.id, run.name)
-        for number in range(run.attempt, 0, -1):
-            attempt = paths.attempt(number)
-            if self._fetched(attempt_key(run.id, run.name, number), attempt):
-                try:
-                    yield attempt.checkpoint
-                finally:
-                    attempt.checkpoint.unlink(missing_ok=True)  # a copy of 100 MB, to be had again
-                return
-        yield None
+        """A copy of this reader's own: another one, or a newer checkpoint, cannot take its place."""
+        with self._own_folder() as own:
+            yield self._copied_newest(run, own)
 
-    def _fetched(self, key: str, attempt: AttemptPaths) -> bool:
-        pointer = remote_checkpoint.read(self._objects, key)
-        if pointer is None:
-            return False
-        attempt.folder.mkdir(parents=True, exist_ok=True)
-        self._replace(f"{key}/history.csv", attempt.history, None)
-        return any(
-            remote_checkpoint.download(self._objects, key, saved, attempt.checkpoint) for saved in pointer.all
-        )
+    @contextmanager
+    def _own_folder(self) -> Iterator[AttemptPaths]:
+        """A folder that goes with its reader; of one that was killed with the next one, or the next `rm`."""
+        self._home.copies.mkdir(parents=True, exist_ok=True)
+        folder = self._home.copies / os.urandom(8).hex()
+        own = held.hold(folder)
+        assert own is not None, "nobody else has a folder of this name"
+        try:
+            yield AttemptPaths(folder)
+        finally:
+            own.leave()
+
+    def _copied_newest(self, run: Run, own: AttemptPaths) -> Path | None:
+        """Copy the newest checkpoint that is whole to the reader's own folder."""
+        for number in range(run.attempt, 0, -1):
+            key = attempt_key(run.id, run.name, number)
+            pointer = remote_checkpoint.read(self._objects, key)
+            if pointer is not None and any(
+                remote_checkpoint.download(self._objects, key, saved, own.checkpoint) for saved in pointer.all
+            ):
+                attempt = self._home.run(run.id, run.name).attempt(number)
+                self._replace(f"{key}/history.csv", attempt.history, None)
+                run_files.link(own.figures, attempt.figures)  # what is drawn beside the copy outlives it
+                return own.checkpoint
+        return None
 
     def keep_figures(self, checkpoint: Path) -> None:
-        attempt = AttemptPaths(checkpoint.parent)
-        below = attempt.folder.relative_to(self._home.runs)
-        for file in attempt.figures.glob("[!.]*"):
-            self._objects.put(f"{below}/figures/{file.name}", file)
+        figures = AttemptPaths(checkpoint.parent).figures.resolve()
+        below = figures.relative_to(self._home.runs.resolve())
+        for file in figures.glob("[!.]*"):
+            self._objects.put(f"{below}/{file.name}", file)
 
     def size(self, run: Run) -> int:
         return sum(item.size for item in self._objects.list(run_folder(run.id, run.name)).values())
@@ -94,6 +104,7 @@ class ObjectStorage:
     def delete(self, run: Run) -> None:
         self._objects.delete(self._objects.list(run_folder(run.id, run.name)))
         run_files.delete(self._home.run(run.id, run.name))
+        held.clear(self._home.copies)
 
     @property
     def _objects(self) -> Objects:

@@ -31,6 +31,10 @@ class StorageError(OSError):
     """A storage cannot be used, or not at the moment; one line that names it."""
 
 
+class NoAnswer(StorageError):  # noqa: N818 - the name says what happened
+    """It does not answer: nor will it a moment later."""
+
+
 class Item(NamedTuple):
     """One object, as a listing has it."""
 
@@ -108,11 +112,11 @@ class Objects:
         except PermissionError as error:
             raise StorageError(f"{self.url}: no permission: {_said(error)}") from error
         except TimeoutError as error:
-            raise StorageError(f"{self.url} does not answer") from error
+            raise NoAnswer(f"{self.url} does not answer") from error
         except Exception as error:  # each kind of store has errors of its own; what counts is the words
             kind = type(error).__name__
             if kind in UNREACHABLE:
-                raise StorageError(f"{self.url} does not answer") from error
+                raise NoAnswer(f"{self.url} does not answer") from error
             if kind in ("NoCredentialsError", "PartialCredentialsError"):
                 raise StorageError(f"{self.url}: {_said(error)} (AWS_ACCESS_KEY_ID)") from error
             raise StorageError(f"{self.url}: {_said(error)}") from error

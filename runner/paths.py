@@ -120,6 +120,11 @@ class Home:
         return self.root / "artifacts"
 
     @property
+    def copies(self) -> Path:
+        """Where each reader of a checkpoint in an object store keeps its own copy meanwhile."""
+        return self.root / "copies"
+
+    @property
     def service_lock(self) -> Path:
         return self.root / "service.lock"
 

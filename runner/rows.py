@@ -10,6 +10,7 @@ from runner.states import State
 
 Auto = Literal["auto"]
 Intent = Literal["interrupt", "cancel"]
+Wish = Literal[Intent, "remove"]
 Outcome = Literal["finished", "failed", "stopped", "lost"]
 
 
@@ -76,7 +77,9 @@ class Run:
     attempt: int  # number of the newest one; 0 before the first
     losses: int  # times lost since its durable checkpoint last advanced
     reason: str | None  # one line: why it failed, was interrupted, or was queued again
-    intent: Intent | None  # what the user asked of a RUNNING run, and the worker has yet to do
+    # What the user asked of a RUNNING run, and the worker has yet to do; "remove": an ended one's files may
+    # be gone in part.
+    intent: Wish | None
     intent_at: float | None
     grace_seconds: float | None  # from intent_at until the worker is killed
     use_best: bool  # resume --best: go on from the best weights; False again once a checkpoint followed
@@ -107,6 +110,11 @@ class Run:
     published_epoch: int | None
     published_state: State | None
     publish_error: str | None
+
+    @property
+    def is_going(self) -> bool:
+        """Whether its files are being deleted, or were in part: it can only be deleted to the end."""
+        return self.intent == "remove"
 
 
 class Waiting(NamedTuple):

@@ -147,6 +147,9 @@ def size(paths: RunPaths) -> int:
 
 
 def delete(paths: RunPaths) -> None:
-    """Delete the run's folder with all that it holds."""
-    with contextlib.suppress(FileNotFoundError):
+    """Delete the run's folder with all that it holds. Raises OSError where something stays."""
+    try:
         shutil.rmtree(paths.folder)
+    except FileNotFoundError:
+        if paths.folder.exists():  # another process deletes there too, and may not come to its end
+            raise

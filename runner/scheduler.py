@@ -181,15 +181,21 @@ class Scheduler:
         for run in running:
             self._adopt(run)
         answers = _understood(cluster.poll(self._open_members(), POLL_SECONDS))
+        looks: list[tuple[Run, Seen]] = []
         for run in running:
             charge = self._charges.get(run.id)
             if charge is not None and charge.close is not None:
                 self._close(run, charge.close, now)
-                continue
-            seen = self._look(run, answers)
-            in_haste = kill_at_once or attendance.overdue(run, now, down_since) is not None
-            if seen.dead is not None and not in_haste and not self._endings.of(run).answered:
-                continue  # it may have finished: whoever starts it again now would do so for nothing
+            else:
+                looks.append((run, self._look(run, answers)))
+        self._endings.ask([run for run, seen in looks if seen.dead is not None])
+        for run, seen in looks:
+            if seen.dead is not None:
+                known = self._endings.of(run)
+                in_haste = kill_at_once or attendance.overdue(run, now, down_since) is not None
+                if not known.answered and not in_haste:
+                    continue  # it may have finished: whoever starts it again now would do so for nothing
+                seen = replace(seen, ending=known.answer)
             for action in attendance.attend(run, seen, now, down_since, kill_at_once):
                 self._act(run, action, now)
 
@@ -222,8 +228,6 @@ class Scheduler:
                 follower.told = meets_at
         charge.lacking = crew.lacking(charge.followers, answers)
         seen = crew.seen_with(charge.followers, first, answers)
-        if seen.dead is not None and first.dead is None:
-            seen = replace(seen, ending=self._endings.of(run).answer)
         machine = self._machine_of(run)
         held = {booking.machine for booking in charge.bookings}
         leaving = any(found.leaving for found in self._machines if found.id in held)
@@ -244,11 +248,9 @@ class Scheduler:
             case Silence(seconds):
                 return replace(seen, silent_seconds=seconds)
             case Death(reason):
-                return replace(seen, dead=reason, ending=self._endings.of(run).answer)
+                return replace(seen, dead=reason)
             case _:
-                return replace(
-                    seen, dead="its worker is gone", unknown=True, ending=self._endings.of(run).answer
-                )
+                return replace(seen, dead="its worker is gone", unknown=True)
 
     def _machine_of(self, run: Run) -> cluster.Machine | None:
         charge = self._charges.get(run.id)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from capsnet.files import previous_path, write_atomically
 from runner import run_files
 from runner.object_storage import MARKER, ObjectStorage, Part, require_own
-from runner.objects import StorageError
+from runner.objects import NoAnswer, StorageError
 from runner.paths import Home, RunPaths
 from runner.run_files import Ending, EndingKind, append_row, link, mirror, prepare, read_ending, write_ending
 
@@ -29,6 +29,7 @@ __all__ = [
     "Ending",
     "EndingKind",
     "Folders",
+    "NoAnswer",
     "Storage",
     "StorageError",
     "append_row",
@@ -73,7 +74,7 @@ class Storage(Protocol):
         ...
 
     def delete(self, run: Run) -> None:
-        """Delete all files of the run."""
+        """Delete all files of the run, or what is left of them; raises OSError where some stay."""
         ...
 
 

@@ -43,7 +43,7 @@ from runner.rows import (
     Waiting,
 )
 from runner.source import Source
-from runner.states import ENDED, Event, IllegalMove, State
+from runner.states import Event, IllegalMove, State
 from runner.tables import BEAT, BEHIND, RUN, WAITING, attempts, log_pieces, queue, runs
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to start
+STAYS = runs.c.intent.is_distinct_from("remove")  # of a run that is being deleted nothing is published
 LATEST_FIRST = (runs.c.ended_at.desc(), runs.c.id.desc())
 
 
@@ -264,6 +265,16 @@ class Store:
                 raise IllegalMove(f"run {run_id}: it is {run.state} and has no place in the queue to change")
             write(connection, run, {"priority": priority})
 
+    def begin_removal(self, run_ids: Collection[int], now: float) -> None:
+        """Lets nobody resume these ended runs any more, all or none: their files are about to be deleted.
+
+        Raises UnknownRun, and IllegalMove for an unfinished one.
+        """
+        with self._writing() as connection:
+            for run_id in sorted(run_ids):  # in one order, lest two of us wait for each other
+                run = _expected(connection, run_id)
+                write(connection, run, moves.going(run, now))
+
     def remove(self, run_ids: Collection[int]) -> None:
         """Forgets ended runs, all of these or none, and code that no other run needs.
 
@@ -272,10 +283,8 @@ class Store:
         with self._writing() as connection:
             self._database.take_turn(connection)
             needless: set[str] = set()
-            for run_id in sorted(run_ids):  # in one order, lest two of us wait for each other
-                run = _expected(connection, run_id)
-                if run.state not in ENDED:
-                    raise IllegalMove(f"run {run_id}: it is {run.state}: cancel it first")
+            for run_id in sorted(run_ids):
+                moves.require_ended(_expected(connection, run_id))
                 needless |= sources.of(connection, run_id)
                 connection.execute(delete(runs).where(runs.c.id == run_id))
             sources.drop(connection, needless)
@@ -294,21 +303,21 @@ class Store:
 
     def unpublished(self, started: bool = False) -> list[Run]:
         """The runs of which tracking may lack something, by number; `started`: that have had an attempt."""
-        query = select(*RUN).where(BEHIND).order_by(runs.c.id)
+        query = select(*RUN).where(BEHIND, STAYS).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query.where(runs.c.attempt > 0) if started else query)
 
     def behind(self, started: bool, after: int, at_most: int) -> list[Run]:
         """Of those that do not run the next ones after a number; `started`: that have had an attempt."""
         which = runs.c.attempt > 0 if started else runs.c.attempt == 0
-        query = select(*RUN).where(BEHIND, runs.c.state != State.RUNNING, which, runs.c.id > after)
+        query = select(*RUN).where(BEHIND, STAYS, runs.c.state != State.RUNNING, which, runs.c.id > after)
         with self._reading() as connection:
             return all_runs(connection, query.order_by(runs.c.id).limit(at_most))
 
     def anything_unpublished(self) -> bool:
         """Whether there is such a run, which is quicker to know than which ones there are."""
         with self._reading() as connection:
-            return connection.execute(select(runs.c.id).where(BEHIND).limit(1)).first() is not None
+            return connection.execute(select(runs.c.id).where(BEHIND, STAYS).limit(1)).first() is not None
 
     def published(
         self,

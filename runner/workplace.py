@@ -5,8 +5,6 @@ Both have the same layout. `save` makes durable what was just written to the che
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import time
@@ -16,7 +14,8 @@ from typing import Protocol
 
 from capsnet.files import previous_path
 from capsnet.patience import Trouble, persist
-from runner import remote_checkpoint, run_files
+from runner import held, remote_checkpoint, run_files
+from runner.held import Held
 from runner.object_storage import attempt_key
 from runner.objects import Objects, StorageError
 from runner.paths import Home, RunPaths, scratch
@@ -24,7 +23,6 @@ from runner.run_files import Ending
 from runner.uploading import Uploading
 
 FOLDER_SECONDS = 5.0  # for which a shared file system may hide what another host has just made
-OWNER = "owner.lock"  # in a scratch folder: locked by the process that works there
 
 Tell = Callable[[Trouble | None], object]
 
@@ -110,17 +108,13 @@ class Scratch:
         self._keys = [attempt_key(run_id, name, number) for number in range(1, attempt + 1)]
         self._number = attempt
         self._config = config
-        self._lock: int | None = None
+        self._held: Held | None = None
         self._uploading: Uploading | None = None
 
     def open(self) -> None:
         _make_private(self._folder.parent)
-        with (self._folder.parent / "lock").open("w") as turn:  # a folder half made would be taken for stale
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            _clear_stale(self._folder.parent)
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            self._lock = _locked(self._folder)
-        if self._lock is None:
+        self._held = held.hold(self._folder)
+        if self._held is None:
             raise StorageError(f"{self._folder}: another process works there")
         run_files.prepare(self.run, self._number, self._config)
         self._opened.start()
@@ -173,10 +167,9 @@ class Scratch:
 
     def leave(self) -> None:
         self._opened.end()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._held is not None:
+            self._held.leave()
+            self._held = None
 
 
 def _make_private(folder: Path) -> None:
@@ -187,23 +180,3 @@ def _make_private(folder: Path) -> None:
         raise StorageError(f"{folder}: belongs to another user; set RUNNER_SCRATCH to a folder of your own")
     if found.st_mode & 0o077:
         folder.chmod(0o700)
-
-
-def _locked(folder: Path) -> int | None:
-    """Hold a scratch folder for as long as this process lives; None where another one does."""
-    lock = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _clear_stale(parent: Path) -> None:
-    """Delete the folders of processes that were killed."""
-    for owner in parent.glob(f"*/{OWNER}"):
-        with contextlib.suppress(FileNotFoundError):
-            if (lock := _locked(owner.parent)) is not None:
-                shutil.rmtree(owner.parent, ignore_errors=True)
-                os.close(lock)

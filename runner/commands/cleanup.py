@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runner.commands.options import Json, Runs, Yes
-from runner.output import CommandError, confirm, emit_json, hint
+from runner.output import PROGRAM, CommandError, confirm, emit_json, hint, one_line
 from runner.states import ENDED, State
 from runner.wording import listed, megabytes, parse_duration, runs_named
 
 if TYPE_CHECKING:
     from runner.paths import Home
     from runner.rows import Run
+    from runner.storage import Storage
     from runner.store import Store
 
 PRUNED = frozenset({State.FINISHED, State.FAILED, State.CANCELLED})
@@ -23,7 +25,8 @@ PRUNED = frozenset({State.FINISHED, State.FAILED, State.CANCELLED})
 def rm(runs: Runs, yes: Yes = False, json: Json = False) -> None:
     """Delete ended runs: checkpoints, logs and their place in the queue. MLflow keeps its record of them.
 
-    A file that the YAML's checkpoint.model_path or log_dir names is the user's own and stays.
+    A file that the YAML's checkpoint.model_path or log_dir names is the user's own and stays. A run of which
+    not everything could be deleted stays in the queue too, and another `rm` finishes.
 
     \b
     Example:
@@ -77,21 +80,25 @@ def prune(
 
 
 def prunable(ended: Iterable[Run], ended_before: float, keep_best: bool) -> list[Run]:
-    """Which of the ended runs `prune` deletes."""
+    """Which of the ended runs `prune` deletes: also those that were not deleted to the end before."""
     ended = list(ended)
     kept = {run.id for run in best(ended)} if keep_best else set()
     return [
         run
         for run in ended
-        if run.state in PRUNED and run.id not in kept and (run.ended_at or 0.0) <= ended_before
+        if run.is_going
+        or (run.state in PRUNED and run.id not in kept and (run.ended_at or 0.0) <= ended_before)
     ]
 
 
 def best(runs: Iterable[Run]) -> list[Run]:
-    """Of each name the run with the highest accuracy, the older of equal ones; none without an accuracy."""
+    """Of each name the run with the highest accuracy, the older of equal ones; none without an accuracy.
+
+    Nor one whose files may be gone in part.
+    """
     found: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.id):
-        if run.accuracy is None:
+        if run.accuracy is None or run.is_going:
             continue
         leader = found.get(run.name)
         if leader is None or leader.accuracy is None or run.accuracy > leader.accuracy:
@@ -100,12 +107,12 @@ def best(runs: Iterable[Run]) -> list[Run]:
 
 
 def is_published(run: Run) -> bool:
-    """Whether MLflow has the run to its end; one that never started left nothing to publish."""
-    return run.published_state == run.state or run.attempt == 0
+    """Whether MLflow gets no more of it: it has all, or nothing is there, or it is being deleted already."""
+    return run.published_state == run.state or run.attempt == 0 or run.is_going
 
 
 def remove(home: Home, store: Store, runs: list[Run], yes: bool, json: bool) -> None:
-    """Ask, then forget the runs and delete their folders."""
+    """Ask, then delete the runs' files and forget them. Raises CommandError where something is left."""
     from runner import storage
     from runner.commands.access import require_folders
 
@@ -113,18 +120,46 @@ def remove(home: Home, store: Store, runs: list[Run], yes: bool, json: bool) -> 
         require_folders(home, "delete them")
     kept = storage.of(home)
     sizes = {run.id: kept.size(run) for run in runs}
-    freed = megabytes(sum(sizes.values()))
+    left: dict[int, str] = {}
     if runs:
-        confirm(f"{question(runs)} and free {freed}?", yes)
-        # First the rows, all in one transaction that refuses whatever was resumed meanwhile.
-        store.remove([run.id for run in runs])
-        for run in runs:
-            kept.delete(run)
-        hint(f"deleted {runs_named([run.id for run in runs])}, freed {freed}")
-    else:
+        confirm(f"{question(runs)} and free {megabytes(sum(sizes.values()))}?", yes)
+        # All in one transaction, which refuses whatever was resumed meanwhile.
+        store.begin_removal([run.id for run in runs], store.now())
+        left = _delete(kept, store, runs)
+    deleted = [run for run in runs if run.id not in left]
+    if deleted:
+        freed = megabytes(sum(sizes[run.id] for run in deleted))
+        hint(f"deleted {runs_named([run.id for run in deleted])}, freed {freed}")
+    elif not runs:
         hint("nothing to delete")
     if json:
-        emit_json([{"id": run.id, "name": run.name, "bytes": sizes[run.id]} for run in runs])
+        emit_json([{"id": run.id, "name": run.name, "bytes": sizes[run.id]} for run in deleted])
+    if left:
+        raise CommandError("\n".join(_remains(home, run, left[run.id]) for run in runs if run.id in left))
+
+
+def _delete(kept: Storage, store: Store, runs: list[Run]) -> dict[int, str]:
+    """Delete each run's files and then its row; why not, of those of which something is left."""
+    from runner.storage import NoAnswer
+    from runner.store import UnknownRun
+
+    left: dict[int, str] = {}
+    for number, run in enumerate(runs):
+        try:
+            kept.delete(run)
+        except NoAnswer as error:  # after some seconds each time: the others are not tried
+            return left | {other.id: str(error) for other in runs[number:]}
+        except OSError as error:
+            left[run.id] = one_line(error)
+        else:
+            with suppress(UnknownRun):  # whoever deleted it at the same time was quicker
+                store.remove([run.id])
+    return left
+
+
+def _remains(home: Home, run: Run, reason: str) -> str:
+    place = home.place(run.id, run.name)
+    return f"run {run.id}: {reason}; what is left is in {place}: `{PROGRAM} rm {run.id}` deletes it"
 
 
 def question(runs: list[Run]) -> str:

@@ -98,6 +98,7 @@ def resume(
     from runner.commands.starting import start_service
     from runner.editing import edited
     from runner.loading import data_environment
+    from runner.notes import gone_soon
     from runner.present import present
 
     source, origin = present(Path.cwd()) if new_code else (None, None)
@@ -105,6 +106,8 @@ def resume(
         chosen = named(store, run)
         if chosen.state not in ENDED:
             raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
+        if chosen.is_going:
+            raise CommandError(f"run {chosen.id} {gone_soon(chosen)}")
         edit = edited(chosen, settings or [], best, data_environment(home))
         store.resume(
             chosen.id, edit.config, edit.num_epochs, best, origin=origin, source=source, now=store.now()

@@ -68,7 +68,7 @@ def _draw(kind: str, checkpoint: Path, best: bool) -> bool:
     with child:
         assert child.stdout is not None
         for line in child.stdout:
-            emit(line.rstrip("\n"))
+            emit(os.path.realpath(line.rstrip("\n")))  # beside a copy the folder is a link to the run's own
     if child.returncode < 0:  # it could say nothing itself
         hint(f"drawing {kind} was ended by signal {-child.returncode}")
     return child.returncode == 0

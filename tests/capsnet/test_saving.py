@@ -151,6 +151,25 @@ def test_who_leaves_in_a_hurry_waits_for_no_disk(state, path, full_disk):
         writer.close(patient=False)
 
 
+def test_who_leaves_in_a_hurry_waits_a_moment_for_a_storage_that_hangs_and_nothing_follows(
+    state, at_end, path, slow_disk, monkeypatch
+):
+    monkeypatch.setattr(saving, "HURRY_SECONDS", 0.3)
+    others = threading.enumerate()
+    writer = Writer(path, 1000.0)
+    writer.submit(taken(state))
+    assert slow_disk.begun.wait(30)
+    writer.submit(taken(at_end))
+    began = time.monotonic()
+    with pytest.raises(SavingError, match="the storage does not answer; what was saved before is kept"):
+        writer.close(patient=False)
+    assert 0.3 < time.monotonic() - began < 10
+    assert not path.exists()
+    slow_disk.set()
+    until(lambda: {*threading.enumerate()} <= {*others})
+    assert slow_disk.saved == [(1, 2)] and load(path)["step"] == 2
+
+
 def test_a_storage_that_hangs_is_told_and_not_waited_for_for_ever(state, path, monkeypatch):
     released, heard = threading.Event(), []
     monkeypatch.setattr(saving, "HUNG_SECONDS", 0.3)

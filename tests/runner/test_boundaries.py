@@ -33,7 +33,7 @@ FLOORS = {
     ],
     "runner": [
         "spec loading paths private source code_cache guest protocol versions",
-        "states rows moves room spread placement record system_metrics run_files objects growing "
+        "states rows moves room spread placement record system_metrics run_files held objects growing "
         "remote_checkpoint object_storage storage uploading workplace settings",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",

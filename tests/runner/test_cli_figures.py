@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import s3
 from cli_harness import Lab
 from PIL import Image
 
 from capsnet.figures.kinds import KINDS
-from runner import exits
+from runner import exits, remote_checkpoint, storage
+from runner.object_storage import attempt_key
+from runner.objects import Objects
 from runner.paths import AttemptPaths
 
 
@@ -49,6 +53,26 @@ def test_pictures_are_drawn_into_the_runs_folder_and_their_paths_printed(
     for path in done.out.split():
         with Image.open(path) as picture:
             assert picture.format == "PNG"
+
+
+def test_pictures_of_a_run_in_an_object_store_lie_in_its_folder_and_in_the_store(
+    lab: Lab,
+    tiny_checkpoint: Path,
+    tiny_config: str,
+    s3_server: s3.Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = s3_server.new_url()
+    monkeypatch.setenv("RUNNER_STORAGE", url)
+    run, store = lab.run(lab.ended(text=tiny_config)), Objects(url)
+    remote_checkpoint.Uploads(store, attempt_key(1, "tiny", 1)).upload(tiny_checkpoint)
+    home = replace(lab.home, storage=url)
+    with storage.of(home).checkpoint(run) as other_reader:
+        done = lab.call("figures", 1, "curves")
+        assert other_reader is not None and other_reader.exists()
+    picture = home.run(1, "tiny").attempt(1).figures / "curves.png"
+    assert (done.code, done.out) == (0, f"{picture}\n")
+    assert store.get(f"{attempt_key(1, 'tiny', 1)}/figures/curves.png") == picture.read_bytes()
 
 
 def test_without_a_kind_all_that_take_seconds_are_drawn(lab: Lab, trained: AttemptPaths) -> None:

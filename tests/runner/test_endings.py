@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runner.endings import Endings
+from runner.endings import ASKERS, WAIT_SECONDS, Endings, Question
 from runner.paths import Home
 from runner.rows import NewRun, Run
 from runner.storage import Ending, Folders, StorageError, prepare, write_ending
@@ -25,10 +25,12 @@ class Slow(Folders):
         super().__init__(home)
         self.released = threading.Event()
         self.away = False
+        self.asked: list[int] = []
 
     def ending(self, run: Run) -> Ending | None:
         if self.away:
             raise StorageError("s3://bucket does not answer")
+        self.asked.append(run.id)
         assert self.released.wait(30)
         return super().ending(run)
 
@@ -51,6 +53,11 @@ def home(tmp_path: Path, run: Run) -> Home:
     return home
 
 
+def asked(endings: Endings, run: Run) -> Question:
+    endings.ask([run])
+    return endings.of(run)
+
+
 def until(condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
@@ -59,7 +66,7 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 def test_an_ending_in_a_folder_is_known_at_once(home: Home, run: Run) -> None:
-    known = Endings(Folders(home)).of(run)
+    known = asked(Endings(Folders(home)), run)
     assert known.answered and known.answer is not None and known.answer.kind == "finished"
 
 
@@ -67,12 +74,29 @@ def test_nobody_waits_for_a_slow_storage_and_it_is_asked_once(home: Home, run: R
     slow = Slow(home)
     endings = Endings(slow)
     began = time.monotonic()
-    assert not endings.of(run).answered
+    assert not asked(endings, run).answered
     assert time.monotonic() - began < 5
-    assert not endings.of(run).answered
+    assert not asked(endings, run).answered
     slow.released.set()
     until(lambda: endings.of(run).answered)
     assert endings.of(run).answer == Ending(1, "finished", None, 2.0)
+    assert slow.asked == [run.id]
+
+
+def test_however_many_have_died_they_are_waited_for_together_and_asked_by_a_few(home: Home, run: Run) -> None:
+    dead = [replace(run, id=number) for number in range(1, 201)]
+    slow = Slow(home)
+    endings = Endings(slow)
+    before, began = threading.active_count(), time.monotonic()
+    endings.ask(dead)
+    assert time.monotonic() - began < 200 * WAIT_SECONDS / 4
+    assert threading.active_count() - before == ASKERS
+    until(lambda: len(slow.asked) == ASKERS)
+    endings.forget(dead[199])  # killed meanwhile: nobody wants to know any more
+    slow.released.set()
+    until(lambda: all(endings.of(one).answered for one in dead[:199]))
+    assert sorted(slow.asked) == [*range(1, 200)]
+    assert [one.id for one in dead[:199] if endings.of(one).answer is not None] == [run.id]
 
 
 def test_a_storage_that_is_away_is_told_and_asked_until_it_answers(home: Home, run: Run) -> None:
@@ -80,7 +104,7 @@ def test_a_storage_that_is_away_is_told_and_asked_until_it_answers(home: Home, r
     away.released.set()
     away.away = True
     endings = Endings(away)
-    assert not endings.of(run).answered
+    assert not asked(endings, run).answered
     until(lambda: endings.trouble)
     assert endings.trouble == f"how run {run.id} ended is not known: s3://bucket does not answer"
     away.away = False

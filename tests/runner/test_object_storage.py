@@ -16,8 +16,15 @@ import pytest
 import s3
 
 from capsnet import checkpoint
+from capsnet import saving as saving_beside
+from capsnet.figures import output
+from capsnet.patience import SavingError
+from capsnet.saving import Writer
+from capsnet.snapshot import Snapshot
+from capsnet.state import State
 from runner import growing, objects, remote_checkpoint, storage
 from runner.attempt import Assignment, Standing, perform
+from runner.object_storage import attempt_key
 from runner.objects import Objects, StorageError
 from runner.orders import Orders
 from runner.paths import Home
@@ -30,6 +37,7 @@ ATTEMPT = "7-digits/attempts/1"
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from runner.object_storage import attempt_key
 from runner.objects import Objects
 from runner.remote_checkpoint import POINTER, Uploads
 
@@ -121,6 +129,132 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_serves(
         uploaded.put(key, damage)
     with pytest.warns(UserWarning, match=said):
         assert downloads(uploaded, tmp_path) == [None, b"older"]
+
+
+READS = """
+import sys, time
+from pathlib import Path
+from runner import storage
+from runner.paths import Home
+from runner.store import open_store
+
+home, url, queue = sys.argv[1:]
+with open_store(Path(queue)) as store:
+    run = store.run(1)
+with storage.of(Home(Path(home), storage=url)).checkpoint(run) as file:
+    print(file, flush=True)
+    time.sleep(600)
+"""
+
+
+@dataclass
+class Saving:
+    """A run that saves what it is told to, and a home that reads it."""
+
+    url: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.home = Home(self.folder / "home", storage=self.url)
+        self.run = run_of("small", SMALL, self.folder)
+        self.uploads = remote_checkpoint.Uploads(Objects(self.url), attempt_key(1, "small", 1))
+
+    def save(self, text: bytes) -> None:
+        (self.folder / "local.pt").write_bytes(text)
+        self.uploads.upload(self.folder / "local.pt")
+
+    def read(self) -> bytes | None:
+        with storage.of(self.home).checkpoint(self.run) as file:
+            return file and file.read_bytes()
+
+    @property
+    def copies(self) -> list[Path]:
+        return list(self.home.copies.glob("*/checkpoint.pt"))
+
+
+@pytest.fixture
+def saving(s3_server: s3.Server, tmp_path: Path) -> Saving:
+    return Saving(s3_server.new_url(), tmp_path)
+
+
+def test_each_reader_has_a_copy_of_its_own_though_another_ends_or_finds_a_newer_checkpoint(
+    saving: Saving,
+) -> None:
+    saving.save(b"older")
+    readers = [storage.of(saving.home) for _ in range(3)]
+    with readers[0].checkpoint(saving.run) as first:
+        with readers[1].checkpoint(saving.run) as second:
+            assert first is not None and second is not None and first != second
+            saving.save(b"newer")
+            with readers[2].checkpoint(saving.run) as third:
+                assert third is not None and third.read_bytes() == b"newer"
+            assert first.read_bytes() == second.read_bytes() == b"older"
+        assert first.read_bytes() == b"older"
+        assert [copy.parent for copy in saving.copies] == [first.parent]
+    assert saving.copies == []
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_the_copy_of_a_reader_that_is_killed_goes_with_the_next_reader_or_rm_and_no_other_does(
+    saving: Saving, removed: bool
+) -> None:
+    saving.save(b"weights")
+    command = [sys.executable, "-c", READS, saving.home.root, saving.url, saving.folder / "queue.db"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        theirs = Path(reader.stdout.readline().strip())
+        with storage.of(saving.home).checkpoint(saving.run) as ours:
+            assert theirs.read_bytes() == b"weights", "its reader lives"
+            reader.kill()
+            reader.wait()
+            storage.of(saving.home).delete(saving.run) if removed else saving.read()
+            assert not theirs.exists() and ours is not None and ours.exists()
+    assert [path.name for path in saving.home.copies.iterdir()] == ["lock"]
+
+
+def test_a_server_that_hangs_under_one_who_leaves_in_a_hurry_gets_a_whole_checkpoint_or_none(
+    saving: Saving, s3_process: s3.Server, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving_beside, "HURRY_SECONDS", 0.5)
+    saving.save(b"older")
+    begun = threading.Event()
+
+    def save(state: State, path: Path) -> None:
+        begun.set()
+        saving.save(f"step {state['step']}".encode())
+
+    state = checkpoint.load(tiny_checkpoint)
+    others = threading.enumerate()
+    writer = Writer(saving.folder / "unused.pt", patience_seconds=600.0, save=save)
+    s3_process.stop()
+    try:
+        writer.submit(Snapshot({**state, "step": 1}, "cpu"))
+        assert begun.wait(30)
+        writer.submit(Snapshot({**state, "step": 2}, "cpu"))
+        began = time.monotonic()
+        with pytest.raises(SavingError, match="the storage does not answer; what was saved before is kept"):
+            writer.close(patient=False)
+        assert time.monotonic() - began < objects.ANSWER_SECONDS / 2
+        left = threading.enumerate()
+    finally:
+        s3_process.go_on()
+    [thread] = [thread for thread in left if thread not in others and thread.name == "checkpoint writer"]
+    thread.join(60)
+    assert saving.read() == b"step 1"
+
+
+def test_what_two_readers_draw_at_once_is_in_the_runs_folder_and_kept(saving: Saving) -> None:
+    saving.save(b"weights")
+    readers = [storage.of(saving.home) for _ in range(2)]
+    with readers[0].checkpoint(saving.run) as first, readers[1].checkpoint(saving.run) as second:
+        for reader, copy, name in zip(readers, (first, second), ("rotate.png", "perturb.png"), strict=True):
+            assert copy is not None
+            output.save(name.encode(), output.folder_of(copy) / name)
+            reader.keep_figures(copy)
+    figures = saving.home.run(1, "small").attempt(1).figures
+    assert sorted(file.name for file in figures.iterdir()) == ["perturb.png", "rotate.png"]
+    key = f"{attempt_key(1, 'small', 1)}/figures"
+    assert set(Objects(saving.url).list(key)) == {f"{key}/perturb.png", f"{key}/rotate.png"}
 
 
 def test_a_pointer_that_nobody_can_read_is_an_error_and_not_a_run_without_a_checkpoint(
@@ -240,9 +374,10 @@ def position(row: dict[str, object], kind: str = "durable_") -> tuple[object, ob
     return row.get(f"{kind}epoch") or 0, row.get(f"{kind}step") or 0
 
 
-def run_of(assignment: Assignment, tmp_path: Path) -> Run:
-    with open_store(tmp_path / "queue.db") as store:
-        store.add([NewRun(name=assignment.name, config=assignment.config, num_epochs=1)], 1.0)
+def run_of(name: str, config: str, folder: Path) -> Run:
+    """Run 1 of a queue in the folder, in its first attempt."""
+    with open_store(folder / "queue.db") as store:
+        store.add([NewRun(name=name, config=config, num_epochs=1)], 1.0)
         store.claim(store.take_over(1.0, "cluster", "version"), 1, 1.0, 0.0, 1.0)
         run = store.run(1)
     assert run is not None
@@ -268,7 +403,7 @@ def test_training_goes_on_while_the_server_is_away_and_saves_when_it_is_back(
     ending = training.standing.status.ending
     assert ending is not None and ending.kind == "stopped"
     kept = storage.of(Home(tmp_path / "other", storage=assignment.storage))
-    run = run_of(assignment, tmp_path)
+    run = run_of(assignment.name, assignment.config, tmp_path)
     with kept.checkpoint(run) as file:
         assert file is not None
         state = checkpoint.load(file)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from capsnet import checkpoint
+from capsnet.figures import output
 from runner import storage
 from runner.paths import Home
 from runner.rows import NewRun, Run
@@ -181,8 +182,7 @@ def test_pictures_that_were_drawn_later_are_kept(kept: Kept, run: Run, tmp_path:
     write(kept.work(run), 1, b"weights")
     with kept.storage.checkpoint(run) as file:
         assert file is not None
-        (file.parent / "figures").mkdir()
-        (file.parent / "figures" / "rotate.png").write_text("drawn")
+        output.save(b"drawn", output.folder_of(file) / "rotate.png")
         kept.storage.keep_figures(file)
     paths = kept.elsewhere(tmp_path / "other").read(run, "figures")
     assert (paths.attempt(1).figures / "rotate.png").read_text() == "drawn"

@@ -438,7 +438,24 @@ class TestRemoving:
         waiting = add()
         with pytest.raises(IllegalMove, match="run 2: it is QUEUED: cancel it first"):
             store.remove([finished, waiting])
+        with pytest.raises(IllegalMove, match="run 2: it is QUEUED: cancel it first"):
+            store.begin_removal([finished, waiting], now=1.0)
         assert [run.id for run in store.runs()] == [finished, waiting]
+        assert row(store, finished).intent is None
+
+    def test_a_run_whose_files_go_is_neither_resumed_nor_published_and_stays_until_it_is_removed(
+        self, store: Store, finished: int
+    ) -> None:
+        assert store.anything_unpublished()
+        for _ in range(2):
+            store.begin_removal([finished], now=1.0)
+        assert row(store, finished).is_going
+        with pytest.raises(IllegalMove, match="run 1: it is being deleted"):
+            store.resume(finished, num_epochs=500, now=2.0)
+        assert not store.anything_unpublished()
+        assert store.unpublished() == store.behind(started=True, after=0, at_most=9) == []
+        store.remove([finished])
+        assert store.runs() == []
 
 
 def test_a_run_that_does_not_exist_is_said_to_be_unknown(store: Store) -> None:
@@ -447,6 +464,7 @@ def test_a_run_that_does_not_exist_is_said_to_be_unknown(store: Store) -> None:
         lambda: store.ask(7, "cancel", 1.0, now=1.0),
         lambda: store.resume(7, now=1.0),
         lambda: store.set_priority(7, 1),
+        lambda: store.begin_removal([7], now=1.0),
         lambda: store.remove([7]),
     ):
         with pytest.raises(UnknownRun, match="there is no run 7"):

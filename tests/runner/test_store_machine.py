@@ -159,9 +159,13 @@ class QueueMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.there_are(*ENDED))
-    @rule(pick=picks)
-    def remove(self, pick: int) -> None:
+    @rule(pick=picks, files_first=st.booleans())
+    def remove(self, pick: int, files_first: bool) -> None:
         number, _ = self.choose(pick, *ENDED)
+        if files_first:
+            self.store.begin_removal([number], self.tick())
+            with pytest.raises(IllegalMove):
+                self.store.resume(number, num_epochs=1000, now=self.tick())
         self.store.remove([number])
         self.removed.add(number)
         del self.expected[number]
