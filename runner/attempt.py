@@ -262,10 +262,15 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     from capsnet import notices, training
     from runner.keeper import AttemptKeeper
 
-    config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
+    experiment = loading.parse(assignment.config, str(assignment.run_paths.config))
+    config = experiment.config
     standing.place.fetch_earlier(_patience(assignment), standing.note_trouble)
     state = _earlier_state(assignment, config)
-    as_before = state is not None and state["execution"].get("workers", 1) == assignment.workers
+    as_before = (
+        state is not None
+        and state["execution"].get("workers", 1) == assignment.workers
+        and experiment.spec.cpus == "auto"  # a number holds, also one that a resume has set
+    )
     if not as_before and config.threads is None:  # later attempts use as many: the last bits depend on it
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
     _greet(assignment, config, state)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner.rows import Intent, NewRun, ProgressFields, Run
+from runner.rows import Intent, NewRun, ProgressFields, Run, Wants
 from runner.states import Event, IllegalMove, State, move
 
 Changes = dict[str, Any]
@@ -101,7 +101,14 @@ def asked(run: Run, intent: Intent, grace_seconds: float, now: float) -> Changes
     }
 
 
-def resumed(run: Run, now: float, config: str | None, num_epochs: int | None, use_best: bool) -> Changes:
+def resumed(
+    run: Run,
+    now: float,
+    config: str | None,
+    num_epochs: int | None,
+    use_best: bool,
+    wants: Wants | None,
+) -> Changes:
     """An ended run is queued again; a finished one only with more epochs than it had."""
     event = Event.RESUME
     if run.state is State.FINISHED:
@@ -126,6 +133,8 @@ def resumed(run: Run, now: float, config: str | None, num_epochs: int | None, us
         changes["config"] = config
     if num_epochs is not None:
         changes["num_epochs"] = num_epochs
+    if wants is not None:
+        changes |= wants._asdict()
     return changes
 
 

@@ -37,6 +37,14 @@ class NewRun:
     submit_torch: str | None = None
 
 
+class Wants(NamedTuple):
+    """What a run needs, as the fields of that name of NewRun."""
+
+    gpus: float | Auto
+    cpus: float | Auto
+    workers: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """Which code a run is to go on with; as the fields of that name of NewRun."""

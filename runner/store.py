@@ -41,6 +41,7 @@ from runner.rows import (
     ProgressFields,
     Run,
     Waiting,
+    Wants,
 )
 from runner.source import Source
 from runner.states import ENDED, Event, IllegalMove, State
@@ -234,6 +235,7 @@ class Store:
         config: str | None = None,
         num_epochs: int | None = None,
         use_best: bool = False,
+        wants: Wants | None = None,
         origin: Origin | None = None,
         source: Source | None = None,
         *,
@@ -241,7 +243,7 @@ class Store:
     ) -> None:
         """Queues an ended run again, with another configuration and other code where they are given.
 
-        `source`: that which `origin` names.
+        `wants`: what it needs by that configuration; `source`: that which `origin` names.
 
         Raises UnknownRun, and IllegalMove for a run that has not ended, or has FINISHED and gets no
         more epochs.
@@ -251,7 +253,7 @@ class Store:
                 self._database.take_turn(connection)
                 sources.keep(connection, source)
             run = _expected(connection, run_id)
-            changes = moves.resumed(run, now, config, num_epochs, use_best)
+            changes = moves.resumed(run, now, config, num_epochs, use_best, wants)
             write(connection, run, changes | (vars(origin) if origin else {}))
             if source is not None and run.code is not None:
                 sources.drop(connection, [run.code])

@@ -135,6 +135,19 @@ def test_threads_are_those_of_before_unless_there_were_other_workers(
     assert (found["workers"], found["threads"]) == (1, 2)
 
 
+@pytest.mark.filterwarnings("default:the checkpoint was made otherwise")
+def test_cores_that_the_yaml_names_are_the_threads_also_when_a_resume_has_changed_them(
+    assignment: Assignment,
+) -> None:
+    named = SMALL.replace("threads: 1\n", "") + "runner: {cpus: 1}\n"
+    first = replace(assignment, config=named, cpus=1.0)
+    performed(first)
+    more = named.replace("cpus: 1", "cpus: 2").replace("num_epochs: 2", "num_epochs: 3")
+    second = replace(next_attempt(first, more), cpus=2.0)
+    performed(second)
+    assert checkpoint.load(second.paths.checkpoint)["execution"]["threads"] == 2
+
+
 def test_an_outcome_that_cannot_be_written_is_reported_all_the_same(
     assignment: Assignment, capfd: pytest.CaptureFixture[str]
 ) -> None:
