@@ -111,7 +111,7 @@ def test_an_unfinished_run_is_not_resumed(lab: Lab, state: State) -> None:
     assert (done.code, done.err) == (2, f"run 1 is {state}: only an ended run can be resumed\n")
 
 
-@pytest.mark.parametrize("key", ["seed=1", "model.conv_channels=3", "name=x", "runner.max_retries=1", "loss={}"])
+@pytest.mark.parametrize("key", ["seed=1", "model.conv_channels=3", "name=x", "runner.tags={}", "loss={}"])
 def test_what_would_make_it_another_run_cannot_be_set(lab: Lab, key: str) -> None:
     number = lab.ended(State.INTERRUPTED)
     done = lab.call("resume", number, "--set", key, "--set", "num_epochs=20")
@@ -152,7 +152,8 @@ def wants(run: Run) -> tuple[object, ...]:
 def test_a_run_of_two_workers_goes_on_with_any_other_number(lab: Lab, workers: int) -> None:
     number = lab.ended(State.INTERRUPTED, text=TWO)
     assert wants(lab.run(number)) == ((0, 2, 2), ("auto", 2, 2))
-    assert lab.call("resume", number, "--set", f"runner.workers={workers}", "--set", "runner.cpus=4").code == 0
+    settings = "--set", f"runner.workers={workers}", "--set", "runner.cpus=4"
+    assert lab.call("resume", number, *settings).code == 0
     assert wants(lab.run(number)) == ((0, 4, workers), ("auto", 4, workers))
     assert [one.workers for one in lab.store.line()] == [workers]
 
