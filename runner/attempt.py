@@ -23,6 +23,7 @@ from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
 from runner.storage import EndingKind
 from runner.system_metrics import visible_gpus
+from runner.wording import beginning
 from runner.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -274,6 +275,8 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     if not as_before and config.threads is None:  # later attempts use as many: the last bits depend on it
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
     _greet(assignment, config, state)
+    begun = (state["epoch"], state["step"]) if state is not None else (0, 0)
+    standing.note(from_epoch=begun[0], from_step=begun[1])
     if state is not None and state["epoch"] >= config.num_epochs:
         return _take_over(assignment, state, standing)
     with (
@@ -374,7 +377,7 @@ def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
         where += " (no GPU in this cluster)"
     if assignment.workers > 1:
         where = f"{assignment.workers} workers, the first one on {where}"
-    done = f", from epoch {state['epoch'] + 1}, step {state['step']}" if state else ""
+    done = f", {beginning(state['epoch'], state['step'])}" if state else ""
     print(
         f"run {assignment.run} ({assignment.name}), attempt {assignment.attempt}: {where} of "
         f"{socket.gethostname()}, PyTorch {torch.__version__}{done}",
@@ -394,6 +397,7 @@ def _report(progress: Progress) -> ProgressFields:
         images_per_second=progress.images_per_second,
         loss=progress.loss,
         seconds_left=progress.seconds_left,
+        computes=progress.execution.summary,
     )
     if progress.metrics is not None:
         fields["metrics"] = dict(progress.metrics)

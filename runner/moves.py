@@ -15,7 +15,8 @@ Changes = dict[str, Any]
 
 INTENDED: Mapping[Intent, Event] = {"interrupt": Event.INTERRUPT, "cancel": Event.CANCEL}
 NO_INTENT: Changes = {"intent": None, "intent_at": None, "grace_seconds": None}
-WHERE = frozenset({"host", "pid", "devices"})  # what a worker reports that its attempt's row keeps too
+# What a worker reports that its attempt's row keeps too.
+OF_ATTEMPT = frozenset({"host", "pid", "devices", "from_epoch", "from_step", "computes"})
 
 
 def added(new: NewRun, now: float) -> Changes:
@@ -44,6 +45,9 @@ def claimed(run: Run, now: float, gpus: float) -> Changes:
         "devices": (),
         "python": None,
         "torch": None,
+        "from_epoch": None,
+        "from_step": None,
+        "computes": None,
         "published_state": None,  # an attempt that ends as the last one did is news to tracking all the same
     }
 

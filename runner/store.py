@@ -453,9 +453,9 @@ class Store:
             if run is None:
                 return False
             write(connection, run, moves.reported(run, now, progress))
-            where = {name: value for name, value in progress.items() if name in moves.WHERE}
-            if where:
-                write_attempt(connection, run_id, attempt, where)
+            kept = {name: value for name, value in progress.items() if name in moves.OF_ATTEMPT}
+            if kept:
+                write_attempt(connection, run_id, attempt, kept)
             return True
 
     def end(

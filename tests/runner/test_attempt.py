@@ -56,6 +56,8 @@ def test_an_attempt_trains_to_its_end_and_says_so_on_disk(assignment: Assignment
     assert storage.read_ending(assignment.paths) == ending(standing)
     fields = standing.status.fields
     assert (fields.get("durable_epoch"), fields.get("epoch")) == (2, 2)
+    assert (fields.get("from_epoch"), fields.get("from_step")) == (0, 0)
+    assert fields.get("computes") == "float32 on the CPU, 1 thread, steps not compiled"
     assert checkpoint.load(assignment.paths.checkpoint)["epoch"] == 2
 
 
@@ -77,7 +79,9 @@ def test_an_attempt_that_is_told_to_stop_saves_and_the_next_one_goes_on(assignme
     state = checkpoint.load(assignment.paths.checkpoint)
     assert (state["epoch"], state["step"]) == (0, 1)
     following = next_attempt(assignment)
-    assert ending(performed(following)).kind == "finished"
+    finished = performed(following)
+    assert ending(finished).kind == "finished"
+    assert (finished.status.fields.get("from_epoch"), finished.status.fields.get("from_step")) == (0, 1)
     undisturbed = replace(assignment, run=2)
     storage.prepare(undisturbed.run_paths, 1, SMALL)
     performed(undisturbed)
