@@ -88,6 +88,7 @@ class Status:
     fields: ProgressFields
     ending: storage.Ending | None
     meets_at: str | None = None  # where the run's other workers are to join this one
+    trained: bool = False  # it takes no more steps, and needs the run's other workers no more
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -96,7 +97,8 @@ class Status:
         fields = {name: said[name] for name in ProgressFields.__annotations__ if name in said}
         fields["devices"] = tuple(fields.get("devices", ()))
         found = None if ending is None else storage.Ending(**protocol.known(storage.Ending, ending))
-        return cls(values["node"], cast(ProgressFields, fields), found, values.get("meets_at"))
+        others = values.get("meets_at"), values.get("trained", False)
+        return cls(values["node"], cast(ProgressFields, fields), found, *others)
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -118,15 +120,20 @@ class Standing:
         self._ends = False
         self._training = False
         self._meets_at: str | None = None
+        self._trained = False
 
     @property
     def status(self) -> Status:
         with self._lock:
-            return Status(self._assignment.node, self._fields, self._ending, self._meets_at)
+            return Status(self._assignment.node, self._fields, self._ending, self._meets_at, self._trained)
 
     def wait_at(self, address: str) -> None:
         """Say where the run's other workers are to come."""
         self._meets_at = address
+
+    def take_no_more_steps(self) -> None:
+        """Say that what becomes of the run's other workers does not matter any more."""
+        self._trained = True
 
     def note(self, **fields: Unpack[ProgressFields]) -> None:
         with self._lock:
@@ -297,6 +304,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
                 keeper.draw(progress)
             if last:
                 break
+        standing.take_no_more_steps()
     standing.note(**keeper.durable)
     return keeper.complete
 
