@@ -47,6 +47,15 @@ class Execution:
         """Within it, convolutions and matrix products are computed in `precision`."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16")
 
+    @property
+    def summary(self) -> str:
+        """In a few words, for people."""
+        where = "the GPU" if self.device == "cuda" else "the CPU"
+        threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
+        steps = "steps compiled" if self.compile else "steps not compiled"
+        recorded = ", recorded as a CUDA graph" if self.cuda_graph else ""
+        return f"{self.precision} on {where}{threads}, {steps}{recorded}"
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

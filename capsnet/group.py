@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ from torch.distributed.rendezvous import rendezvous
 
 TIMEOUT_SECONDS = 300.0  # for which the others wait for one: it may be compiling, or reading its data
 IPV4_ADDRESS = 0x8915  # SIOCGIFADDR of Linux: which address an interface has
+OWN = ("ncclUnhandledCudaError", "ncclInvalidArgument", "ncclInvalidUsage")  # NCCL: the caller's own error
+GLOO = re.compile(r"\[(enforce fail at )?\S*gloo/\S+:\d+\]|pair closure")  # how gloo's errors read
 
 
 class GroupError(Exception):
@@ -63,7 +66,8 @@ class Group:
     def add(self, *tensors: torch.Tensor) -> None:
         """Put into each tensor the sum of all processes' tensors of its place; all of them call it.
 
-        Every process gets the same bits. Raises GroupLost when one of the others has gone.
+        Every process gets the same bits. Raises GroupLost when one of the others has gone; an error of this
+        process, such as of its GPU, stays what it is.
         """
         if self.size == 1:
             return
@@ -186,8 +190,11 @@ def from_environment(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> I
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     wait = timedelta(seconds=timeout_seconds)
-    with _losses(f"rank {os.environ.get('RANK')}: nobody is at {os.environ.get('MASTER_ADDR')}"):
-        store, rank, size = next(rendezvous("env://", timeout=wait))
+    try:
+        with _losses(f"rank {os.environ.get('RANK')}: nobody is at {os.environ.get('MASTER_ADDR')}"):
+            store, rank, size = next(rendezvous("env://", timeout=wait))
+    except ValueError as error:
+        raise GroupError(f"the environment does not say where the group meets: {error}") from error
     towards = os.environ["MASTER_ADDR"]
     with joined(rank, size, store, device, timeout_seconds, towards=towards) as group:
         yield group
@@ -212,6 +219,11 @@ def joined(
     apart = device == "cuda" and len({(where, card) for where, _, card in places}) == size
     if interface := _interface(towards):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if rank:
+        # NCCL's watchdog would end this process when rank 0 takes no more steps, as if it had crashed. So it
+        # ends the communicator alone, and the next step says that rank 0 has gone; what it is computed from
+        # matters to nobody any more. Rank 0 itself, which saves, must not go on with half a sum.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")  # CleanUpOnly; not tried with GPUs yet
     with _losses(f"rank {rank} of {size} cannot reach the others"):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if apart else "gloo",
@@ -222,8 +234,18 @@ def joined(
         )
     try:
         yield Group(rank, size, sum(where == places[rank][0] for where, _, _ in places))
-    finally:
+    except BaseException as error:
+        _leave_after(error)
+        raise
+    dist.destroy_process_group()
+
+
+def _leave_after(error: BaseException) -> None:
+    """Leave the group without hiding what went wrong: where a GPU is at fault, to leave may fail as well."""
+    try:
         dist.destroy_process_group()
+    except RuntimeError as later:
+        error.add_note(f"and the group could not be left: {later}")
 
 
 def _places(rank: int, size: int, store: Store, device: str) -> list[tuple[str, str, str]]:
@@ -259,11 +281,34 @@ def _address_of(probe: socket.socket, interface: str) -> bytes | None:
 
 @contextmanager
 def _losses(said: str = "another process of the group has gone") -> Iterator[None]:
-    """What PyTorch raises where others do not answer, as one line."""
+    """What PyTorch raises where others do not answer, as one line; anything else stays what it is."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # ValueError: of what the environment should say
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
         raise GroupLost(f"{said}: {str(error).splitlines()[0][:200]}") from error
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether it comes of the other processes, or of the network, and is no error of this one.
+
+    The store's errors and NCCL's have types. Gloo's are plain RuntimeErrors, which name a source file of it.
+    All that remains, OutOfMemoryError and AcceleratorError among it, is this process's own: it would only
+    repeat itself, so that nobody should start the run again for it. So is a DistBackendError in which NCCL
+    says that CUDA failed under it, or that it was called wrongly.
+
+    What gloo raises has been seen on CPUs: for a process that was killed, that left and that hangs. What
+    NCCL raises is taken from its source, and was not tried, for want of GPUs. Nor was whether a process
+    that is killed while another's GPU reads its memory leaves that one with a CUDA error, which would then
+    be taken for its own and fail the run.
+    """
+    said = str(error)
+    if isinstance(error, dist.DistBackendError):
+        return not any(kind in said for kind in OWN)
+    if isinstance(error, dist.DistError):
+        return True
+    return type(error) is RuntimeError and GLOO.search(said) is not None
 
 
 def _written(value: Any) -> torch.Tensor:

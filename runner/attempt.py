@@ -23,6 +23,7 @@ from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
 from runner.storage import EndingKind
 from runner.system_metrics import visible_gpus
+from runner.wording import beginning
 from runner.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Status:
     fields: ProgressFields
     ending: storage.Ending | None
     meets_at: str | None = None  # where the run's other workers are to join this one
+    trained: bool = False  # it takes no more steps, and needs the run's other workers no more
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -95,7 +97,8 @@ class Status:
         fields = {name: said[name] for name in ProgressFields.__annotations__ if name in said}
         fields["devices"] = tuple(fields.get("devices", ()))
         found = None if ending is None else storage.Ending(**protocol.known(storage.Ending, ending))
-        return cls(values["node"], cast(ProgressFields, fields), found, values.get("meets_at"))
+        others = values.get("meets_at"), values.get("trained", False)
+        return cls(values["node"], cast(ProgressFields, fields), found, *others)
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -117,15 +120,20 @@ class Standing:
         self._ends = False
         self._training = False
         self._meets_at: str | None = None
+        self._trained = False
 
     @property
     def status(self) -> Status:
         with self._lock:
-            return Status(self._assignment.node, self._fields, self._ending, self._meets_at)
+            return Status(self._assignment.node, self._fields, self._ending, self._meets_at, self._trained)
 
     def wait_at(self, address: str) -> None:
         """Say where the run's other workers are to come."""
         self._meets_at = address
+
+    def take_no_more_steps(self) -> None:
+        """Say that what becomes of the run's other workers does not matter any more."""
+        self._trained = True
 
     def note(self, **fields: Unpack[ProgressFields]) -> None:
         with self._lock:
@@ -262,13 +270,20 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     from capsnet import notices, training
     from runner.keeper import AttemptKeeper
 
-    config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
+    experiment = loading.parse(assignment.config, str(assignment.run_paths.config))
+    config = experiment.config
     standing.place.fetch_earlier(_patience(assignment), standing.note_trouble)
     state = _earlier_state(assignment, config)
-    as_before = state is not None and state["execution"].get("workers", 1) == assignment.workers
+    as_before = (
+        state is not None
+        and state["execution"].get("workers", 1) == assignment.workers
+        and experiment.spec.cpus == "auto"  # a number holds, also one that a resume has set
+    )
     if not as_before and config.threads is None:  # later attempts use as many: the last bits depend on it
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
     _greet(assignment, config, state)
+    begun = (state["epoch"], state["step"]) if state is not None else (0, 0)
+    standing.note(from_epoch=begun[0], from_step=begun[1])
     if state is not None and state["epoch"] >= config.num_epochs:
         return _take_over(assignment, state, standing)
     with (
@@ -289,6 +304,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
                 keeper.draw(progress)
             if last:
                 break
+        standing.take_no_more_steps()
     standing.note(**keeper.durable)
     return keeper.complete
 
@@ -369,7 +385,7 @@ def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
         where += " (no GPU in this cluster)"
     if assignment.workers > 1:
         where = f"{assignment.workers} workers, the first one on {where}"
-    done = f", from epoch {state['epoch'] + 1}, step {state['step']}" if state else ""
+    done = f", {beginning(state['epoch'], state['step'])}" if state else ""
     print(
         f"run {assignment.run} ({assignment.name}), attempt {assignment.attempt}: {where} of "
         f"{socket.gethostname()}, PyTorch {torch.__version__}{done}",
@@ -389,6 +405,7 @@ def _report(progress: Progress) -> ProgressFields:
         images_per_second=progress.images_per_second,
         loss=progress.loss,
         seconds_left=progress.seconds_left,
+        computes=progress.execution.summary,
     )
     if progress.metrics is not None:
         fields["metrics"] = dict(progress.metrics)

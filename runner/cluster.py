@@ -258,6 +258,11 @@ def find(name: str) -> Member | None:
         return None
 
 
+def node_of(member: Member) -> str | None:
+    """The id of the node on which the actor lives, also where it has not answered; None while on none."""
+    return state.actor_table(member.actor._actor_id.hex()).get("Address", {}).get("NodeID")
+
+
 def poll(members: Iterable[Member], timeout: float) -> dict[str, Reply]:
     """Ask each member for its status and wait at most `timeout` seconds for all together.
 

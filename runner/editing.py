@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.output import CommandError
+from runner.rows import Wants
 
 if TYPE_CHECKING:
     from runner.rows import Run
+    from runner.spec import Spec
 
 # Everything else is settled with the first step: the weights' shapes, the data and their order, the
 # arithmetic. A checkpoint keeps those, so that a change would be refused later or, worse, be ignored.
@@ -21,6 +23,9 @@ CHANGEABLE = (
     "checkpoint.interval_seconds",
     "checkpoint.keep_every",
     "dataset.root",
+    "runner.gpus",
+    "runner.cpus",
+    "runner.workers",
 )
 
 
@@ -29,6 +34,7 @@ class Edit(NamedTuple):
 
     config: str | None
     num_epochs: int | None
+    wants: Wants | None
 
 
 def edited(
@@ -45,7 +51,7 @@ def edited(
     if refused:
         raise CommandError("\n".join(refused))
     if not settings and not best:
-        return Edit(None, None)
+        return Edit(None, None, None)
     experiment = loading.parse(run.config, f"run {run.id}", settings)
     config = experiment.config
     if best and config.dataset.validation == 0:
@@ -57,14 +63,27 @@ def edited(
         done = f"run {run.id} has {run.durable_epoch} epochs behind it already"
         raise CommandError(f"--set num_epochs={config.num_epochs}: {done}")
     if not settings:
-        return Edit(None, None)
-    return Edit(experiment.resolved(Path(run.submit_directory or "/"), environment), config.num_epochs)
+        return Edit(None, None, None)
+    resolved = experiment.resolved(Path(run.submit_directory or "/"), environment)
+    return Edit(resolved, config.num_epochs, _wants(run, experiment.spec, settings))
+
+
+def _wants(run: Run, spec: Spec, settings: Sequence[str]) -> Wants:
+    """What the run needs now. What its `gpus: auto` came to stays, unless the GPUs themselves are set."""
+    gpus = spec.gpus
+    if gpus == "auto" and run.gpus != "auto" and "runner.gpus" not in map(_key, settings):
+        gpus = spec.processes if run.gpus else run.gpus  # one for each worker, or there were none
+    return Wants(gpus, spec.cpus, spec.processes)
 
 
 def is_changeable(setting: str) -> bool:
     """Whether a `key=value` names what may change, or something inside it."""
-    key = setting.partition("=")[0].strip()
+    key = _key(setting)
     return any(key == known or key.startswith(f"{known}.") for known in CHANGEABLE)
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0].strip()
 
 
 def refusal(setting: str) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner.rows import Intent, NewRun, ProgressFields, Run, Wish
+from runner.rows import Intent, NewRun, ProgressFields, Run, Wants, Wish
 from runner.states import ENDED, Event, IllegalMove, State, move
 
 Changes = dict[str, Any]
 
 INTENDED: Mapping[Wish, Event] = {"interrupt": Event.INTERRUPT, "cancel": Event.CANCEL}
 NO_INTENT: Changes = {"intent": None, "intent_at": None, "grace_seconds": None}
-WHERE = frozenset({"host", "pid", "devices"})  # what a worker reports that its attempt's row keeps too
+# What a worker reports that its attempt's row keeps too.
+OF_ATTEMPT = frozenset({"host", "pid", "devices", "from_epoch", "from_step", "computes"})
 
 
 def added(new: NewRun, now: float) -> Changes:
@@ -44,6 +45,9 @@ def claimed(run: Run, now: float, gpus: float) -> Changes:
         "devices": (),
         "python": None,
         "torch": None,
+        "from_epoch": None,
+        "from_step": None,
+        "computes": None,
         "published_state": None,  # an attempt that ends as the last one did is news to tracking all the same
     }
 
@@ -101,7 +105,14 @@ def asked(run: Run, intent: Intent, grace_seconds: float, now: float) -> Changes
     }
 
 
-def resumed(run: Run, now: float, config: str | None, num_epochs: int | None, use_best: bool) -> Changes:
+def resumed(
+    run: Run,
+    now: float,
+    config: str | None,
+    num_epochs: int | None,
+    use_best: bool,
+    wants: Wants | None,
+) -> Changes:
     """An ended run is queued again; a finished one only with more epochs than it had."""
     event = Event.RESUME
     if run.is_going:
@@ -128,6 +139,8 @@ def resumed(run: Run, now: float, config: str | None, num_epochs: int | None, us
         changes["config"] = config
     if num_epochs is not None:
         changes["num_epochs"] = num_epochs
+    if wants is not None:
+        changes |= wants._asdict()
     return changes
 
 

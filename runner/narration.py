@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from runner import notes
 from runner.output import PROGRAM
 from runner.states import ENDED, State
-from runner.wording import duration, percent
+from runner.wording import beginning, duration, percent
 
 if TYPE_CHECKING:
     from runner.notes import Situation
@@ -44,6 +44,11 @@ def unserved(situation: Situation) -> str:
 
 def changes(before: Moment | None, after: Moment) -> list[str]:
     """Lines for what has happened to the run between two looks (None: before the first)."""
+    return [*moved(before, after), *computing(before, after)]
+
+
+def moved(before: Moment | None, after: Moment) -> list[str]:
+    """A line when it has moved, or something troubles it."""
     if before is not None and not is_news(before, after):
         return []
     run = after.run
@@ -51,6 +56,16 @@ def changes(before: Moment | None, after: Moment) -> list[str]:
         return [ending(run)]
     attempt = f", attempt {run.attempt}" if run.state is State.RUNNING else ""
     return [f"{title(run)} is {run.state}{attempt}" + (f": {after.note}" if after.note else "")]
+
+
+def computing(before: Moment | None, after: Moment) -> list[str]:
+    """A line at the start of an attempt, as soon as it is known how it computes, and from where on."""
+    run = after.run
+    was_known = before is not None and before.run.attempt == run.attempt and before.run.computes is not None
+    if run.state is not State.RUNNING or run.computes is None or was_known:
+        return []
+    begun = beginning(run.from_epoch, run.from_step)
+    return [f"{title(run)} computes in {run.computes}" + (f", {begun}" if begun else "")]
 
 
 def is_news(before: Moment, after: Moment) -> bool:

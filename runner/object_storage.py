@@ -19,7 +19,7 @@ from runner.run_files import Ending, parsed_ending
 if TYPE_CHECKING:
     from runner.rows import Run
 
-Part = Literal["logs", "metrics", "figures", "tensorboard"]
+Part = Literal["logs", "logs of all", "metrics", "figures", "tensorboard"]  # of rank 0, or of every worker
 
 MARKER = "queue.json"  # says whose runs lie here: two queues would write to the same names
 BOARD = "tensorboard"
@@ -123,8 +123,9 @@ class ObjectStorage:
         for name, size in sizes.items():
             file = name.removeprefix(f"{key}/")
             folder, _, picture = file.rpartition("/")
-            if file == attempt.log.name and "logs" in parts:
-                growing.download(self._objects, name, size, attempt.log)
+            is_wanted_log = "logs" in parts and file == attempt.log.name
+            if is_wanted_log or ("logs of all" in parts and not folder and attempt.is_log(file)):
+                growing.download(self._objects, name, size, attempt.folder / file)
             elif file == attempt.system.name and "metrics" in parts:
                 growing.download(self._objects, name, size, attempt.system)
             elif file == attempt.history.name and "metrics" in parts:

@@ -38,6 +38,14 @@ class NewRun:
     submit_torch: str | None = None
 
 
+class Wants(NamedTuple):
+    """What a run needs, as the fields of that name of NewRun."""
+
+    gpus: float | Auto
+    cpus: float | Auto
+    workers: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """Which code a run is to go on with; as the fields of that name of NewRun."""
@@ -105,6 +113,9 @@ class Run:
     devices: tuple[str, ...]
     python: str | None  # versions where it runs, or ran last
     torch: str | None
+    from_epoch: int | None  # epochs that were finished when the newest attempt began
+    from_step: int | None  # steps done of the one after them by then
+    computes: str | None  # how the newest attempt does, in words
 
     mlflow_run_id: str | None
     published_epoch: int | None
@@ -144,6 +155,9 @@ class Attempt:
     pid: int | None
     devices: tuple[str, ...]
     code: str | None  # the digest of the source that it ran
+    from_epoch: int | None  # as of the run; None: it had not got so far, or is of an earlier version
+    from_step: int | None
+    computes: str | None
 
 
 class Machine(TypedDict):
@@ -202,3 +216,6 @@ class ProgressFields(TypedDict, total=False):
     devices: tuple[str, ...]
     python: str | None
     torch: str | None
+    from_epoch: int | None
+    from_step: int | None
+    computes: str | None

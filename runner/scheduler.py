@@ -37,7 +37,7 @@ REPORT_SECONDS = 1.0  # between two rows that say how far a run is
 PUBLISHER_SECONDS = 2.0  # between two looks whether one is needed
 HOLD_SECONDS = 30.0  # before a run whose folder could not be written is started again
 AVOID_SECONDS = 300.0  # in which a machine that cannot run what we start is left alone
-UNKNOWN = ""  # machine of an adopted run until its worker answers; Ray counts what it holds meanwhile
+UNKNOWN = ""  # machine of an adopted worker that Ray has on none yet; Ray counts what it holds meanwhile
 
 
 class Interval:
@@ -211,10 +211,15 @@ class Scheduler:
             held = self._store.attempts(run.id)[-1]
             devices = held.devices if run.workers == 1 else ()  # of several they are those of all
             gpus, cpus = (spread.share(each, run.workers) for each in (held.gpus, held.cpus))
-            booking = Booking(UNKNOWN, gpus, cpus, devices)
-            names = _actor_names(run)[1:]
-            followers = [Follower(rank, cluster.find(name), booking) for rank, name in enumerate(names, 1)]
-            self._charges[run.id] = Charge(member, booking, followers)
+
+            def booked(found: Member | None) -> Booking:
+                """At once: what cannot run on its machine never says on which one it is."""
+                machine = None if found is None else cluster.node_of(found)
+                return Booking(machine or UNKNOWN, gpus, cpus, devices)
+
+            others = [cluster.find(name) for name in _actor_names(run)[1:]]
+            followers = [Follower(rank, other, booked(other)) for rank, other in enumerate(others, 1)]
+            self._charges[run.id] = Charge(member, booked(member), followers)
 
     def _look(self, run: Run, answers: Mapping[str, Reply]) -> Seen:
         first = self._look_at_first(run, answers)

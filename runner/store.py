@@ -41,6 +41,7 @@ from runner.rows import (
     ProgressFields,
     Run,
     Waiting,
+    Wants,
 )
 from runner.source import Source
 from runner.states import Event, IllegalMove, State
@@ -235,6 +236,7 @@ class Store:
         config: str | None = None,
         num_epochs: int | None = None,
         use_best: bool = False,
+        wants: Wants | None = None,
         origin: Origin | None = None,
         source: Source | None = None,
         *,
@@ -242,7 +244,7 @@ class Store:
     ) -> None:
         """Queues an ended run again, with another configuration and other code where they are given.
 
-        `source`: that which `origin` names.
+        `wants`: what it needs by that configuration; `source`: that which `origin` names.
 
         Raises UnknownRun, and IllegalMove for a run that has not ended, or has FINISHED and gets no
         more epochs.
@@ -252,7 +254,7 @@ class Store:
                 self._database.take_turn(connection)
                 sources.keep(connection, source)
             run = _expected(connection, run_id)
-            changes = moves.resumed(run, now, config, num_epochs, use_best)
+            changes = moves.resumed(run, now, config, num_epochs, use_best, wants)
             write(connection, run, changes | (vars(origin) if origin else {}))
             if source is not None and run.code is not None:
                 sources.drop(connection, [run.code])
@@ -460,9 +462,9 @@ class Store:
             if run is None:
                 return False
             write(connection, run, moves.reported(run, now, progress))
-            where = {name: value for name, value in progress.items() if name in moves.WHERE}
-            if where:
-                write_attempt(connection, run_id, attempt, where)
+            kept = {name: value for name, value in progress.items() if name in moves.OF_ATTEMPT}
+            if kept:
+                write_attempt(connection, run_id, attempt, kept)
             return True
 
     def end(

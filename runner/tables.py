@@ -28,7 +28,7 @@ from sqlalchemy.engine import Dialect
 from runner.rows import Attempt, Beat, Run, Waiting
 from runner.states import State
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Json(TypeDecorator[Any]):
@@ -138,6 +138,9 @@ runs = Table(
     Column("host", Text),
     Column("pid", Integer),
     Column("devices", Json(tuple)),
+    Column("from_epoch", Integer),
+    Column("from_step", Integer),
+    Column("computes", Text),
     Column("mlflow_run_id", Text),
     Column("published_epoch", Integer),
     Column("published_state", StateName),
@@ -176,6 +179,9 @@ attempts = Table(
     Column("pid", Integer),
     Column("devices", Json(tuple)),
     Column("code", String(64)),
+    Column("from_epoch", Integer),
+    Column("from_step", Integer),
+    Column("computes", Text),
 )
 
 Index("attempts_by_code", attempts.c.code)

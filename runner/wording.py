@@ -71,6 +71,13 @@ def listed(numbers: list[int], at_most: int = 10) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else "none"
 
 
+def beginning(epoch: int | None, step: int | None) -> str:
+    """Where an attempt began, after so many epochs and steps: "from epoch 3, step 20"; "" if not known."""
+    if epoch is None:
+        return ""
+    return f"from epoch {epoch + 1}, step {step or 0}" if epoch or step else "from the beginning"
+
+
 def request(number: float | str) -> str:
     """How many GPUs or cores a run asks for; "auto" is itself."""
     return number if isinstance(number, str) else f"{number:g}"

@@ -2,14 +2,15 @@
 
     python -m group_member SIZE HOST:PORT FOLDER CASE...
 
-Rank 0 goes on from FOLDER/CASE.begun.pt where that is there, and leaves the states in the middle of each case
-in FOLDER/CASE.middle.pt and at its end in FOLDER/CASE.pt.
+A case is one of CASES or ACTS. Rank 0 goes on from FOLDER/CASE.begun.pt where that is there, and leaves the
+states in the middle of each of CASES in FOLDER/CASE.middle.pt and at its end in FOLDER/CASE.pt.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,36 @@ def end(
     return progress.snapshot(), middle
 
 
+def fail_alone(group: Group, _: Path) -> None:
+    """Rank 1 asks for a sum that gloo cannot make, which it hears as a plain RuntimeError."""
+    group.add(torch.ones(4))
+    group.add(torch.ones(4, dtype=torch.int16 if group.rank else torch.float32))
+
+
+def hang(group: Group, folder: Path) -> None:
+    """Rank 1 neither comes nor goes while rank 0 waits for it."""
+    given_up = folder / "given up"
+    if group.leads:
+        try:
+            group.add(torch.ones(1))
+        finally:
+            given_up.touch()
+    while not given_up.exists():
+        time.sleep(0.05)
+
+
+ACTS = {"own_error": fail_alone, "hanging": hang}  # cases in which nothing is trained
+
+
 def member(rank: int, size: int, address: str, folder: Path, cases: Sequence[str]) -> int:
     """Train each case; the exit code."""
     try:
-        with meeting(rank, size, address, "cpu", timeout_seconds=60.0) as group:
+        timeout = 2.0 if "hanging" in cases else 60.0
+        with meeting(rank, size, address, "cpu", timeout) as group:
             for case in cases:
-                if group.leads:
+                if case in ACTS:
+                    ACTS[case](group, folder)
+                elif group.leads:
                     begun = folder / f"{case}.begun.pt"
                     state = load(begun) if begun.exists() else None
                     last, middle = end(config(case), state, group, 2 if case == "stopped" else None)
@@ -107,6 +132,9 @@ def member(rank: int, size: int, address: str, folder: Path, cases: Sequence[str
     except TrainingError as error:
         print(f"rank {rank}: {error}", flush=True)
         return 4
+    except RuntimeError as error:
+        print(f"rank {rank} by itself: {error}", flush=True)
+        return 5
     return 0
 
 

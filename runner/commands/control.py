@@ -85,13 +85,15 @@ def resume(
     """Queue an ended RUN again: it goes on from its checkpoint, as the same run and the same MLflow run.
 
     A FINISHED run goes on with more epochs. What can be set: num_epochs, optim, loss.rc_loss_weight,
-    checkpoint.interval_seconds, checkpoint.keep_every, dataset.root. Anything else would be another run:
-    submit it. It keeps the code of its submission; --new-code takes that of now, with a mistake in it mended.
+    checkpoint.interval_seconds, checkpoint.keep_every, dataset.root, and runner.gpus, runner.cpus and
+    runner.workers. Anything else would be another run: submit it. It keeps the code of its submission;
+    --new-code takes that of now, with a mistake in it mended.
 
     \b
     Examples:
       python -m runner resume 3
       python -m runner resume 3 --set num_epochs=200
+      python -m runner resume 3 --set runner.workers=1
       python -m runner resume 3 --new-code
     """
     from runner.commands.access import named, open_queue
@@ -110,7 +112,14 @@ def resume(
             raise CommandError(f"run {chosen.id} {gone_soon(chosen)}")
         edit = edited(chosen, settings or [], best, data_environment(home))
         store.resume(
-            chosen.id, edit.config, edit.num_epochs, best, origin=origin, source=source, now=store.now()
+            chosen.id,
+            edit.config,
+            edit.num_epochs,
+            best,
+            edit.wants,
+            origin=origin,
+            source=source,
+            now=store.now(),
         )
         hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")
         started = start_service(home, store)

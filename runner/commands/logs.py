@@ -31,15 +31,22 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option(min=1, help="Only this one; all in order without it.")
     ] = None,
+    worker: Annotated[
+        int, typer.Option(metavar="RANK", min=0, help="Of several workers the one of this rank, from 0.")
+    ] = 0,
 ) -> None:
-    """Print the whole output of RUN's workers, warnings and tracebacks included, one attempt after another.
+    """Print the whole output of RUN's worker, warnings and tracebacks included, one attempt after another.
+
+    Of several workers the first one, of rank 0, speaks for all; what the others print is little, but for an
+    error of their own.
 
     \b
     Examples:
       python -m runner logs 3
       python -m runner logs 3 -f
+      python -m runner logs 3 --worker 1
     """
-    from runner.commands.access import named, open_queue
+    from runner.commands.access import named, open_queue, require_folders
 
     with open_queue() as (home, store):
         chosen = named(store, run)
@@ -47,13 +54,26 @@ def logs(
             raise CommandError(f"run {chosen.id} has had {chosen.attempt} attempts, no attempt {attempt}")
         if chosen.attempt == 0 and not follow:
             hint(f"run {chosen.id} is {chosen.state} and has not started: no output yet")
-        sources: Logs = Kept(store, chosen.id) if home.shared else Files(home, store, chosen.id)
+        if worker:
+            require_folders(home, "read what workers of ranks above 0 printed")
+        in_queue = home.shared and worker == 0  # what the others print is not copied there
+        sources: Logs = Kept(store, chosen.id) if in_queue else Files(home, store, chosen.id, worker)
+        require_worker(chosen, worker, sources)
         try:
             for piece in output(store, chosen, sources, attempt, follow):
                 emit_bytes(piece)
         except KeyboardInterrupt:
             hint(f"stopped looking, nothing else: `{PROGRAM} logs {chosen.id} -f` comes back")
             raise typer.Exit(exits.STOPPED_LOOKING) from None
+
+
+def require_worker(run: Run, rank: int, logs: Logs) -> None:
+    """Raises CommandError where the run has no worker of this rank, nor had one in an earlier attempt."""
+    if rank < run.workers:
+        return
+    if not any(any(logs.pieces(number, 0)) for number in range(1, run.attempt + 1)):
+        has = "one worker, of rank 0" if run.workers == 1 else f"workers of ranks 0 to {run.workers - 1}"
+        raise CommandError(f"run {run.id} has {has}: no worker of rank {rank}")
 
 
 class Logs(Protocol):
@@ -71,12 +91,13 @@ class Logs(Protocol):
 class Files:
     """The logs where the workers write them, or a copy of what there is in an object store."""
 
-    def __init__(self, home: Home, store: Store, run_id: int) -> None:
+    def __init__(self, home: Home, store: Store, run_id: int, rank: int) -> None:
         from runner import storage
 
         self._storage = storage.of(home)
         self._store = store
         self._run_id = run_id
+        self._rank = rank
         self._copies = home.remote
         self._looked: tuple[float, Run] | None = None
         self._paths: RunPaths | None = None
@@ -88,7 +109,7 @@ class Files:
         """The run's folder with its logs; those of an object store are looked at now and then."""
         now, run = time.monotonic(), self._store.run(self._run_id)
         if run is not None and (not self._looked or self._is_stale(now, run, *self._looked)):
-            self._paths = self._storage.read(run, "logs")
+            self._paths = self._storage.read(run, "logs of all" if self._rank else "logs")
             self._looked = now, run
         return self._paths
 
@@ -100,7 +121,7 @@ class Files:
         if (paths := self._newest()) is None:
             return
         try:
-            file = paths.attempt(attempt).log.open("rb")
+            file = paths.attempt(attempt).log_of(self._rank).open("rb")
         except FileNotFoundError:
             return
         with file:

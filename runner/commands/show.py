@@ -11,7 +11,7 @@ from runner import narration, notes, source, versions
 from runner.commands.options import Json, RunArgument
 from runner.output import PROGRAM, emit, emit_json
 from runner.states import ENDED, State
-from runner.wording import NOTHING, age, duration, plural, request
+from runner.wording import NOTHING, age, beginning, duration, plural, request
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
@@ -83,6 +83,7 @@ def details(
         "wants": f"gpus {request(run.gpus)}, cpus {request(run.cpus)}"
         + (f", for {run.workers} workers" if run.workers > 1 else ""),
         "runs on": f"{narration.place(run)}, pid {run.pid}" if run.state is State.RUNNING and run.pid else "",
+        "computes": run.computes or "",
         "tags": ", ".join(f"{key}={value}" for key, value in run.tags.items()),
         "metrics": ", ".join(f"{key} {value:.6g}" for key, value in sorted(run.metrics.items())),
         "folder": home.place(run.id, run.name),
@@ -168,7 +169,7 @@ def mlflow_line(run: Run, tracking: str) -> str:
 
 
 def attempt_line(attempt: Attempt, now: float, run: Run) -> str:
-    """When, where, how it ended, and why, unless the run's own line says so."""
+    """When, from which step, where, how it ended, and why, unless the run's own line says so."""
     devices = (
         f"GPU {','.join(attempt.devices)}"
         if attempt.devices
@@ -179,5 +180,7 @@ def attempt_line(attempt: Attempt, now: float, run: Run) -> str:
     reason = f": {attempt.reason}" if attempt.reason and attempt.reason != run.reason else ""
     host = attempt.host or NOTHING
     began = f"started {age(attempt.started_at, now)} ago"
+    if begun := beginning(attempt.from_epoch, attempt.from_step):
+        began += f" {begun}"
     code = f", code {source.short(attempt.code)}" if attempt.code != run.code else ""
     return f"{attempt.number}  {outcome}{reason}; {began}, took {took}, on {host}, {devices}{code}"

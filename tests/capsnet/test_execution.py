@@ -152,3 +152,10 @@ def test_what_only_a_gpu_has_is_said_to_be_missing_or_left_alone_without_one(tin
     with pytest.warns(UserWarning, match="this CPU has no tf32 that is worth using; it is float32"):
         assert execution.resolve(tiny_config(precision="tf32")).precision == "float32"
     assert execution.resolve(tiny_config(cuda_graph=True)).cuda_graph is False
+
+
+def test_the_way_to_compute_is_told_in_a_few_words():
+    plain = Execution("cpu", "float32", 1, "contiguous", False)
+    assert plain.summary == "float32 on the CPU, 1 thread, steps not compiled"
+    recorded = Execution("cuda", "bfloat16", 8, "channels_last", False, compile=True, cuda_graph=True)
+    assert recorded.summary == "bfloat16 on the GPU, steps compiled, recorded as a CUDA graph"

@@ -20,8 +20,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capsnet import group
 from capsnet.config import Config
-from capsnet.group import ALONE, Group, GroupError, Part, host, meeting
+from capsnet.group import ALONE, Group, GroupError, GroupLost, Part, host, meeting
 from capsnet.layers import Dropout
 from capsnet.state import State
 from capsnet.training import train
@@ -279,6 +280,64 @@ def test_rank_0_says_that_the_loss_is_not_finite(processes):
     group = processes(2, "not_finite")
     assert group.ends() == {0: 4, 1: 3}, group.output.read_text()
     assert group.said(r"rank 0: loss is nan at epoch 1, step \d")
+
+
+# ---- whose error it is
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: device-side assert triggered", 710),
+        torch.distributed.DistBackendError(
+            "NCCL error in: NCCLUtils.cpp:77, unhandled cuda error\nncclUnhandledCudaError: Call to CUDA "
+            "function failed.\nLast error:\nCuda failure 710 'device-side assert triggered'"
+        ),
+        torch.distributed.DistBackendError("ncclInvalidUsage: Duplicate GPU detected"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 17 bytes"),
+        NotImplementedError("not for this type"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_its_own_is_not_the_loss_of_another(error):
+    with pytest.raises(type(error)) as raised, group._losses():
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.distributed.DistBackendError(
+            "NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network error\n"
+            "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting"
+        ),
+        torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1."),
+        torch.distributed.DistNetworkError("Broken pipe"),
+        torch.distributed.DistStoreError("wait timeout after 1000ms, keys: /0"),
+        RuntimeError("[/build/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer"),
+        RuntimeError("[enforce fail at /build/gloo/transport/tcp/device.cc:88] rv != -1. Network is down"),
+        RuntimeError("Application timeout caused pair closure"),
+    ],
+    ids=str,
+)
+def test_the_loss_of_another_is_known_by_what_pytorch_raises(error):
+    with pytest.raises(GroupLost, match="another process of the group has gone"), group._losses():
+        raise error
+
+
+def test_a_member_that_fails_by_itself_says_why_and_the_others_that_it_has_gone(processes):
+    members = processes(2, "own_error")
+    assert members.ends() == {0: 3, 1: 5}, members.output.read_text()
+    assert members.said("rank 1 by itself: Invalid scalar type")
+    assert members.said(r"rank 0: another process of the group has gone: .+")
+
+
+def test_a_member_that_waits_for_one_that_hangs_says_that_it_is_lost(processes):
+    members = processes(2, "hanging")
+    assert members.ends() == {0: 3, 1: 0}, members.output.read_text()
+    assert members.said(r"rank 0: another process of the group has gone: .*[Tt]imed? ?out")
 
 
 # ---- what cannot be

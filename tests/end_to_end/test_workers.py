@@ -54,10 +54,11 @@ def state_of(service: Service, number: int) -> dict[str, Any]:
 
 def assert_as_alone(state: dict[str, Any], small: Path) -> None:
     """The weights at the end are those of one worker, up to rounding."""
-    config = loading.load(small, ["num_epochs=3", "threads=1", "use_cuda=false"]).config
+    epochs = state["epoch"]
+    config = loading.load(small, [f"num_epochs={epochs}", "threads=1", "use_cuda=false"]).config
     *_, progress = training.train(config)
     alone = progress.snapshot()
-    assert (state["epoch"], state["step"]) == (alone["epoch"], alone["step"]) == (3, 0)
+    assert (state["epoch"], state["step"]) == (alone["epoch"], alone["step"]) == (epochs, 0)
     for one, other in zip(tensors(alone["model"]), tensors(state["model"]), strict=True):
         assert float((one - other).norm() / one.norm()) < TOLERANCE
 
@@ -99,16 +100,25 @@ def test_a_run_goes_on_from_its_checkpoint_when_either_worker_was_killed(
     service.wait_for_state(number, State.CANCELLED)
 
 
-def test_an_interrupted_run_frees_both_workers_and_goes_on(service: Service, small: Path) -> None:
+def test_an_interrupted_run_frees_both_workers_and_goes_on_with_one_to_the_same_weights(
+    service: Service, small: Path
+) -> None:
     number = service.submit(small, ENDLESS, *TWO)
     _, *pids = two_processes(service, number)
     service.call("interrupt", str(number))
     service.wait_for_state(number, State.INTERRUPTED)
     wait_until_gone(*pids)
     reached = state_of(service, number)
-    service.call("resume", str(number), "--set", f"num_epochs={max(3, reached['epoch'] + 1)}")
-    service.wait_for_state(number, State.FINISHED)
-    assert state_of(service, number)["epoch"] > reached["epoch"]
+    assert reached["execution"]["workers"] == 2
+    epochs = f"num_epochs={reached['epoch'] + 1}"
+    service.call("resume", str(number), "--set", epochs, "--set", "runner.workers=1")
+    run = service.wait_for_state(number, State.FINISHED, State.FAILED)
+    assert (run.state, run.workers) == (State.FINISHED, 1)
+    assert not (folder(service, run) / "log.rank-1.txt").exists()
+    state = state_of(service, number)
+    assert state["epoch"] > reached["epoch"]
+    assert state["execution"]["workers"] == 1
+    assert_as_alone(state, small)
 
 
 def test_a_scheduler_that_was_killed_finds_both_workers_again(service: Service, small: Path) -> None:

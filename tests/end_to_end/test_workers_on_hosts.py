@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from end_to_end.raylets import Hosts
 from end_to_end.test_workers import ENDLESS, follower_pid
 
 from runner.states import State
+from runner.store import open_store
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +31,24 @@ def hosts() -> Iterator[Hosts]:
         cluster.end()
 
 
+NODE_OF = """
+import sys
+from runner import cluster
+address, namespace, name = sys.argv[1:]
+cluster.connect(address, namespace)
+print(cluster.node_of(cluster.find(name)))
+"""
+
+
+def node_of_follower(service: Service, hosts: Hosts) -> str:
+    """Where Ray has the worker of rank 1, by what a scheduler asks that finds it."""
+    with open_store(service.home) as store:
+        words = hosts.address, store.queue_id, "run-1-1-rank-1"
+    command = [sys.executable, "-c", NODE_OF, *words]
+    done = subprocess.run(command, env=service.environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def test_a_run_larger_than_every_host_spans_two_and_outlives_one_of_them(
     hosts: Hosts, tmp_path: Path, small: Path
 ) -> None:
@@ -37,6 +58,7 @@ def test_a_run_larger_than_every_host_spans_two_and_outlives_one_of_them(
     first, second = hosts.host_of(run.pid), hosts.host_of(follower_pid(service, run))
     assert {first.name, second.name} == {"alpha", "beta"}
     assert run.devices == ("0", "0")
+    assert node_of_follower(service, hosts) == second.node_id
 
     second.kill()
     service.wait_for(number, lambda run: run.state is State.QUEUED and run.attempt == 1)

@@ -56,6 +56,8 @@ def test_an_attempt_trains_to_its_end_and_says_so_on_disk(assignment: Assignment
     assert storage.read_ending(assignment.paths) == ending(standing)
     fields = standing.status.fields
     assert (fields.get("durable_epoch"), fields.get("epoch")) == (2, 2)
+    assert (fields.get("from_epoch"), fields.get("from_step")) == (0, 0)
+    assert fields.get("computes") == "float32 on the CPU, 1 thread, steps not compiled"
     assert checkpoint.load(assignment.paths.checkpoint)["epoch"] == 2
 
 
@@ -77,7 +79,9 @@ def test_an_attempt_that_is_told_to_stop_saves_and_the_next_one_goes_on(assignme
     state = checkpoint.load(assignment.paths.checkpoint)
     assert (state["epoch"], state["step"]) == (0, 1)
     following = next_attempt(assignment)
-    assert ending(performed(following)).kind == "finished"
+    finished = performed(following)
+    assert ending(finished).kind == "finished"
+    assert (finished.status.fields.get("from_epoch"), finished.status.fields.get("from_step")) == (0, 1)
     undisturbed = replace(assignment, run=2)
     storage.prepare(undisturbed.run_paths, 1, SMALL)
     performed(undisturbed)
@@ -133,6 +137,19 @@ def test_threads_are_those_of_before_unless_there_were_other_workers(
     assert "(threads 1 -> 2, workers 4 -> 1): the last bits may differ" in capsys.readouterr().out
     found = checkpoint.load(third.paths.checkpoint)["execution"]
     assert (found["workers"], found["threads"]) == (1, 2)
+
+
+@pytest.mark.filterwarnings("default:the checkpoint was made otherwise")
+def test_cores_that_the_yaml_names_are_the_threads_also_when_a_resume_has_changed_them(
+    assignment: Assignment,
+) -> None:
+    named = SMALL.replace("threads: 1\n", "") + "runner: {cpus: 1}\n"
+    first = replace(assignment, config=named, cpus=1.0)
+    performed(first)
+    more = named.replace("cpus: 1", "cpus: 2").replace("num_epochs: 2", "num_epochs: 3")
+    second = replace(next_attempt(first, more), cpus=2.0)
+    performed(second)
+    assert checkpoint.load(second.paths.checkpoint)["execution"]["threads"] == 2
 
 
 def test_an_outcome_that_cannot_be_written_is_reported_all_the_same(

@@ -32,7 +32,7 @@ FLOORS = {
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
-        "spec loading paths private source code_cache guest protocol versions",
+        "spec loading paths private source code_cache guest protocol versions wording",
         "states rows moves room spread placement record system_metrics run_files held objects growing "
         "remote_checkpoint object_storage storage uploading workplace settings",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
@@ -41,7 +41,7 @@ FLOORS = {
         "capsnet_pyfunc",
         "cluster resources",
         "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray",
-        "cli __main__ commands.* output exits wording notes narration following views editing git present ui",
+        "cli __main__ commands.* output exits notes narration following views editing git present ui",
     ],
 }
 

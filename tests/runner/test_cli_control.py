@@ -9,6 +9,7 @@ from cli_harness import TINY, Lab
 
 from capsnet import yamlfile
 from runner import exits
+from runner.rows import Run
 from runner.states import State
 
 
@@ -110,7 +111,7 @@ def test_an_unfinished_run_is_not_resumed(lab: Lab, state: State) -> None:
     assert (done.code, done.err) == (2, f"run 1 is {state}: only an ended run can be resumed\n")
 
 
-@pytest.mark.parametrize("key", ["seed=1", "model.conv_channels=3", "name=x", "runner.gpus=1", "loss={}"])
+@pytest.mark.parametrize("key", ["seed=1", "model.conv_channels=3", "name=x", "runner.tags={}", "loss={}"])
 def test_what_would_make_it_another_run_cannot_be_set(lab: Lab, key: str) -> None:
     number = lab.ended(State.INTERRUPTED)
     done = lab.call("resume", number, "--set", key, "--set", "num_epochs=20")
@@ -136,6 +137,67 @@ def test_a_value_that_is_not_allowed_is_one_line(lab: Lab, key: str, said: str) 
     done = lab.call("resume", number, "--set", key)
     assert done.code == exits.USAGE
     assert done.err.startswith(f"--set {key}: ") and said in done.err and done.err.count("\n") == 1
+
+
+TWO = TINY + "batch_size: 4\nrunner: {workers: 2, cpus: 2}\n"
+
+
+def wants(run: Run) -> tuple[object, ...]:
+    """What the queue places the run by, and what its YAML says of that."""
+    block = yamlfile.parse(run.config, "row").data["runner"]
+    return (run.gpus, run.cpus, run.workers), (block["gpus"], block["cpus"], block["workers"])
+
+
+@pytest.mark.parametrize("workers", [1, 3, 4])
+def test_a_run_of_two_workers_goes_on_with_any_other_number(lab: Lab, workers: int) -> None:
+    number = lab.ended(State.INTERRUPTED, text=TWO)
+    assert wants(lab.run(number)) == ((0, 2, 2), ("auto", 2, 2))
+    settings = "--set", f"runner.workers={workers}", "--set", "runner.cpus=4"
+    assert lab.call("resume", number, *settings).code == 0
+    assert wants(lab.run(number)) == ((0, 4, workers), ("auto", 4, workers))
+    assert [one.workers for one in lab.store.line()] == [workers]
+
+
+@pytest.mark.parametrize(
+    ("before", "settings", "row"),
+    [
+        ("{gpus: 2}", ["gpus=4"], (4, "auto", 4)),
+        ("{gpus: 2}", ["gpus=1"], (1, "auto", 1)),
+        ("{gpus: 2}", ["gpus=0", "workers=2"], (0, "auto", 2)),
+        ("{workers: 2}", ["workers=1"], (1, "auto", 1)),  # auto came to two GPUs
+        ("{workers: 2}", ["workers=4"], (4, "auto", 4)),
+        ("{workers: 2}", ["gpus=auto"], ("auto", "auto", 2)),
+        ("{workers: 2}", ["cpus=3"], (2, 3, 2)),
+    ],
+)
+def test_the_gpus_follow_the_workers_unless_they_are_set(
+    lab: Lab, before: str, settings: list[str], row: tuple[object, ...]
+) -> None:
+    number = lab.submit(TINY + f"runner: {before}\n")
+    lab.start(number, gpus=2)
+    lab.end(number, State.FAILED)
+    words = [word for setting in settings for word in ("--set", f"runner.{setting}")]
+    assert lab.call("resume", number, *words).code == 0
+    assert wants(lab.run(number))[0] == row
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "said"),
+    [
+        (TWO, "workers=5", "batch_size: a batch of 4 images cannot be shared by 5 workers: raise it, or set"),
+        (TWO, "workers=0", "must be auto, or a whole number from 1 to 1024"),
+        (TINY + "runner: {gpus: 2}\n", "workers=1", "must be auto or 2, one for each GPU (got 1)"),
+    ],
+)
+def test_workers_that_would_be_refused_at_submit_are_refused_at_resume(
+    lab: Lab, text: str, setting: str, said: str
+) -> None:
+    number = lab.ended(State.INTERRUPTED, text=text)
+    before = lab.run(number)
+    done = lab.call("resume", number, "--set", f"runner.{setting}")
+    assert (done.code, done.err.count("\n")) == (exits.USAGE, 1)
+    assert said in done.err
+    assert lab.run(number) == before
 
 
 def test_the_best_weights_need_a_validation_split(lab: Lab) -> None:

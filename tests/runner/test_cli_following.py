@@ -265,6 +265,47 @@ def test_logs_prints_all_attempts_byte_for_byte(lab: Lab) -> None:
     assert (done.code, done.err) == (2, "run 1 has had 2 attempts, no attempt 3\n")
 
 
+def test_logs_of_a_worker_are_those_of_its_rank_in_every_attempt(lab: Lab) -> None:
+    number = lab.ended(State.INTERRUPTED, text="dataset: {name: digits}\nrunner: {workers: 3}\n")
+    paths = lab.home.run(number, "tiny")
+    for attempt in (1, 2):
+        paths.attempt(attempt).folder.mkdir(parents=True)
+        for rank in range(3):
+            paths.attempt(attempt).log_of(rank).write_text(f"rank {rank}, attempt {attempt}\n")
+    lab.call("resume", number, "--set", "runner.workers=2")
+    lab.start(number)
+    assert lab.call("logs", number).out == "rank 0, attempt 1\n--- attempt 2 ---\nrank 0, attempt 2\n"
+    both = "rank 1, attempt 1\n--- attempt 2 ---\nrank 1, attempt 2\n"
+    assert lab.call("logs", number, "--worker", "1").out == both
+    assert lab.call("logs", number, "--worker", "1", "--attempt", "2").out == "rank 1, attempt 2\n"
+    assert "rank 2, attempt 1\n" in lab.call("logs", number, "--worker", "2").out  # it had three before
+    done = lab.call("logs", number, "--worker", "3")
+    assert (done.code, done.err) == (2, "run 1 has workers of ranks 0 to 1: no worker of rank 3\n")
+
+
+def test_logs_follow_a_worker_that_is_not_the_first(lab: Lab) -> None:
+    number = lab.submit("dataset: {name: digits}\nrunner: {workers: 2}\n")
+    attempt = lab.home.run(number, "tiny").attempt(1)
+
+    def work() -> None:
+        lab.start(number)
+        attempt.folder.mkdir(parents=True)
+        attempt.log.write_text("not this one\n")
+        with attempt.log_of(1).open("w", buffering=1) as log:
+            log.write("joins\n")
+            log.write("ends\n")
+        lab.end(number, State.FINISHED)
+
+    with meanwhile(work):
+        done = lab.call("logs", number, "-f", "--worker", "1")
+    assert (done.code, done.out) == (0, "joins\nends\n")
+
+
+def test_the_only_worker_of_a_run_has_rank_0(lab: Lab) -> None:
+    done = lab.call("logs", lab.ended(), "--worker", "1")
+    assert (done.code, done.err) == (2, "run 1 has one worker, of rank 0: no worker of rank 1\n")
+
+
 def test_logs_follow_waits_for_the_log_goes_on_to_the_next_attempt_and_ends_with_the_run(lab: Lab) -> None:
     number = lab.submit()
     paths = lab.home.run(number, "tiny")

@@ -14,6 +14,7 @@ from cli_harness import TINY, Done, Lab
 
 from runner import exits, local_ray
 from runner.commands import logs
+from runner.paths import Home
 from runner.rows import Machine
 from runner.states import State
 
@@ -124,6 +125,22 @@ def test_logs_come_from_the_database(lab: Lab) -> None:
     done = lab.call("logs", number)
     assert (done.code, done.out) == (0, "first\n--- attempt 2 ---\nsecond\n")
     assert lab.call("logs", number, "--attempt", "2").out == "second\n"
+
+
+def test_logs_of_other_workers_are_read_from_the_folders_or_it_is_said_that_they_are_not_to_be_seen(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(lab)
+    number = lab.submit(TINY + "runner: {workers: 2}\n")
+    lab.start(number)
+    done = lab.call("logs", number, "--worker", "1")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"{CLUSTER_HOME} with the runs' folders is not to be seen from this host: read what" in done.err
+    mounted = Home(tmp_path / "mounted").run(number, "tiny").attempt(1)
+    mounted.folder.mkdir(parents=True)
+    mounted.log_of(1).write_text("joins\n")
+    monkeypatch.setenv("RUNNER_HOME", str(tmp_path / "mounted"))
+    assert lab.call("logs", number, "--worker", "1").out == "joins\n"
 
 
 def test_logs_follow_until_the_whole_log_has_come(lab: Lab) -> None:

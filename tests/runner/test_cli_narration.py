@@ -81,6 +81,21 @@ def test_numbers_alone_are_no_news_but_a_new_epoch_has_its_line(queued: Run) -> 
     assert narration.epoch_line(same, later) == ["run 1 (tiny): epoch 2/10, loss 0.5000 so far"]
 
 
+def test_how_an_attempt_computes_is_said_once_at_its_start(queued: Run) -> None:
+    picked = "bfloat16 on the CPU, 2 threads, steps compiled"
+    starting = running(queued, answered_at=None)
+    first = running(queued, epoch=1, computes=picked, from_epoch=0, from_step=0)
+    later = running(queued, epoch=2, computes=picked, from_epoch=0, from_step=0)
+    again = running(queued, attempt=2, epoch=2, computes=picked, from_epoch=1, from_step=7)
+    line = f"run 1 (tiny) computes in {picked}, from the beginning"
+    assert narration.changes(starting, first) == [line]
+    assert narration.changes(first, later) == []
+    moved, *others = narration.changes(None, later)  # who comes later hears it as well
+    assert moved.startswith("run 1 (tiny) is RUNNING") and others == [line]
+    assert narration.changes(later, again)[1:] == [f"run 1 (tiny) computes in {picked}, from epoch 2, step 7"]
+    assert len(narration.changes(None, moment(queued, computes=picked))) == 1  # it does not run any more
+
+
 def test_an_end_says_how_long_and_why(queued: Run) -> None:
     ended = dataclasses.replace(
         queued,

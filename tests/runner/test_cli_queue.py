@@ -196,8 +196,11 @@ def test_show_tells_all_about_a_run(lab: Lab) -> None:
     number = lab.submit()
     lab.start(number)
     lab.report(number, epoch=4, step=7, steps_per_epoch=11, loss=0.25, host="bench", pid=4711, devices=("1",))
+    lab.report(number, from_epoch=0, from_step=0, computes="tf32 on the GPU, steps compiled")
     lab.lose(number, "its process was killed")
     lab.start(number)
+    assert lab.run(number).computes is None
+    lab.report(number, from_epoch=3, from_step=5, computes="float32 on the CPU, 2 threads, steps compiled")
     lab.report(number, epoch=4, loss=0.25, durable_epoch=3, durable_step=7, metrics={"test/accuracy": 0.5})
     checkpoint = lab.home.run(number, "tiny").attempt(1).checkpoint
     checkpoint.parent.mkdir(parents=True)
@@ -212,8 +215,13 @@ def test_show_tells_all_about_a_run(lab: Lab) -> None:
     assert parts["source"] == f"{lab.folder}/tiny.yaml, submitted in {lab.folder}"
     assert parts["checkpoint"] == f"{checkpoint}, 0s old, 3 epochs, step 7"
     assert parts["mlflow"] == "abc, published up to epoch 3; `python -m runner ui`; the server is away"
-    assert "  1  lost: its process was killed; started 0s ago, took 0s, on bench, GPU 1" in shown
-    assert "  2  goes on; started 0s ago" in shown
+    assert parts["computes"] == "float32 on the CPU, 2 threads, steps compiled"
+    first = "lost: its process was killed; started 0s ago from the beginning, took 0s, on bench, GPU 1"
+    assert f"  1  {first}" in shown
+    assert "  2  goes on; started 0s ago from epoch 4, step 5, took 0s, on -, 2 cores" in shown
+    attempts = json.loads(lab.call("show", number, "--json").out)["attempts"]
+    begun = [(each["from_epoch"], each["from_step"], each["computes"].split()[0]) for each in attempts]
+    assert begun == [(0, 0, "tf32"), (3, 5, "float32")]
 
 
 def test_show_does_not_show_the_password_of_the_tracking_server(

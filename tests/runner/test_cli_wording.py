@@ -60,3 +60,10 @@ def test_sizes_and_shares_and_counts_read_as_people_write_them() -> None:
     assert wording.listed([1, 2, 5]) == "1, 2 and 5"
     assert wording.listed(list(range(1, 1001))) == "1, 2, 3, ... (1000 in all)"
     assert wording.listed([]) == "none"
+
+
+def test_where_an_attempt_began_is_said_as_far_as_it_is_known() -> None:
+    assert wording.beginning(2, 20) == "from epoch 3, step 20"
+    assert wording.beginning(0, 20) == "from epoch 1, step 20"
+    assert wording.beginning(0, 0) == "from the beginning"
+    assert wording.beginning(None, None) == ""

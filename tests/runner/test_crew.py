@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,6 +91,14 @@ def test_what_the_machine_of_any_lacks_moves_the_run_away_from_that_one(reply: R
 def test_the_end_that_the_first_one_tells_stands() -> None:
     finished = Seen(status=answer("finished").status)
     assert seen(finished, one=Death("killed"), two=answer("failed", "late")) == finished
+
+
+@pytest.mark.parametrize("reply", [Death("killed"), answer("failed", "its GPU is gone")])
+def test_what_becomes_of_the_others_while_the_first_one_saves_for_the_last_time_does_not_matter(
+    reply: Reply,
+) -> None:
+    saving = Seen(status=replace(answer().status, trained=True))
+    assert seen(saving, one=reply) == saving
 
 
 def test_the_hosts_and_gpus_of_all_are_shown_by_rank() -> None:

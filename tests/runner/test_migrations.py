@@ -30,6 +30,7 @@ from runner.tables import SCHEMA_VERSION, metadata
 DATA = Path(__file__).parent / "data"
 FIRST = DATA / "queue-schema-1.db"  # made by the version that had no other schema
 SECOND = DATA / "queue-schema-2.db"  # made by the last version of it
+THIRD = DATA / "queue-schema-3.db"  # likewise
 TABLES = ("runs", "attempts", "queue")
 
 
@@ -279,6 +280,45 @@ class TestOpeningOneWithoutCode:
 
     def test_it_is_noted_as_the_newest(self, second: Path) -> None:
         with open_store(second) as store, store._database.reader.connect() as connection:
+            assert noted(connection) == (str(SCHEMA_VERSION), SCHEMA_VERSION)
+            assert differences(connection) == []
+
+
+class TestOpeningOneWithoutBeginnings:
+    """Of the third schema, which does not say where an attempt began."""
+
+    @pytest.fixture
+    def third(self, tmp_path: Path) -> Path:
+        return Path(shutil.copy(THIRD, tmp_path / "queue.db"))
+
+    def test_every_run_is_there_as_it_was_and_began_nobody_knows_where(self, third: Path) -> None:
+        with open_store(third) as store:
+            runs = {run.name: run for run in store.runs()}
+            assert {name: (run.state, run.workers, run.gpus) for name, run in runs.items()} == {
+                "finished": (State.FINISHED, 1, 1.0),
+                "running": (State.RUNNING, 2, 2.0),
+                "queued": (State.QUEUED, 1, "auto"),
+                "interrupted": (State.INTERRUPTED, 4, 0.0),
+            }
+            assert {(run.from_epoch, run.from_step, run.computes) for run in runs.values()} == {(None,) * 3}
+            [attempt] = store.attempts(runs["running"].id)
+            assert (attempt.host, attempt.devices, attempt.from_epoch) == ("gpu1", ("0",), None)
+            assert attempt.code is not None and store.source(attempt.code) is not None
+        assert third.with_name("queue.db.schema-3").exists()
+
+    def test_what_runs_and_what_goes_on_says_where_it_began(self, third: Path) -> None:
+        with open_store(third) as store:
+            told = {"from_epoch": 2, "from_step": 5, "computes": "float32 on the CPU"}
+            assert store.report(1, 2, 1, 1030.0, **told)
+            store.resume(4, now=1040.0)
+            epoch = store.take_over(1100.0, "lab", "4")
+            assert store.claim(epoch, 4, 1101.0, gpus=0, cpus=2)
+            assert store.report(epoch, 4, 2, 1102.0, **told)
+            begun = [attempt.from_epoch for number in (2, 4) for attempt in store.attempts(number)]
+            assert begun == [2, None, 2]
+
+    def test_it_is_noted_as_the_newest(self, third: Path) -> None:
+        with open_store(third) as store, store._database.reader.connect() as connection:
             assert noted(connection) == (str(SCHEMA_VERSION), SCHEMA_VERSION)
             assert differences(connection) == []
 

@@ -130,6 +130,21 @@ def test_logs_samples_pictures_and_boards_arrive_as_they_grow(kept: Kept, run: R
     assert paths.config.read_text() == CONFIG
 
 
+def test_the_logs_of_all_workers_arrive_where_they_are_asked_for(
+    kept: Kept, run: Run, tmp_path: Path
+) -> None:
+    place = kept.work(run)
+    attempt = place.run.attempt(1)
+    for rank in range(3):
+        attempt.log_of(rank).write_text(f"rank {rank}\n")
+    place.settle(0.0, untroubled)
+    one = kept.elsewhere(tmp_path / "one").read(run, "logs").attempt(1)
+    assert one.log.read_text() == "rank 0\n"
+    assert not kept.home.remote or one.logs == [one.log]
+    every = kept.elsewhere(tmp_path / "every").read(run, "logs of all").attempt(1)
+    assert [every.log_of(rank).read_text() for rank in range(3)] == ["rank 0\n", "rank 1\n", "rank 2\n"]
+
+
 def test_an_ending_is_known_once_it_was_put_down(kept: Kept, run: Run) -> None:
     place = kept.work(run)
     assert kept.storage.ending(run) is None
