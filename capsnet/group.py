@@ -26,6 +26,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions have as a default the group that there is when it is imported, as torch.compile does in
+# passing. That group would live on with its threads, on which the interpreter may crash or hang as it ends.
+import torch.distributed.nn.functional
 from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage] - documented there
 from torch.distributed.rendezvous import rendezvous
 

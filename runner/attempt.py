@@ -23,7 +23,7 @@ from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
 from runner.storage import EndingKind
 from runner.system_metrics import visible_gpus
-from runner.wording import beginning
+from runner.wording import OTHER_DATA, beginning
 from runner.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Assignment:
     rank: int = 0  # among the run's workers, of which each has these cores and GPUs
     workers: int = 1
     address: str = ""  # of the host of rank 0, as the others reach it
+    saved_epochs: int = 0  # that earlier attempts have saved
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -258,7 +259,7 @@ def explained(error: BaseException, assignment: Assignment) -> str:
 
 def _ways_to_data(assignment: Assignment) -> str:
     """What the user can do where there are no data on this host."""
-    resume = "resume this run with --set dataset.root=FOLDER"
+    resume = f"resume this run with {OTHER_DATA}"
     config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
     if getattr(config.dataset, "root", None) is not None:
         return resume  # it has its own root since its submission: CAPSNET_DATA changes nothing for it
@@ -367,11 +368,17 @@ def _earlier_state(assignment: Assignment, config: Config) -> State | None:
             return from_best(state) if assignment.use_best else state
     if damaged is not None:  # to begin anew would throw away what the user thinks is there
         raise damaged
+    if assignment.saved_epochs:
+        epochs = "an epoch" if assignment.saved_epochs == 1 else f"{assignment.saved_epochs} epochs"
+        print(f"earlier attempts had saved {epochs}, but no checkpoint is there any more", flush=True)
     settings = config.checkpoint
-    if settings.use_checkpoint and settings.model_path and (path := locate(settings.model_path)).exists():
-        print(f"goes on from {path}", flush=True)
-        state = load(path)
-        return from_best(state) if settings.use_best else state
+    if settings.use_checkpoint and settings.model_path:
+        path = locate(settings.model_path)
+        if path.exists():
+            print(f"goes on from {path}", flush=True)
+            state = load(path)
+            return from_best(state) if settings.use_best else state
+        print(f"there is no {path} to go on from: it begins at the first epoch", flush=True)
     return None
 
 
@@ -380,7 +387,8 @@ def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
     import torch
 
     gpus = ", ".join(visible_gpus())
-    where = f"GPU {gpus}" if gpus else f"{assignment.cpus:g} CPU cores"
+    cores = f"{assignment.cpus:g} CPU core{'' if assignment.cpus == 1 else 's'}"
+    where = f"GPU {gpus}" if gpus else cores
     if assignment.gpus == 0 and config.use_cuda:
         where += " (no GPU in this cluster)"
     if assignment.workers > 1:

@@ -128,6 +128,14 @@ def wait_for(store: Store, ids: Sequence[int], timeout: float | None = None) -> 
     return outcome(ids, last)
 
 
+def tell(store: Store, ids: Sequence[int], deadline: float = math.inf) -> None:
+    """Say of each run how it ended, or that it has not. Raises TimedOut as `patiently` does."""
+    for run in patiently(lambda: [store.run(id_) for id_ in ids], deadline):
+        if run is not None:
+            unfinished = f"{narration.title(run)} is still {run.state}"
+            hint(narration.ending(run) if run.state in ENDED else unfinished)
+
+
 def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
     """Show the runs' progress on `stream` until they have ended, then what came of them; the exit code."""
     from runner.views import Bar, Lines, Table

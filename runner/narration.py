@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from runner import notes
 from runner.output import PROGRAM
 from runner.states import ENDED, State
-from runner.wording import beginning, duration, percent
+from runner.wording import OTHER_DATA, beginning, duration, percent
 
 if TYPE_CHECKING:
     from runner.notes import Situation
@@ -111,11 +111,13 @@ def progress(run: Run) -> str:
 
 
 def ending(run: Run) -> str:
-    """How it ended, after how long in its last attempt, and why."""
+    """How it ended, after how long (of several attempts in the last one), and why."""
     started, ended = run.started_at, run.ended_at
     took = (
         "" if started is None or ended is None or run.attempt == 0 else f" after {duration(ended - started)}"
     )
+    if took and run.attempt > 1:
+        took += f" in attempt {run.attempt}"
     reason = f": {run.reason}" if run.reason else ""
     return f"{title(run)} is {run.state}{took}{reason}"
 
@@ -142,9 +144,10 @@ def next_steps(run: Run) -> dict[str, str]:
             "go on": f"{PROGRAM} resume {run.id} --set num_epochs={2 * run.num_epochs}",
         }
     if run.state is State.FAILED:
+        where = f" {OTHER_DATA}" if OTHER_DATA in (run.reason or "") else ""
         return {
             "its output": f"{PROGRAM} logs {run.id}",
-            "go on": f"{PROGRAM} resume {run.id}",
+            "go on": f"{PROGRAM} resume {run.id}{where}",
             "with edited code": f"{PROGRAM} resume {run.id} --new-code",
         }
     return {"go on": f"{PROGRAM} resume {run.id}"}

@@ -402,6 +402,7 @@ class Scheduler:
             rank=rank,
             workers=len(nodes),
             address=addresses.get(start.node, ""),
+            saved_epochs=run.durable_epoch or 0,
         )
 
 

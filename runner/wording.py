@@ -1,4 +1,4 @@
-"""How numbers are written for people: ages, durations, sizes, shares. Pure functions."""
+"""How numbers are written for people: ages, durations, sizes, shares; and words said in several places."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 MINUTE, HOUR, DAY, WEEK = 60, 3_600, 86_400, 604_800
 UNITS = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 NOTHING = "-"
+OTHER_DATA = "--set dataset.root=FOLDER"  # what a run wants at a `resume` where its data are not
 
 
 def duration(seconds: float | None) -> str:

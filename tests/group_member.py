@@ -95,6 +95,17 @@ def fail_alone(group: Group, _: Path) -> None:
     group.add(torch.ones(4, dtype=torch.int16 if group.rank else torch.float32))
 
 
+def compile_late(group: Group, _: Path) -> None:
+    """PyTorch's compiler comes only when the group is there."""
+    group.add(torch.ones(4))
+    assert int(torch.compile(lambda value: value + 1, backend="eager")(torch.ones(1))) == 2
+
+
+def threads_that_talk() -> list[str]:
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return sorted(name for name in names if "gloo" in name)
+
+
 def hang(group: Group, folder: Path) -> None:
     """Rank 1 neither comes nor goes while rank 0 waits for it."""
     given_up = folder / "given up"
@@ -107,7 +118,11 @@ def hang(group: Group, folder: Path) -> None:
         time.sleep(0.05)
 
 
-ACTS = {"own_error": fail_alone, "hanging": hang}  # cases in which nothing is trained
+ACTS = {
+    "own_error": fail_alone,
+    "hanging": hang,
+    "compiling": compile_late,
+}  # cases in which nothing is trained
 
 
 def member(rank: int, size: int, address: str, folder: Path, cases: Sequence[str]) -> int:
@@ -126,6 +141,8 @@ def member(rank: int, size: int, address: str, folder: Path, cases: Sequence[str
                     torch.save(middle, folder / f"{case}.middle.pt")
                 else:
                     assert list(train(config(case), None, splits(), group)) == []
+            print(f"rank {rank} talks by {threads_that_talk()}", flush=True)
+        print(f"rank {rank} leaves {threads_that_talk()}", flush=True)
     except GroupError as error:
         print(f"rank {rank}: {error}", flush=True)
         return 3

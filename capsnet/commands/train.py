@@ -71,6 +71,8 @@ def _beginning(config: Config, where: Places, resume: bool) -> State | None:
     there = bool(checkpoint.files_of(where.checkpoint))
     if resume and not there:
         raise CheckpointError(f"there is no checkpoint {where.checkpoint} to resume: leave out --resume")
+    if not there and config.checkpoint.use_checkpoint:
+        print(f"there is no {where.checkpoint} to go on from: it begins at the first epoch")
     if not there or not (resume or config.checkpoint.use_checkpoint):
         return None
     state = checkpoint.load(where.checkpoint)

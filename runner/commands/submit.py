@@ -179,12 +179,15 @@ def written_outside(config: Config) -> tuple[str, ...]:
 
 def see_through(access: Access, ids: list[int], follow: bool, wait: bool) -> int:
     """Stay with the runs as far as that was asked for; the exit code."""
-    from runner.following import follow_runs, wait_for
+    from runner.following import follow_runs, tell, wait_for
 
     if follow:
         return follow_runs(access, ids, sys.stderr)
     if wait:
-        return wait_for(access.store, ids)
+        code = wait_for(access.store, ids)
+        if code != exits.STOPPED_LOOKING:
+            tell(access.store, ids)
+        return code
     one, it = (f" {ids[0]}", "it") if len(ids) == 1 else ("", "them")
     hint(f"queued {runs_named(ids)}; `{PROGRAM} watch{one}` shows {it}")
     return exits.OK

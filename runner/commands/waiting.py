@@ -10,8 +10,7 @@ import typer
 
 from runner import exits
 from runner.commands.options import Json, Runs
-from runner.output import emit_json, hint
-from runner.states import ENDED
+from runner.output import emit_json
 
 
 def wait(
@@ -27,17 +26,14 @@ def wait(
     """
     from runner.commands.access import all_named, open_queue
     from runner.commands.listing import documents
-    from runner.following import TimedOut, patiently, wait_for
-    from runner.narration import ending
+    from runner.following import TimedOut, patiently, tell, wait_for
 
     with open_queue() as access:
         ids = [run.id for run in all_named(access.store, runs)]
         code = wait_for(access.store, ids, timeout)
         deadline = 0.0 if code == exits.TIMED_OUT else math.inf
         with suppress(TimedOut):  # the database is away, which has been said
-            for run in patiently(lambda: [access.store.run(id_) for id_ in ids], deadline):
-                if run is not None and run.state in ENDED:
-                    hint(ending(run))
+            tell(access.store, ids, deadline)
             if json:
                 emit_json(patiently(lambda: documents(access, ids), deadline))
         raise typer.Exit(code)

@@ -101,8 +101,11 @@ def test_the_yaml_may_place_the_files_and_ask_to_go_on(tiny, capsys):
         "--set=checkpoint.use_checkpoint=true",
     ]
     assert main(["train", "tiny.yaml", "--set", "num_epochs=1", *places]) == 0
+    first = "there is no weights/mine.pt to go on from: it begins at the first epoch"
+    assert first in capsys.readouterr().out
     assert main(["train", "tiny.yaml", *places, "--set", "checkpoint.use_best=true"]) == 0
-    assert "going on from weights/mine.pt" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "going on from weights/mine.pt" in said and first not in said
     assert load(tiny / "weights/mine.pt")["epoch"] == 2
     assert [row["epoch"] for row in read_history(tiny / "weights/mine.history.csv")] == [1, 2]
     assert curve(tiny / "logs") == [1, 2]

@@ -340,6 +340,13 @@ def test_a_member_that_waits_for_one_that_hangs_says_that_it_is_lost(processes):
     assert members.said(r"rank 0: another process of the group has gone: .*[Tt]imed? ?out")
 
 
+def test_who_has_left_a_group_has_none_of_its_threads(processes):
+    members = processes(2, "compiling")
+    assert members.ends() == {0: 0, 1: 0}, members.output.read_text()
+    assert len(members.said(r"rank \d talks by \['gloo_tcp_loop', ")) == 2
+    assert len(members.said(r"rank \d leaves \[\]")) == 2
+
+
 # ---- what cannot be
 
 

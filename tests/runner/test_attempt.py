@@ -193,11 +193,13 @@ def test_a_run_of_which_every_checkpoint_is_damaged_fails_and_does_not_begin_ane
 
 
 def test_the_file_that_the_yaml_names_holds_the_result_and_may_be_gone_on_from(
-    assignment: Assignment, tmp_path: Path
+    assignment: Assignment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = tmp_path / "models" / "mine.pt"
     config = SMALL + f"checkpoint: {{model_path: {named}, use_checkpoint: true}}\n"
     performed(replace(assignment, config=config))
+    first = f"there is no {named} to go on from: it begins at the first epoch"
+    assert first in capsys.readouterr().out
     assert checkpoint.load(named)["epoch"] == 2
     longer = replace(assignment, run=2, config=config.replace("num_epochs: 2", "num_epochs: 3"))
     storage.prepare(longer.run_paths, 1, longer.config)
@@ -205,6 +207,16 @@ def test_the_file_that_the_yaml_names_holds_the_result_and_may_be_gone_on_from(
     rows = checkpoint.read_history(longer.paths.history)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert checkpoint.load(named)["epoch"] == 3
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_anew(
+    assignment: Assignment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.prepare(assignment.run_paths, 2, assignment.config)
+    again = replace(assignment, attempt=2, saved_epochs=7)
+    assert ending(performed(again)).kind == "finished"
+    said = capsys.readouterr().out
+    assert "earlier attempts had saved 7 epochs, but no checkpoint is there any more" in said
 
 
 def test_a_loss_that_is_not_finite_fails_with_epoch_and_step_in_one_line(assignment: Assignment) -> None:

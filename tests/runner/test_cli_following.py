@@ -70,7 +70,9 @@ def test_wait_says_how_the_run_ended(lab: Lab, state: str, code: int) -> None:
 
 def test_wait_gives_up_after_its_timeout(lab: Lab) -> None:
     ended, queued = lab.ended(), lab.submit()
-    assert lab.call("wait", ended, queued, "--timeout", "0.3").code == exits.TIMED_OUT
+    done = lab.call("wait", ended, queued, "--timeout", "0.3")
+    assert done.code == exits.TIMED_OUT
+    assert re.fullmatch(r"run 1 \(tiny\) is FINISHED after \d+s\nrun 2 \(tiny\) is still QUEUED\n", done.err)
     assert lab.call("wait", ended, "--timeout", "0").code == 0
 
 
@@ -112,7 +114,9 @@ def test_submit_wait_prints_the_number_and_ends_as_the_run_does(lab: Lab) -> Non
 
     with meanwhile(fail):
         done = lab.call("submit", lab.file(), "--wait")
-    assert (done.code, done.out, done.err) == (exits.FAILED, "1\n", "")
+    assert (done.code, done.out) == (exits.FAILED, "1\n")
+    reason = "loss is nan at epoch 3, step 117"
+    assert re.fullmatch(rf"run 1 \(tiny\) is FAILED after \d+s: {reason}\n", done.err)
 
 
 def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) -> None:

@@ -108,7 +108,12 @@ def test_an_end_says_how_long_and_why(queued: Run) -> None:
     assert narration.ending(ended) == "run 1 (tiny) is FAILED after 1m 05s: loss is nan at epoch 3, step 117"
     steps = narration.result(ended, "/home/runs/1-tiny")
     assert any("python -m runner logs 1" in line for line in steps)
-    assert any("python -m runner resume 1" in line for line in steps)
+    assert any(line.endswith("python -m runner resume 1") for line in steps)
+    again = dataclasses.replace(
+        ended, attempt=2, reason="no data; resume this run with --set dataset.root=FOLDER"
+    )
+    assert " is FAILED after 1m 05s in attempt 2: no data" in narration.ending(again)
+    assert narration.next_steps(again)["go on"].endswith("resume 1 --set dataset.root=FOLDER")
 
 
 def test_without_a_scheduler_lines_say_so_once(queued: Run) -> None:
