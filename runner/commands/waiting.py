@@ -33,7 +33,8 @@ def wait(
         code = wait_for(access.store, ids, timeout)
         deadline = 0.0 if code == exits.TIMED_OUT else math.inf
         with suppress(TimedOut):  # the database is away, which has been said
-            tell(access.store, ids, deadline)
+            if code != exits.STOPPED_LOOKING:
+                tell(access.store, ids, deadline)
             if json:
                 emit_json(patiently(lambda: documents(access, ids), deadline))
         raise typer.Exit(code)
