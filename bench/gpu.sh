@@ -74,8 +74,8 @@ epoch() {
 }
 # test_errors SHARE NAME KEYS...: a folder of histories, within 1/SHARE of the time that is left
 test_errors() {
-  local left=$(((ends - SECONDS) / $1))
-  part "$((left + 15))" "$python" bench/accuracy.py "$run" --seconds "$((left > 1 ? left : 1))" --output "$out/$2" \
+  local left=$(((ends - SECONDS) / $1 - 20)) # to begin, and to sum up
+  part "$((left + 20))" "$python" bench/accuracy.py "$run" --seconds "$((left > 1 ? left : 1))" --output "$out/$2" \
     "${@:3}" "${fast[@]}" "${sizes[@]}"
 }
 
@@ -139,7 +139,10 @@ results() {
 }
 
 case ${1:-measure} in
-  measure | accuracy | results) mkdir -p "$out" && "${1:-measure}" ;;
+  measure | accuracy | results)
+    mkdir -p "$out" || exit 2
+    "${1:-measure}"
+    ;;
   *) echo "${1}: must be measure, accuracy, results or nothing"; exit 2 ;;
 esac
 if [ ${#troubles[@]} -gt 0 ]; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import capsnet  # isort: skip  # noqa: F401 - before PyTorch, whose threads it keeps from spinning
 
 import argparse
+import gc
 import multiprocessing
 import os
 import platform
@@ -26,12 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from capsnet.config import ConfigError
 from capsnet.execution import available_cpus
 from capsnet.exits import MISTAKE
+from capsnet.graphs import WARM_UP
 from capsnet.images import DataError
 from capsnet.state import TrainingError
 
 Key = TypeVar("Key")
 
-PEAK_STEPS = 3  # the first makes what stays, and from the second on nothing new is needed
+# The first makes what stays, and the second needs no more; with a graph, that which records it and a replay.
+PEAK_STEPS = WARM_UP + 2
 
 
 class Measured(Protocol):
@@ -140,6 +143,7 @@ def peak_of(build: Callable[..., Measured], device: str, *arguments: Any) -> int
     had resident, Python and PyTorch included.
     """
     if device == "cuda":
+        gc.collect()  # what an earlier one left in cycles would go meanwhile
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         _taken(build, *arguments)

@@ -15,9 +15,9 @@ though PyTorch's own default is to use it.) All are measured in turn, round by r
 what bounds them: a product of matrices, and the bare two convolutions of the paper's network, forward and
 backward, at the same batch. Operations are those of convolutions and matrix products as they were carried
 out; what an implementation computes twice counts twice, so compare images/s. Memory is the peak of a
-process of its own, on a GPU that of its tensors. `first s`: seconds that the very first step took, in which
-what is to be compiled is compiled (from nothing, where TORCHINDUCTOR_CACHE_DIR names an empty folder). On a
-busy machine compare only within one run.
+process of its own, on a GPU what its tensors took beside the others'. `first s`: seconds that the very first
+step took, in which what is to be compiled is compiled (from nothing, where TORCHINDUCTOR_CACHE_DIR names an
+empty folder). On a busy machine compare only within one run.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def main() -> None:
     measured = {each.name: training(each) for each in chosen}
     bounding = bounds(chosen, given.side)
     device = measured[chosen[0].name].device
-    # First, for what the processes of `peak_of` compile is compiled for all of this machine.
+    # First, for on a CPU the processes of `peak_of` find compiled what they need.
     found = costs({**measured, **bounding}, given.rounds, given.steps or STEPS[device])
     peaks = {each.name: peak_of(training, device, each) for each in chosen}
     table = rows(chosen, found, peaks)

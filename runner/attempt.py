@@ -269,6 +269,7 @@ def _ways_to_data(assignment: Assignment) -> str:
 def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     """Train to the end (True) or until told to stop (False); what was reached is durable on return."""
     from capsnet import notices, training
+    from capsnet.execution import device_of
     from runner.keeper import AttemptKeeper
 
     experiment = loading.parse(assignment.config, str(assignment.run_paths.config))
@@ -278,6 +279,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     as_before = (
         state is not None
         and state["execution"].get("workers", 1) == assignment.workers
+        and state["execution"]["device"] == device_of(config)
         and experiment.spec.cpus == "auto"  # a number holds, also one that a resume has set
     )
     if not as_before and config.threads is None:  # later attempts use as many: the last bits depend on it

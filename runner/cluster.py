@@ -260,7 +260,8 @@ def find(name: str) -> Member | None:
 
 def node_of(member: Member) -> str | None:
     """The id of the node on which the actor lives, also where it has not answered; None while on none."""
-    return state.actor_table(member.actor._actor_id.hex()).get("Address", {}).get("NodeID")
+    found = state.actor_table(member.actor._actor_id.hex()).get("Address", {}).get("NodeID", "")
+    return found if found.strip("f") else None  # all f: Ray's word for none
 
 
 def poll(members: Iterable[Member], timeout: float) -> dict[str, Reply]:

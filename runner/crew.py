@@ -44,13 +44,15 @@ def noted(followers: Sequence[Follower], answers: Mapping[str, Reply]) -> list[F
     return found
 
 
-def seen_with(followers: Sequence[Follower], seen: Seen, answers: Mapping[str, Reply]) -> Seen:
+def seen_with(
+    followers: Sequence[Follower], seen: Seen, answers: Mapping[str, Reply], trained: bool = False
+) -> Seen:
     """What there is to see of a run: of its first worker as `seen`, and of the others as they have answered.
 
-    Once the first one takes no more steps, because it saves or has told how it ended, it does not matter what
-    becomes of the others: they see that it has gone, and some end of that.
+    Once the first one has told that it takes no more steps (`trained`) or how it ended, it does not matter
+    what becomes of the others: they see that it has gone, and some end of that.
     """
-    if seen.status is not None and (seen.status.trained or seen.status.ending is not None):
+    if trained or (seen.status is not None and seen.status.ending is not None):
         return seen
     for follower in followers:
         if follower.finished:

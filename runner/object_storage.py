@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -104,7 +104,8 @@ class ObjectStorage:
     def delete(self, run: Run) -> None:
         self._objects.delete(self._objects.list(run_folder(run.id, run.name)))
         run_files.delete(self._home.run(run.id, run.name))
-        held.clear(self._home.copies)
+        with suppress(OSError):  # copies that killed readers have left are no part of the run
+            held.clear(self._home.copies)
 
     @property
     def _objects(self) -> Objects:

@@ -62,6 +62,7 @@ class Charge:
     member: Member
     booking: Booking
     followers: list[Follower] = field(default_factory=list)  # the run's other workers, by rank
+    trained: bool = False  # the worker has said that it takes no more steps
     lacking: Booking | None = None  # of the worker, if not the first, whose machine cannot run it
     reports: Interval = field(default_factory=lambda: Interval(REPORT_SECONDS))
     close: Close | None = None  # it has ended so, and the store may not know it yet
@@ -232,7 +233,8 @@ class Scheduler:
                 cluster.tell(follower.member, "meet", meets_at)
                 follower.told = meets_at
         charge.lacking = crew.lacking(charge.followers, answers)
-        seen = crew.seen_with(charge.followers, first, answers)
+        charge.trained = charge.trained or (first.status is not None and first.status.trained)
+        seen = crew.seen_with(charge.followers, first, answers, charge.trained)
         machine = self._machine_of(run)
         held = {booking.machine for booking in charge.bookings}
         leaving = any(found.leaving for found in self._machines if found.id in held)

@@ -58,7 +58,8 @@ def prune(
 
     INTERRUPTED runs stay, for they are meant to go on, and so do runs that MLflow does not have to
     their end yet; `rm` deletes those too. --keep-best compares the latest accuracy on the test set
-    among all ended runs of one name (`name:` in the YAML); of equal ones it keeps the older.
+    among all ended runs of one name (`name:` in the YAML); of equal ones it keeps the older. What an
+    `rm` has begun to delete goes in any case.
 
     \b
     Examples:

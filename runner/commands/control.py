@@ -60,6 +60,10 @@ def _ask(texts: list[str], intent: Intent, grace: float, json: bool) -> None:
 
 
 def _ended(run: Run, intent: Intent) -> str:
+    from runner.notes import gone_soon
+
+    if run.is_going:
+        return f"run {run.id} {gone_soon(run)}"
     more = f" --set num_epochs={2 * run.num_epochs}" if run.state is State.FINISHED else ""
     return f"run {run.id} is {run.state}: nothing to {intent}; `{PROGRAM} resume {run.id}{more}` goes on"
 

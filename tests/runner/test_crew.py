@@ -97,8 +97,10 @@ def test_the_end_that_the_first_one_tells_stands() -> None:
 def test_what_becomes_of_the_others_while_the_first_one_saves_for_the_last_time_does_not_matter(
     reply: Reply,
 ) -> None:
-    saving = Seen(status=replace(answer().status, trained=True))
-    assert seen(saving, one=reply) == saving
+    for saving in (Seen(status=replace(answer().status, trained=True)), Seen(silent_seconds=1.0)):
+        answers: dict[str, Reply] = {"run-1-1-rank-1": reply, "run-1-1-rank-2": answer()}
+        assert seen_with(TWO, saving, answers, trained=True) == saving
+        assert seen_with(TWO, saving, answers, trained=False) != saving
 
 
 def test_the_hosts_and_gpus_of_all_are_shown_by_rank() -> None:

@@ -37,7 +37,6 @@ ATTEMPT = "7-digits/attempts/1"
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from runner.object_storage import attempt_key
 from runner.objects import Objects
 from runner.remote_checkpoint import POINTER, Uploads
 
