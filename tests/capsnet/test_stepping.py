@@ -213,6 +213,7 @@ def test_a_network_with_dropout_is_not_recorded_and_it_is_said() -> None:
     assert stepper.execution == replace(execution, cuda_graph=False)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiled_step_takes_a_held_batch_without_being_compiled_again(small_config, small_network):
     execution = Execution("cpu", "float32", 1, "channels_last", False, compile=True)

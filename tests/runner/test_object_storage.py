@@ -411,6 +411,7 @@ def test_training_goes_on_while_the_server_is_away_and_saves_when_it_is_back(
     assert log == ending
 
 
+@pytest.mark.slow
 def test_a_run_that_can_save_nothing_for_20_intervals_fails_and_says_why(
     assignment: Assignment, s3_process: s3.Server
 ) -> None:
