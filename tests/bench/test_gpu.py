@@ -56,7 +56,7 @@ def test_what_there_is_no_time_for_is_left_out_and_named(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("word", ["accuracy", "results"])
+@pytest.mark.parametrize("word", [pytest.param("accuracy", marks=pytest.mark.rehearsal), "results"])
 def test_a_trial_without_a_gpu_has_its_results(tmp_path: Path, word: str) -> None:
     code, said = called(tmp_path, word, seconds=800, TRIAL="1", LIMIT="700")
     assert code == 0, said

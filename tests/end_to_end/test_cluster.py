@@ -256,6 +256,7 @@ def test_the_scheduler_leaves_a_drained_host_and_outlives_a_killed_one(
     stop(service, number)
 
 
+@pytest.mark.rehearsal
 def test_a_second_cluster_is_refused_until_the_first_falls_silent(
     service: Service, hosts: Hosts, small: Path
 ) -> None:

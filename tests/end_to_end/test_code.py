@@ -176,6 +176,7 @@ def test_a_scheduler_that_is_killed_comes_back_with_its_own_code(
     stop(service, number)
 
 
+@pytest.mark.rehearsal
 def test_after_down_and_up_from_an_edited_checkout_a_run_has_its_own_code_and_the_scheduler_the_new_one(
     checkout: Checkout, service: Service, small: Path
 ) -> None:

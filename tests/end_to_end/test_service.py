@@ -98,6 +98,7 @@ def test_a_submit_killed_at_any_moment_queues_its_runs_or_none(service: Service,
         service.call("cancel", *(str(run.id) for run in added))
 
 
+@pytest.mark.rehearsal
 def test_two_homes_share_the_gpus_without_booking_one_twice(
     service: Service, small: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_an_unrelated_ray_is_neither_joined_nor_harmed(
     assert _ask_ray(unrelated_ray, environment)
 
 
+@pytest.mark.rehearsal
 def test_a_tracking_server_that_is_away_holds_nothing_up_and_is_caught_up_later(
     service: Service, small: Path, tmp_path: Path
 ) -> None:

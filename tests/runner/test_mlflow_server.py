@@ -235,7 +235,10 @@ def test_a_server_that_is_killed_in_mid_run_and_at_its_end_misses_nothing_and_do
         scheduler.measure(running_run, 1, [1, 2])
         append_samples(scheduler, running_run, 1, [{"time": 60.0, **sample}])
         wait_until(lambda: scheduler.run(running_run).publish_error)
-        assert scheduler.run(running_run).publish_error == f"{server.uri}: [Errno 111] Connection refused"
+        said = scheduler.run(running_run).publish_error or ""
+        assert said.startswith(f"{server.uri}: ")
+        refused = ("[Errno 111] Connection refused", "[Errno 104] Connection reset by peer")
+        assert said.endswith((*refused, "Remote end closed connection without response")), said
         server.start()
         wait_until(lambda: scheduler.run(running_run).published_epoch == 2)
         end(scheduler, running_run, tiny_checkpoint)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import requests
 
 from runner import record, tracking
 from runner.paths import Home
@@ -123,3 +127,20 @@ def test_what_went_wrong_is_one_line_with_the_root_of_a_broken_connection() -> N
     assert tracking.explain(caught.value) == "[Errno 111] Connection refused"
     assert tracking.explain(ValueError("first\nsecond")) == "first"
     assert tracking.explain(ValueError()) == "ValueError"
+
+
+def test_why_a_server_broke_a_connection_off_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reset() -> None:
+            connection, _ = server.accept()
+            connection.recv(1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        with pytest.raises(requests.ConnectionError) as caught:
+            requests.get(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout=30)
+        thread.join()
+    assert tracking.explain(caught.value) == "[Errno 104] Connection reset by peer"
