@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from patience import PATIENCE
 
 import capsnet
 from runner import source
@@ -102,7 +103,7 @@ class Lab:
     def finish(self, command: Sequence[str], **variables: str) -> Done:
         """Run any process to its end."""
         environment = {**os.environ, **variables}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         return Done(done.returncode, done.stdout, done.stderr)
 
     def file(self, name: str = "tiny.yaml", text: str = TINY) -> Path:
@@ -170,10 +171,3 @@ class Lab:
         self.report(number, epoch=10, accuracy=accuracy, metrics={"test/accuracy": accuracy or 0.0})
         self.end(number, state)
         return number
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30.0, pause: float = 0.02) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(pause)

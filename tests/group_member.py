@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from patience import PATIENCE
 
 from capsnet.checkpoint import load
 from capsnet.config import Config
@@ -128,7 +129,7 @@ ACTS = {
 def member(rank: int, size: int, address: str, folder: Path, cases: Sequence[str]) -> int:
     """Train each case; the exit code."""
     try:
-        timeout = 60.0
+        timeout = PATIENCE  # one of them may compile for long while the others wait
         if "hanging" in cases:  # a short one would also be that to find each other: all come at once
             timeout = 2.0
             (folder / f"ready {rank}").touch()

@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import psutil
 import psycopg
+from patience import PATIENCE
 
 PASSWORD = "gl@d:os/%"  # with signs that a URL must escape
-START_SECONDS = 60
 
 
 def missing() -> str | None:
@@ -58,11 +58,11 @@ class Server:
         """Start, and wait until it can be used."""
         options = " ".join(f"-c {setting}" for setting in self._settings)
         log = f"--log={self.folder / 'log'}"
-        self._run("pg_ctl", "start", f"--pgdata={self._data}", "-w", f"-t{START_SECONDS}", log, "-o", options)
+        self._run("pg_ctl", "start", f"--pgdata={self._data}", "-w", f"-t{PATIENCE:.0f}", log, "-o", options)
 
     def stop(self, mode: str = "fast") -> None:
         """Stop: `fast` breaks all connections, `immediate` is a crash."""
-        self._run("pg_ctl", "stop", f"--pgdata={self._data}", "-w", f"-t{START_SECONDS}", f"-m{mode}")
+        self._run("pg_ctl", "stop", f"--pgdata={self._data}", "-w", f"-t{PATIENCE:.0f}", f"-m{mode}")
 
     def restart(self, mode: str = "fast") -> None:
         self.stop(mode)

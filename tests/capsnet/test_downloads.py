@@ -4,6 +4,7 @@ import threading
 from functools import partial
 
 import pytest
+from patience import PATIENCE
 
 from capsnet import downloads
 from capsnet.images import DataError
@@ -107,14 +108,14 @@ def test_of_runs_that_start_together_one_downloads(tmp_path):
         return fetch(folder, names)
 
     def run():
-        start.wait(60)
+        start.wait(PATIENCE)
         complete(tmp_path, slow)
 
     runs = [threading.Thread(target=run) for _ in range(3)]
     for thread in runs:
         thread.start()
     for thread in runs:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert fetched == [NAMES]
     assert lacking(tmp_path) == []
 

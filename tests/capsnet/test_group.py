@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE, wait_until
 
 from capsnet import group
 from capsnet.config import Config
@@ -32,7 +32,6 @@ TOLERANCE = 1e-5  # of ‖a - b‖ / ‖b‖ for each tensor of weights, after t
 WITHOUT_EFFECT = {"decoder.layers.0.bias", "decoder.norms.0.running_mean"}
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-SECONDS = 60.0  # for what takes a few: the machine may be busy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,19 +56,19 @@ class Processes:
         return re.findall(pattern, self.output.read_text())
 
     def wait_for(self, pattern: str) -> str:
-        deadline = time.monotonic() + SECONDS
-        while not (found := self.said(pattern)):
-            assert time.monotonic() < deadline, self.output.read_text()
-            assert self.process.poll() is None, self.output.read_text()
-            time.sleep(0.05)
-        return found[0]
+        def found() -> list[str]:
+            said = self.said(pattern)
+            assert said or self.process.poll() is None, self.output.read_text()
+            return said
+
+        return wait_until(found, self.output.read_text)[0]
 
     def kill(self, rank: int) -> None:
         os.kill(int(self.wait_for(rf"rank {rank} is pid (\d+)")), signal.SIGKILL)
 
     def ends(self) -> dict[int, int]:
         """The exit code of each rank; all end in time."""
-        self.process.wait(SECONDS)
+        wait_until(lambda: self.process.poll() is not None, self.output.read_text)
         return {int(rank): int(code) for rank, code in self.said(r"rank (\d) ended with (-?\d+)")}
 
     def close(self) -> None:
@@ -220,7 +219,7 @@ def test_torchrun_trains_one_network_and_prints_once(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=2 * SECONDS,
+        timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("epoch 1/3") == 1
@@ -245,12 +244,10 @@ def test_torchrun_stopped_by_ctrl_c_saves(tmp_path):
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + SECONDS
-        while "epoch 3/" not in output.read_text():
-            assert time.monotonic() < deadline and run.poll() is None, output.read_text()
-            time.sleep(0.1)
+        wait_until(lambda: run.poll() is not None or "epoch 3/" in output.read_text(), output.read_text)
+        assert run.poll() is None, output.read_text()
         os.killpg(run.pid, signal.SIGINT)
-        run.wait(SECONDS)
+        run.wait(PATIENCE)
     finally:
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)

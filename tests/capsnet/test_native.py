@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from capsnet import native
 from capsnet.native import NativeError, library
@@ -84,7 +85,7 @@ def test_a_broken_file_is_compiled_again(kept: Path, source: Path, compilations:
 def test_processes_that_compile_at_once_do_not_disturb_each_other(kept: Path, source: Path) -> None:
     code = "import sys, pathlib, capsnet.native; capsnet.native.library(pathlib.Path(sys.argv[1])).answer()"
     processes = [subprocess.Popen([sys.executable, "-c", code, str(source)]) for _ in range(3)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0, 0]
     (path,) = kept.iterdir()  # and no half of one beside it
     assert native._is_whole(path)
 

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from patience import PATIENCE, wait_until
 
 from capsnet import checkpoint, saving
 from capsnet.checkpoint import load
@@ -44,7 +45,7 @@ def slow_disk(monkeypatch):
 
     def save_when_released(state, path):
         begun.set()
-        assert released.wait(30)
+        assert released.wait(PATIENCE)
         really(state, path)
         released.saved.append((state["epoch"], state["step"]))  # type: ignore[attr-defined]
 
@@ -57,7 +58,7 @@ def test_the_newest_of_several_waiting_states_wins_but_kept_ones_are_all_written
 ):
     writer = Writer(path)
     writer.submit(taken(state))
-    assert slow_disk.begun.wait(30)
+    assert slow_disk.begun.wait(PATIENCE)
     for waiting in (state | {"step": 3}, at_end, at_end | {"step": 1}, at_end | {"step": 2}):
         writer.submit(taken(waiting))
     slow_disk.set()
@@ -106,19 +107,12 @@ def full_disk():
     return full
 
 
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_what_could_not_be_saved_is_tried_again_or_a_newer_state_in_its_place(state, path, full_disk):
     heard = []
     writer = Writer(path, 20.0, heard.append, full_disk.save)
     before = time.time()
     writer.submit(taken(state))
-    until(lambda: full_disk.tries > 1)
+    wait_until(lambda: full_disk.tries > 1)
     writer.submit(taken(state | {"step": 3}))
     [trouble] = heard
     assert trouble.reason == f"No space left on device: {path}"
@@ -146,7 +140,7 @@ def test_after_its_patience_a_writer_gives_up_and_says_why(state, path, full_dis
 def test_who_leaves_in_a_hurry_waits_for_no_disk(state, path, full_disk):
     writer = Writer(path, 1000.0, save=full_disk.save)
     writer.submit(taken(state))
-    until(lambda: full_disk.tries)
+    wait_until(lambda: full_disk.tries)
     with pytest.raises(SavingError, match="No space left"):
         writer.close(patient=False)
 
@@ -158,7 +152,7 @@ def test_who_leaves_in_a_hurry_waits_a_moment_for_a_storage_that_hangs_and_nothi
     others = threading.enumerate()
     writer = Writer(path, 1000.0)
     writer.submit(taken(state))
-    assert slow_disk.begun.wait(30)
+    assert slow_disk.begun.wait(PATIENCE)
     writer.submit(taken(at_end))
     began = time.monotonic()
     with pytest.raises(SavingError, match="the storage does not answer; what was saved before is kept"):
@@ -166,14 +160,14 @@ def test_who_leaves_in_a_hurry_waits_a_moment_for_a_storage_that_hangs_and_nothi
     assert 0.3 < time.monotonic() - began < 10
     assert not path.exists()
     slow_disk.set()
-    until(lambda: {*threading.enumerate()} <= {*others})
+    wait_until(lambda: {*threading.enumerate()} <= {*others})
     assert slow_disk.saved == [(1, 2)] and load(path)["step"] == 2
 
 
 def test_a_storage_that_hangs_is_told_and_not_waited_for_for_ever(state, path, monkeypatch):
     released, heard = threading.Event(), []
     monkeypatch.setattr(saving, "HUNG_SECONDS", 0.3)
-    writer = Writer(path, 0.6, heard.append, lambda state, path: released.wait(60))
+    writer = Writer(path, 0.6, heard.append, lambda state, path: released.wait(PATIENCE))
     writer.submit(taken(state))
     with pytest.raises(SavingError, match="the storage does not answer"):
         writer.wait()
@@ -199,7 +193,7 @@ def test_training_goes_on_while_nothing_can_be_saved_and_says_so(
     with keeper:
         for progress in train(config, splits=tiny_splits):
             keeper.see(progress, last=progress.epoch == 1)
-            until(lambda: full_disk.tries)
+            wait_until(lambda: full_disk.tries)
             if progress.epoch == 2:
                 full_disk.clear()
     assert keeper.durable == (config.num_epochs, 0)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from end_to_end.hosts import ROOT, Host, wait_until
+from end_to_end.hosts import ROOT, Host
 from end_to_end.rehearsal import EPOCHS, SECONDS, TINY, Rehearsal
-from end_to_end.stack import READY_SECONDS, Stack, laptop, stack, without_packages
+from end_to_end.stack import Stack, laptop, stack, without_packages
 from end_to_end.transcript import Transcript
+from patience import wait_until
 
 BUCKET = "runs"
 STORAGE = f"s3://{BUCKET}/apart"
@@ -85,9 +86,7 @@ def _serve_s3(services: Stack, server: Host) -> None:
     environment = {**services.environment({}), **TO_S3}
     running = server.start("s3", ["moto_server", "-H", "0.0.0.0", "-p", "9000"], environment)
     services.running["s3"] = running
-    wait_until(
-        lambda: server.run(["python", "-c", MAKE_BUCKET], environment).returncode == 0, READY_SECONDS, "S3"
-    )
+    wait_until(lambda: server.run(["python", "-c", MAKE_BUCKET], environment).returncode == 0, "S3")
 
 
 def _add_worker(services: Stack, name: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import typer
+from patience import PATIENCE, wait_until
 from typer.core import TyperGroup
 
 from runner.cli import app
@@ -19,10 +19,6 @@ from runner.paths import Home
 from runner.rows import Run
 from runner.states import ENDED, State
 from runner.store import NoQueue, Unreachable, open_store
-
-Value = TypeVar("Value")
-
-PATIENCE = 200.0  # seconds, on a machine that three tests share; pytest's own limit is the next
 
 SMALL = """
 dataset: {name: digits, size: 16}
@@ -84,17 +80,17 @@ class Service:
         with open_store(self.home, create=False) as store:
             return store.runs()
 
-    def wait_for(self, number: int, condition: Callable[[Run], Any], seconds: float = PATIENCE) -> Run:
+    def wait_for(self, number: int, condition: Callable[[Run], Any]) -> Run:
         def found() -> Run | None:
             run = self.find(number)
             return run if run is not None and condition(run) else None
 
         # To open a queue on a server costs more than to open a file.
-        return wait_until(found, seconds, f"run {number}", interval=0.3 if self.home.shared else 0.05)
+        return wait_until(found, f"run {number}", 0.3 if self.home.shared else 0.05)
 
-    def wait_for_state(self, number: int, *states: State, seconds: float = PATIENCE) -> Run:
+    def wait_for_state(self, number: int, *states: State) -> Run:
         """Wait until the run is in one of the states; fail as soon as it has ended in another one."""
-        run = self.wait_for(number, lambda run: run.state in {*states, *ENDED}, seconds)
+        run = self.wait_for(number, lambda run: run.state in {*states, *ENDED})
         assert run.state in states, (
             f"run {number} is {run.state} after epoch {run.durable_epoch}: {run.reason}"
         )
@@ -117,18 +113,6 @@ class Service:
         with open_store(self.home, create=False) as store:
             beat = store.scheduler_beat()
         return beat.pid if beat else None
-
-
-def wait_until(
-    condition: Callable[[], Value | None], seconds: float, what: str = "it", interval: float = 0.05
-) -> Value:
-    """Return the condition's first true value; fail when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(interval)
-    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 def understand(name: str, words: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from end_to_end.harness import wait_until
+from patience import wait_until
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.0"
@@ -241,7 +241,7 @@ class Lan:
                 preexec_fn=_die_with_parent,
             )
         try:
-            wait_until(lambda: _up(unshared, files), SECONDS, name)
+            wait_until(lambda: _up(unshared, files), name)
             first, cable = _only_child(unshared), f"host{len(self.hosts)}-{unshared.pid % 10000}"
             address = self._addresses[name]
             self._connect(cable, first.pid, address)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from end_to_end.harness import wait_until
+from patience import wait_until
 
 ROOT = Path(__file__).parents[2]
 RAY = ("-P", "-m", "ray.scripts.scripts")
@@ -105,7 +105,7 @@ class Hosts:
             )
         host = Host(name, process)
         self.up.append(host)
-        wait_until(lambda: "Ray runtime started" in output.read_text(), 60, f"the host {name}")
+        wait_until(lambda: "Ray runtime started" in output.read_text(), f"the host {name}")
         output.unlink()
         return host
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import postgres
 import psutil
 import pytest
-from end_to_end.harness import Service, wait_until
+from end_to_end.harness import Service
 from end_to_end.raylets import Hosts, bare_python
 from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, undisturbed
+from patience import PATIENCE, wait_until
 
 from runner import exits
 from runner.rows import Attempt, Beat
@@ -70,7 +71,7 @@ def submit(service: Service, small: Path) -> int:
 
 def beat(service: Service) -> Beat:
     with open_store(service.home, create=False) as store:
-        return wait_until(store.scheduler_beat, 30, "a scheduler")
+        return wait_until(store.scheduler_beat, "a scheduler")
 
 
 def attempts(service: Service, number: int) -> list[Attempt]:
@@ -89,7 +90,7 @@ def refused(service: Service, *words: str, **variables: str) -> str:
         env={**service.environment, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode != 0, done.stdout
     (line,) = done.stderr.strip().splitlines()
@@ -117,9 +118,7 @@ def test_runs_of_a_killed_host_go_on_elsewhere_with_the_same_weights(
     first = hosts.host_of(service.training(number).pid)
     other = hosts.add("other")
     first.kill()
-    killed_at = time.monotonic()
     second = service.training(number, attempt=2)
-    assert time.monotonic() - killed_at < 60
     assert hosts.host_of(second.pid) is other
     assert attempts(service, number)[0].reason == "its machine is gone"
     stop(service, number)
@@ -135,13 +134,11 @@ def test_a_drained_host_saves_its_runs_first_and_a_new_one_takes_them(
     first.shut_down()
     waiting = service.wait_for_state(number, State.QUEUED)
     assert waiting.reason == f"{first.name} is being drained" and waiting.losses == 0
-    first.process.wait(timeout=40)
-    wait_until(lambda: [m["name"] for m in beat(service).machines] == ["head"], 30, "the host's going")
+    first.process.wait(PATIENCE)
+    wait_until(lambda: [m["name"] for m in beat(service).machines] == ["head"], "the host's going")
     assert service.run(number).state is State.QUEUED
     new = hosts.add("new")
-    added_at = time.monotonic()
     second = service.training(number, attempt=2)
-    assert time.monotonic() - added_at < 60
     assert hosts.host_of(second.pid) is new
     stop(service, number)
     assert_as_undisturbed(service, number, undisturbed)
@@ -171,7 +168,7 @@ def test_a_host_without_pytorch_is_left_alone_and_the_others_go_on(
     waiting = service.wait_for(number, lambda run: run.state is State.QUEUED and run.reason)
     assert waiting.reason is not None
     assert waiting.reason.startswith("bare cannot run it: ModuleNotFoundError") and waiting.losses == 0
-    wait_until(lambda: "bare cannot run it" in (beat(service).message or ""), 10, "the message")
+    wait_until(lambda: "bare cannot run it" in (beat(service).message or ""), "the message")
     assert service.run(number).attempt == 1, "it was tried there again"
     stop(service, busy)
     second = service.training(number, attempt=2)
@@ -222,7 +219,7 @@ def test_a_database_that_is_away_for_a_while_loses_nothing(
     service.training(short)
     database.stop("immediate")
     ending = service.home.run(short, "small").attempt(1).outcome
-    wait_until(ending.exists, 60, "the end of a run while the database is away")
+    wait_until(ending.exists, "the end of a run while the database is away")
     database.start()
     after = service.wait_for(number, lambda run: (run.answered_at or 0) > (before.answered_at or 0))
     assert (after.attempt, after.pid) == (1, before.pid)
@@ -239,7 +236,7 @@ def test_the_scheduler_leaves_a_drained_host_and_outlives_a_killed_one(
     first, epoch = hosts.host_of(beat(service).pid), beat(service).epoch
     hosts.add("delta")
     hosts.drain(first)
-    wait_until(lambda: beat(service).epoch > epoch and beat(service).pid, 60, "another scheduler")
+    wait_until(lambda: beat(service).epoch > epoch and beat(service).pid, "another scheduler")
     second = hosts.host_of(beat(service).pid)
     assert second is not first
     number = service.submit(small, ENDLESS)
@@ -248,7 +245,7 @@ def test_the_scheduler_leaves_a_drained_host_and_outlives_a_killed_one(
     hosts.add("epsilon")
     attempt = 2 if second.runs(worker) else 1
     second.kill()
-    wait_until(lambda: beat(service).epoch > epoch and beat(service).pid, 60, "a third scheduler")
+    wait_until(lambda: beat(service).epoch > epoch and beat(service).pid, "a third scheduler")
     third = beat(service).at
     again = service.wait_for(number, lambda run: run.attempt == attempt and (run.answered_at or 0) > third)
     assert hosts.host_of(again.pid) is not second
@@ -272,7 +269,7 @@ def test_a_second_cluster_is_refused_until_the_first_falls_silent(
     assert beat(service).cluster.startswith("local Ray")
     number = other.submit(small, "num_epochs=1")
     scheduler.resume()
-    scheduler.wait(timeout=30)
+    scheduler.wait(PATIENCE)
     assert other.wait_for_state(number, State.FINISHED).attempt == 1
     assert beat(service).cluster.startswith("local Ray")
     other.call("down")

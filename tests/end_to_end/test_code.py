@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from end_to_end.harness import Service, wait_until
+from end_to_end.harness import Service
 from end_to_end.test_faults import ENDLESS, stop
+from patience import wait_until
 from sqlalchemy import text
 
 from runner import source
@@ -171,7 +172,7 @@ def test_a_scheduler_that_is_killed_comes_back_with_its_own_code(
             beat = store.scheduler_beat()
         return beat is not None and beat.epoch > before.epoch and beat.code == before.code
 
-    wait_until(another, 60, "the scheduler's next epoch")
+    wait_until(another, "the scheduler's next epoch")
     assert service.run(number).attempt == 1
     stop(service, number)
 

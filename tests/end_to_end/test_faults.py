@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from end_to_end.harness import SMALL, Service, wait_until
+from end_to_end.harness import SMALL, Service
+from patience import wait_until
 
 from capsnet import checkpoint, training
 from capsnet.snapshot import tensors
@@ -85,7 +86,7 @@ def kill_in_mid_epoch(worker: psutil.Process, file: Path) -> dict[str, Any]:
         worker.resume()
         return None
 
-    state = wait_until(saved_in_mid_epoch, 60, "a checkpoint in mid-epoch")
+    state = wait_until(saved_in_mid_epoch, "a checkpoint in mid-epoch")
     worker.kill()
     return state
 
@@ -122,7 +123,7 @@ def test_a_killed_scheduler_comes_back_and_adopts_what_runs(service: Service, sm
     assert before is not None
     killed_at = time.time()
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: service.scheduler_pid() not in (None, before), 60, "a new scheduler")
+    wait_until(lambda: service.scheduler_pid() not in (None, before), "a new scheduler")
     run = service.wait_for(number, lambda run: (run.answered_at or 0) > killed_at + 1)
     assert (run.attempt, run.pid) == (1, worker)
     service.call("cancel", str(number))
@@ -137,11 +138,11 @@ def test_a_scheduler_that_raises_comes_back(service: Service, small: Path) -> No
     engine = create_engine(f"sqlite:///{service.home.database}")
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE runs RENAME TO hidden"))
-    wait_until(lambda: "unexpected error" in service.home.scheduler_log.read_text(), 60, "an error")
+    wait_until(lambda: "unexpected error" in service.home.scheduler_log.read_text(), "an error")
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE hidden RENAME TO runs"))
     engine.dispose()
-    wait_until(lambda: service.scheduler_pid() not in (None, before), 60, "a new scheduler")
+    wait_until(lambda: service.scheduler_pid() not in (None, before), "a new scheduler")
     number = service.submit(small, "num_epochs=1")
     service.wait_for_state(number, State.FINISHED)
 
@@ -178,7 +179,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(
     number = submit(service, small)
     run = service.training(number)
     paths = service.home.run(run.id, run.name).attempt(1)
-    wait_until(lambda: checkpoint.previous_path(paths.checkpoint).exists(), 60, "two checkpoints")
+    wait_until(lambda: checkpoint.previous_path(paths.checkpoint).exists(), "two checkpoints")
     service.call("interrupt", str(number))
     service.wait_for_state(number, State.INTERRUPTED)
     whole = paths.checkpoint.read_bytes()

@@ -12,6 +12,7 @@ from end_to_end import hosts, rehearsal
 from end_to_end.hosts import Lan
 from end_to_end.rehearsal import CANCELLED, EPOCHS, INTERRUPTED, RUNS, Found
 from end_to_end.transcript import Transcript
+from patience import wait_until
 
 pytestmark = pytest.mark.rehearsal
 
@@ -33,7 +34,7 @@ def test_a_host_has_a_name_and_processes_of_its_own_and_reaches_the_others(lan: 
     listening = 'exec 3<>"/dev/tcp/first/4711"'  # by another name of it
     server = "import socket; s = socket.create_server(('', 4711)); open('/tmp/up', 'w'); s.accept()"
     one.start("server", [shutil.which("python3") or "python3", "-c", server], ENVIRONMENT)
-    hosts.wait_until((one.folder / "tmp" / "up").exists, 20)
+    wait_until((one.folder / "tmp" / "up").exists)
     assert two.run(["ls", "/tmp"], ENVIRONMENT).stdout == ""
     assert two.run(["bash", "-c", listening], ENVIRONMENT).returncode == 0
 
@@ -42,7 +43,7 @@ def test_a_host_has_a_name_and_processes_of_its_own_and_reaches_the_others(lan: 
 def test_a_host_that_is_killed_takes_all_its_processes_along_and_can_be_started_again(lan: Lan) -> None:
     one, two = lan.host("one"), lan.host("two")
     running = [host.start("sleep", ["sh", "-c", "sleep 600 & wait"], ENVIRONMENT) for host in (one, two)]
-    hosts.wait_until(lambda: len(running[0].processes()) == 2, 20)
+    wait_until(lambda: len(running[0].processes()) == 2)
     below = running[0].processes()
     one.kill()
     assert not any(process.is_running() for process in below)

@@ -11,7 +11,8 @@ import psutil
 import pytest
 import s3
 import torch
-from end_to_end.harness import SMALL, Service, wait_until
+from end_to_end.harness import SMALL, Service
+from patience import wait_until
 
 from capsnet import checkpoint, training
 from capsnet.snapshot import tensors
@@ -77,7 +78,7 @@ def test_a_run_goes_on_from_the_object_store_alone_and_ends_as_if_nobody_had_dis
     )
     remote.call("interrupt", str(number))
     run = remote.wait_for_state(number, State.INTERRUPTED)
-    wait_until(lambda: not psutil.pid_exists(second.pid or 0), 30, "the second worker's end")
+    wait_until(lambda: not psutil.pid_exists(second.pid or 0), "the second worker's end")
     lose_everything_local(remote, run)
     epochs = (run.durable_epoch or 0) + 2
     remote.call("resume", str(number), "--set", f"num_epochs={epochs}")
@@ -132,7 +133,7 @@ def test_a_run_whose_worker_dies_while_the_store_is_away_waits_until_it_is_known
         assert "cannot save since" in remote.call("queue").stdout
         psutil.Process(run.pid).kill()
         unknown = f"how run {number} ended is not known"
-        wait_until(lambda: unknown in remote.call("status").stdout, 90, "a word of the scheduler")
+        wait_until(lambda: unknown in remote.call("status").stdout, "a word of the scheduler")
         assert remote.run(number).attempt == 1 and remote.run(number).state is State.RUNNING
     finally:
         s3_process.go_on()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from end_to_end.harness import Service, wait_until
+from end_to_end.harness import Service
+from patience import wait_until
 
 from runner.rows import Run
 from runner.states import State
@@ -27,7 +28,7 @@ def test_eight_runs_on_four_gpus_start_in_order_and_leave_none_idle(service: Ser
         assert len(devices) == len(set(devices)), "two runs were given the same GPU"
         return not waiting and not seen[-1]
 
-    wait_until(all_ended, 120)
+    wait_until(all_ended)
     assert max(map(len, seen)) == 4
     assert all(service.run(number).state is State.FINISHED for number in numbers)
     with open_store(service.home, create=False) as store:

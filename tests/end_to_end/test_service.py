@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from end_to_end.harness import PATIENCE, Service, wait_until
+from end_to_end.harness import Service
+from patience import PATIENCE, wait_until
 
 from runner import local_ray, record
 from runner.states import ENDED, State
@@ -45,7 +46,7 @@ def test_two_first_submits_at_one_instant_start_one_ray_and_one_scheduler(
         subprocess.Popen(command, env=service.environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    numbers = sorted(int(each.communicate(timeout=120)[0]) for each in both)
+    numbers = sorted(int(each.communicate(timeout=PATIENCE)[0]) for each in both)
     assert numbers == [1, 2]
     assert [each.returncode for each in both] == [0, 0]
     for number in numbers:
@@ -60,14 +61,14 @@ def test_a_first_submit_killed_while_ray_starts_leaves_one_ray_for_the_next(
     service.call("down")
     command = service.command("submit", small, "--set", "num_epochs=1")
     process = subprocess.Popen(command, env=service.environment, stdout=subprocess.DEVNULL)
-    starting = wait_until(local_ray.recorded, 60, "a Ray that starts")
+    starting = wait_until(local_ray.recorded, "a Ray that starts")
     process.kill()
     process.wait()
     number = service.submit(small, "num_epochs=1")
     service.wait_for_state(number, State.FINISHED)
     ray = local_ray.find()
     assert ray is not None and ray.pid == starting.pid
-    wait_until(lambda: all(run.state in ENDED for run in service.runs()), 60, "the killed submit's run")
+    wait_until(lambda: all(run.state in ENDED for run in service.runs()), "the killed submit's run")
 
 
 def test_a_submit_right_after_down_starts_a_scheduler_on_the_ray_that_another_home_keeps(
@@ -113,7 +114,7 @@ def test_two_homes_share_the_gpus_without_booking_one_twice(
         assert len(held) == len(set(held)), "both homes were given the same GPU"
         return all(run.state in ENDED for run in runs)
 
-    wait_until(all_ended, PATIENCE)
+    wait_until(all_ended)
     assert {service.run(n).state for n in mine} | {other.run(n).state for n in theirs} == {State.FINISHED}
     other.call("down")
     assert local_ray.find() is not None, "the other home's `down` ended the Ray that this one uses"
@@ -133,8 +134,8 @@ def unrelated_ray() -> Iterator[str]:
     children: list[psutil.Process] = []
     try:
         address = f"127.0.0.1:{port}"
-        wait_until((Path(temp) / "ray_current_cluster").exists, 60, "the unrelated Ray")
-        wait_until(lambda: _ask_ray(address, environment), 60, "the unrelated Ray")
+        wait_until((Path(temp) / "ray_current_cluster").exists, "the unrelated Ray")
+        wait_until(lambda: _ask_ray(address, environment), "the unrelated Ray")
         yield address
     finally:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -149,7 +150,7 @@ def _ask_ray(address: str, environment: dict[str, str]) -> bool:
     """Run a task on a Ray as its own user would."""
     code = f"import ray; ray.init('{address}', log_to_driver=False); print(ray.get(ray.put('alive')))"
     asked = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     return asked.stdout.strip() == "alive"
 

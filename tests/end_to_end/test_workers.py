@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from end_to_end.harness import Service, wait_until
+from end_to_end.harness import Service
+from patience import wait_until
 
 from capsnet import checkpoint, training
 from capsnet.snapshot import tensors
@@ -32,7 +33,7 @@ def folder(service: Service, run: Run, attempt: int | None = None) -> Path:
 def follower_pid(service: Service, run: Run) -> int:
     """The process of rank 1 in the run's newest attempt."""
     log = folder(service, run) / "log.rank-1.txt"
-    found = wait_until(lambda: re.search(r"pid (\d+), joins", log.read_text()), 60, str(log))
+    found = wait_until(lambda: re.search(r"pid (\d+), joins", log.read_text()), str(log))
     return int(found[1])
 
 
@@ -44,7 +45,7 @@ def two_processes(service: Service, number: int, attempt: int = 1) -> tuple[Run,
 
 
 def wait_until_gone(*pids: int) -> None:
-    wait_until(lambda: not any(map(psutil.pid_exists, pids)), 30, f"the end of {pids}")
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)), f"the end of {pids}")
 
 
 def state_of(service: Service, number: int) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def test_a_scheduler_that_was_killed_finds_both_workers_again(service: Service, 
     scheduler = service.scheduler_pid()
     assert scheduler is not None
     os.kill(scheduler, signal.SIGKILL)
-    wait_until(lambda: service.scheduler_pid() not in (None, scheduler), 60, "another scheduler")
+    wait_until(lambda: service.scheduler_pid() not in (None, scheduler), "another scheduler")
     before = service.run(number).durable_epoch or 0
     run = service.wait_for(number, lambda run: (run.durable_epoch or 0) > before + 1)
     assert (run.attempt, run.pid) == (1, first)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from end_to_end.harness import Service, wait_until
+from end_to_end.harness import Service
 from end_to_end.raylets import Hosts
 from end_to_end.test_workers import ENDLESS, follower_pid
+from patience import wait_until
 
 from runner.states import State
 from runner.store import open_store
@@ -63,7 +64,7 @@ def test_a_run_larger_than_every_host_spans_two_and_outlives_one_of_them(
     second.kill()
     service.wait_for(number, lambda run: run.state is State.QUEUED and run.attempt == 1)
     waits = "needs 2 GPUs, the cluster has 1: can never start"
-    wait_until(lambda: waits in service.call("queue").stdout, 30, waits)
+    wait_until(lambda: waits in service.call("queue").stdout, waits)
 
     hosts.add("gamma")
     run = service.training(number, attempt=2)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_harness import TINY, Lab
+from patience import PATIENCE
 
 from runner import exits
 from runner.commands.cleanup import best, prunable
@@ -57,7 +58,7 @@ def test_rm_asks_on_a_terminal(lab: Lab, answer: str, code: int) -> None:
         lab.command("rm", "tiny"), stdin=theirs, stderr=subprocess.PIPE, text=True
     ) as process:
         os.write(ours, f"{answer}\n".encode())
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=PATIENCE)[1]
     os.close(ours)
     os.close(theirs)
     assert "delete run 1 (MLflow does not have all of 1 yet) and free 3.0 MB? [y/N]" in said

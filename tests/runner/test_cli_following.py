@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_harness import Lab, wait_until
+from cli_harness import Lab
+from patience import PATIENCE, wait_until
 
 from runner import exits
 from runner.following import exit_code
@@ -38,7 +39,7 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert not errors, errors
 
 
@@ -125,7 +126,7 @@ def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) 
         lab.start(1)
         for epoch in (1, 2):
             lab.report(1, epoch=epoch, step=1, steps_per_epoch=4, loss=1 / epoch, images_per_second=1234.0)
-            seen.wait(10)
+            assert seen.wait(PATIENCE)
             seen.clear()
         lab.report(1, accuracy=0.975, metrics={"test/accuracy": 0.975, "test/loss": 0.0512})
         lab.end(1, State.FINISHED)
@@ -144,7 +145,7 @@ def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) 
             lines.append(line.rstrip("\n"))
             if ": epoch " in line:
                 seen.set()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     assert process.stdout.read() == "1\n"
     assert "run 1 (tiny): epoch 1/10, loss 1.0000 so far, 1,234 images/s" in lines
     assert "run 1 (tiny): epoch 2/10, loss 0.5000 so far, 1,234 images/s" in lines
@@ -241,7 +242,7 @@ def test_watch_shows_the_whole_queue_until_nothing_is_left(lab: Lab) -> None:
         first = [process.stdout.readline(), process.stdout.readline()]
         lab.end(running, State.FINISHED)
         lab.call("cancel", waiting)
-        rest, hints = process.communicate(timeout=30)
+        rest, hints = process.communicate(timeout=PATIENCE)
     assert first == [
         "run 2 (tiny) is RUNNING, attempt 1: starting\n",
         "run 3 (tiny) is QUEUED: needs 2 cores, next in line\n",
@@ -259,10 +260,10 @@ def test_logs_prints_all_attempts_byte_for_byte(lab: Lab) -> None:
         paths.attempt(attempt).folder.mkdir(parents=True)
         paths.attempt(attempt).log.write_bytes(text)
     command = lab.command("logs", number)
-    assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"first \xff\n"
+    assert subprocess.run(command, capture_output=True, timeout=PATIENCE).stdout == b"first \xff\n"
     lab.call("resume", number, "--set", "num_epochs=20")
     lab.start(number)
-    whole = subprocess.run(command, capture_output=True, timeout=60).stdout
+    whole = subprocess.run(command, capture_output=True, timeout=PATIENCE).stdout
     assert whole == b"first \xff\n--- attempt 2 ---\nsecond\n"
     assert lab.call("logs", number, "--attempt", "2").out == "second\n"
     done = lab.call("logs", number, "--attempt", "3")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import postgres
 import pytest
-from cli_harness import Lab, wait_until
+from cli_harness import Lab
+from patience import PATIENCE, wait_until
 
 from runner import exits, service
 from runner.following import TimedOut, patiently
@@ -110,7 +111,7 @@ def test_who_stays_with_a_run_outlives_a_restart_of_the_database(
         wait_until(lambda: looks(server, lab))
         said = go_away_for_a_while(server, follower)
         finish(lab, number)
-        out, rest = follower.communicate(timeout=60)
+        out, rest = follower.communicate(timeout=PATIENCE)
     assert "going on as soon as it answers" in said and postgres.PASSWORD not in said
     assert "going on" not in rest and "Traceback" not in rest
     assert follower.returncode == 0
@@ -129,7 +130,7 @@ def test_submit_follow_outlives_it_too(server: postgres.Server, lab: Lab) -> Non
         next(line for line in follower.stderr if "epoch 1/10" in line)
         said = go_away_for_a_while(server, follower)
         finish(lab, 1)
-        out, rest = follower.communicate(timeout=60)
+        out, rest = follower.communicate(timeout=PATIENCE)
     assert "going on as soon as it answers" in said
     assert "run 1 (tiny) is FINISHED" in rest and out == "1\n"
     assert follower.returncode == 0
@@ -145,7 +146,7 @@ def test_while_it_is_away_other_commands_are_one_line_and_wait_keeps_its_timeout
         server.stop()
         try:
             done = lab.process("queue")
-            assert waiting.wait(30) == exits.TIMED_OUT
+            assert waiting.wait(PATIENCE) == exits.TIMED_OUT
         finally:
             server.start()
     assert (done.code, done.out) == (exits.USAGE, "")

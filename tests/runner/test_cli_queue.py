@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cli_harness import TINY, Lab
+from patience import PATIENCE
 
 from runner import exits
 from runner.cli import app
@@ -129,7 +130,7 @@ def test_a_reader_that_leaves_early_is_no_error(lab: Lab) -> None:
     lab.serve()
     lab.call("submit", *[lab.file()] * 500)
     words = " ".join([sys.executable, "-m", "runner", "queue", "|", "head", "-1"])
-    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.startswith("RUN")
     hint = "450 later queued runs not shown: `python -m runner queue --all`\n"
     assert done.stderr in ("", hint)  # nobody is told what is left out of what nobody reads
@@ -324,6 +325,6 @@ def test_everyday_commands_import_nothing_heavy(lab: Lab) -> None:
         "status",
     ]
     command = [sys.executable, "-c", PRINT_WHAT_IS_IMPORTED, *commands]
-    lines = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE).stdout.splitlines()
     assert {f"{command} 0" for command in commands if "wait" not in command} <= set(lines)
     assert lines[-1] == "set()"

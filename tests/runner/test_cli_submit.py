@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_harness import TINY, Lab, wait_until
+from cli_harness import TINY, Lab
+from patience import PATIENCE, wait_until
 
 from capsnet import yamlfile
 from capsnet.files import locate
@@ -145,7 +146,7 @@ def test_a_name_that_is_not_utf8_is_one_line(lab: Lab, odd: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout) == (exits.USAGE, "")
     assert "its name is not UTF-8: rename it" in done.stderr and done.stderr.count("\n") == 1
@@ -201,7 +202,7 @@ def test_a_submit_that_is_killed_at_any_moment_leaves_all_its_runs_or_none(lab: 
         before, written = len(lab.store.runs()), log.stat().st_mtime_ns
         process = subprocess.Popen(lab.command("submit", *files), stdout=subprocess.DEVNULL)
         if millisecond < 50:
-            wait_until(lambda at=written: log.stat().st_mtime_ns != at, pause=0.0002)
+            wait_until(lambda at=written: log.stat().st_mtime_ns != at, interval=0.0002)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(millisecond / 1000)
         process.send_signal(signal.SIGKILL)
@@ -220,7 +221,7 @@ def test_two_submits_at_the_same_moment_on_a_fresh_home_lose_nothing(lab: Lab) -
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=60) for process in pair]
+    outputs = [process.communicate(timeout=PATIENCE) for process in pair]
     assert [process.returncode for process in pair] == [exits.NOT_STARTED] * 2
     assert sorted(out for out, _ in outputs) == ["1\n2\n", "3\n4\n"]
     assert len(lab.store.runs()) == 4

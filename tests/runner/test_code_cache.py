@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from runner import code_cache, source
 from runner.code_cache import settle
@@ -74,7 +75,13 @@ def bring(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         command = [sys.executable, "-c", BRING, str(sent), str(tmp_path), *words]
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
         return subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command,
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
 
     return call
@@ -150,7 +157,7 @@ def test_many_processes_at_once_make_one_folder(cache: Path) -> None:
         subprocess.Popen([sys.executable, "-c", SETTLE, str(cache)], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    made = [process.communicate(timeout=60)[0] for process in processes]
+    made = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes) and len(set(made)) == 1
 
 

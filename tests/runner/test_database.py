@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from runner import sqlite
 from runner.paths import Home
@@ -106,7 +107,7 @@ def test_a_writer_waits_for_another_one(file: Path) -> None:
         adding.join(0.2)
         assert adding.is_alive()
         other.execute("COMMIT")
-        adding.join(10.0)
+        adding.join(PATIENCE)
         assert len(store.runs()) == 1
 
 

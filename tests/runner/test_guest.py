@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from ray.cloudpickle import cloudpickle
 
 from runner import cluster, source
@@ -48,7 +49,7 @@ def on_a_node(tmp_path: Path) -> OnANode:
             text=True,
             check=True,
             cwd="/",
-            timeout=60,
+            timeout=PATIENCE,
         )
         return json.loads(done.stdout)
 

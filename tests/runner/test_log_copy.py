@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import wait_until
 
 from runner import log_copy
 from runner.log_copy import SETTLING_SECONDS, LogCopy
@@ -244,10 +245,7 @@ def test_the_publishers_process_copies_logs_while_mlflow_hangs(worker: Worker, h
         try:
             for number in range(5):
                 worker.prints(f"line {number}\n".encode())
-                deadline = time.monotonic() + (60 if number == 0 else 15)  # its start takes some seconds
-                while worker.kept() != worker.log.read_bytes():
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
+                wait_until(lambda: worker.kept() == worker.log.read_bytes(), f"line {number}")
         finally:
             process.kill()
             process.wait()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import s3
+from patience import PATIENCE, wait_until
 
 from capsnet import checkpoint
 from capsnet import saving as saving_beside
@@ -228,7 +229,7 @@ def test_a_server_that_hangs_under_one_who_leaves_in_a_hurry_gets_a_whole_checkp
     s3_process.stop()
     try:
         writer.submit(Snapshot({**state, "step": 1}, "cpu"))
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE)
         writer.submit(Snapshot({**state, "step": 2}, "cpu"))
         began = time.monotonic()
         with pytest.raises(SavingError, match="the storage does not answer; what was saved before is kept"):
@@ -238,7 +239,7 @@ def test_a_server_that_hangs_under_one_who_leaves_in_a_hurry_gets_a_whole_checkp
     finally:
         s3_process.go_on()
     [thread] = [thread for thread in left if thread not in others and thread.name == "checkpoint writer"]
-    thread.join(60)
+    thread.join(PATIENCE)
     assert saving.read() == b"step 1"
 
 
@@ -343,7 +344,7 @@ class Training:
 
     def __exit__(self, *_: object) -> None:
         self.orders.stop()
-        self.thread.join(120)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
 
     @property
@@ -351,11 +352,13 @@ class Training:
         return dict(self.standing.status.fields)
 
     def until(self, condition: Callable[[dict[str, object]], object]) -> dict[str, object]:
-        deadline = time.monotonic() + 60
-        while not condition(self.row):
-            assert time.monotonic() < deadline, self.row
+        def met() -> object:
+            if condition(self.row):
+                return True
             assert self.standing.status.ending is None, self.standing.status.ending
-            time.sleep(0.02)
+            return False
+
+        wait_until(met, lambda: self.row)
         return self.row
 
 
@@ -419,7 +422,7 @@ def test_a_run_that_can_save_nothing_for_20_intervals_fails_and_says_why(
         training.until(lambda row: row.get("durable_epoch"))
         s3_process.stop()
         try:
-            training.thread.join(90)
+            training.thread.join(PATIENCE)
         finally:
             s3_process.go_on()
     ending = training.standing.status.ending

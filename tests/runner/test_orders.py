@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
+
+from patience import PATIENCE, wait_until
 
 from runner.orders import Orders
 
@@ -11,10 +12,7 @@ from runner.orders import Orders
 def test_an_attempt_that_nobody_asks_for_is_abandoned_until_it_is_heard_of() -> None:
     orders = Orders(unheard_seconds=0.05)
     assert not orders.abandoned
-    deadline = time.monotonic() + 5
-    while not orders.abandoned and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert orders.abandoned
+    wait_until(lambda: orders.abandoned)
     orders.heard()
     assert not orders.abandoned
 
@@ -32,5 +30,5 @@ def test_a_worker_waits_until_it_is_told_where_the_others_meet() -> None:
     waiting.start()
     assert not met
     orders.meet("10.0.0.1:4711")
-    waiting.join(5)
+    waiting.join(PATIENCE)
     assert met == ["10.0.0.1:4711"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import s3
 from cli_harness import Lab
+from patience import PATIENCE
 
 from runner import exits, objects
 from runner.commands.cleanup import best, prunable
@@ -45,7 +46,7 @@ class Passing(http.server.BaseHTTPRequestHandler):
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.command == "DELETE" and (name := self.server.unanswered) and name in self.path:
-            self.server.ended.wait(60)
+            self.server.ended.wait(PATIENCE)
         if self.command == "DELETE" and (name := self.server.refused) and name in self.path:
             self.say(403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
             return

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from patience import PATIENCE
 
 from runner import record, tracking
 from runner.paths import Home
@@ -75,7 +76,7 @@ def test_two_processes_that_set_up_a_new_store_at_once_make_one_without_a_word(t
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=120)[0] for process in both]
+    said = [process.communicate(timeout=PATIENCE)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert said == ["", ""]
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
@@ -141,6 +142,6 @@ def test_why_a_server_broke_a_connection_off_is_said_in_one_line() -> None:
         thread = threading.Thread(target=reset)
         thread.start()
         with pytest.raises(requests.ConnectionError) as caught:
-            requests.get(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout=30)
+            requests.get(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout=PATIENCE)
         thread.join()
     assert tracking.explain(caught.value) == "[Errno 104] Connection reset by peer"

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from patience import PATIENCE, wait_until
 
 from runner import ui
 from runner.paths import Home
@@ -31,7 +31,6 @@ with serve(Home(Path(sys.argv[1])), int(sys.argv[2])) as services:
     services.wait()
 """
 ELSEWHERE = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # where nobody answers
-DEADLINE_SECONDS = 30
 
 
 @contextmanager
@@ -50,10 +49,7 @@ def get(url: str, host: str = "") -> bytes:
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while remaining := [pid for pid in pids if psutil.pid_exists(pid)]:
-        assert time.monotonic() < deadline, f"still there: {remaining}"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)), f"the end of {pids}")
 
 
 @contextmanager
@@ -96,7 +92,7 @@ def test_a_closed_terminal_leaves_no_server_behind(tmp_path: Path) -> None:
         children = descendants(process)
         assert children
         process.send_signal(signal.SIGHUP)
-        assert process.wait(DEADLINE_SECONDS) == 128 + signal.SIGHUP
+        assert process.wait(PATIENCE) == 128 + signal.SIGHUP
     wait_until_gone(children)
 
 
