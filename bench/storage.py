@@ -146,7 +146,8 @@ def store() -> Iterator[tuple[Objects, psutil.Process | None]]:
         if url is None:
             if reason := s3.missing():
                 raise SystemExit(reason)
-            started = stack.enter_context(s3.server())
+            # At the lowest priority, for it stands for one on another machine.
+            started = stack.enter_context(s3.server(niceness=19))
             os.environ.update(started.variables)
             assert started.process is not None
             url, server = started.new_url(), psutil.Process(started.process.pid)

@@ -86,7 +86,9 @@ class Service:
             return run if run is not None and condition(run) else None
 
         # To open a queue on a server costs more than to open a file.
-        return wait_until(found, f"run {number}", 0.3 if self.home.shared else 0.05)
+        return wait_until(
+            found, lambda: self.find(number) or f"run {number}", 0.3 if self.home.shared else 0.05
+        )
 
     def wait_for_state(self, number: int, *states: State) -> Run:
         """Wait until the run is in one of the states; fail as soon as it has ended in another one."""

@@ -11,7 +11,7 @@ import postgres
 import psutil
 import pytest
 from end_to_end.harness import Service
-from end_to_end.raylets import Hosts, bare_python
+from end_to_end.raylets import Host, Hosts, bare_python
 from end_to_end.test_faults import ENDLESS, Undisturbed, assert_as_undisturbed, stop, undisturbed
 from patience import PATIENCE, wait_until
 
@@ -72,6 +72,12 @@ def submit(service: Service, small: Path) -> int:
 def beat(service: Service) -> Beat:
     with open_store(service.home, create=False) as store:
         return wait_until(store.scheduler_beat, "a scheduler")
+
+
+def remove(service: Service, host: Host) -> None:
+    """The host is gone, and the scheduler knows: the next run is not placed there."""
+    host.kill()
+    wait_until(lambda: host.name not in {machine["name"] for machine in beat(service).machines}, host.name)
 
 
 def attempts(service: Service, number: int) -> list[Attempt]:
@@ -155,7 +161,7 @@ def test_a_host_without_our_packages_trains_with_those_that_the_run_brings(
     assert hosts.host_of(service.training(number).pid) is bare
     stop(service, number)
     stop(service, busy)
-    bare.kill()
+    remove(service, bare)
 
 
 def test_a_host_without_pytorch_is_left_alone_and_the_others_go_on(
@@ -174,7 +180,7 @@ def test_a_host_without_pytorch_is_left_alone_and_the_others_go_on(
     second = service.training(number, attempt=2)
     assert hosts.host_of(second.pid) is able
     stop(service, number)
-    bare.kill()
+    remove(service, bare)
 
 
 def test_two_homes_on_one_cluster_do_not_book_a_gpu_twice(
