@@ -36,7 +36,7 @@ def test_a_long_queue_is_measured_from_outside_and_tick_by_tick() -> None:
     assert re.search(r"the scheduler process +\d+ MB proportional", said)
 
 
-@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_idle_time_is_that_between_runs_and_start_up_is_counted_apart() -> None:
     said = bench("idle", "--gpus", "2", "--runs", "4", "--epochs", "1")
     assert re.search(r"^finished +4 of 4, in 4 attempts$", said, re.MULTILINE)

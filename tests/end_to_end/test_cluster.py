@@ -183,6 +183,7 @@ def test_a_host_without_pytorch_is_left_alone_and_the_others_go_on(
     remove(service, bare)
 
 
+@pytest.mark.rehearsal
 def test_two_homes_on_one_cluster_do_not_book_a_gpu_twice(
     service: Service, hosts: Hosts, small: Path, tmp_path: Path
 ) -> None:

@@ -194,6 +194,7 @@ def test_after_down_and_up_from_an_edited_checkout_a_run_has_its_own_code_and_th
     stop(service, number)
 
 
+@pytest.mark.rehearsal
 def test_folders_that_were_tampered_with_on_a_node_are_made_anew(
     checkout: Checkout, service: Service, small: Path
 ) -> None:

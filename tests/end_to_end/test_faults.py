@@ -147,7 +147,7 @@ def test_a_scheduler_that_raises_comes_back(service: Service, small: Path) -> No
     service.wait_for_state(number, State.FINISHED)
 
 
-@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_a_stopped_worker_that_wakes_after_its_run_went_on_changes_nothing(
     service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:

@@ -155,6 +155,7 @@ def _ask_ray(address: str, environment: dict[str, str]) -> bool:
     return asked.stdout.strip() == "alive"
 
 
+@pytest.mark.rehearsal
 def test_an_unrelated_ray_is_neither_joined_nor_harmed(
     unrelated_ray: str, service: Service, small: Path
 ) -> None:
