@@ -22,8 +22,8 @@ def _convolve_backward(gradient: Shape, features: Shape, weight: Shape, **_: Any
 
 
 def _collect(capsules: Shape, weight: Shape, outputs: Shape, *_: Any, **__: Any) -> int:
-    """Two products with all of the weight; one where the predictions themselves are made, in C."""
-    return (1 if agreement.computed_in_c() else 2) * 2 * math.prod(weight) * outputs[-1]
+    """Two products with all of the weight; one where the predictions themselves are made."""
+    return (1 if agreement.forms_predictions() else 2) * 2 * math.prod(weight) * outputs[-1]
 
 
 def _collect_backward(
@@ -35,8 +35,10 @@ def _collect_backward(
     constant_couplings: bool,
     **__: Any,
 ) -> int:
-    """Three, one of which is made again; two more where a gradient flows through the couplings, but in C."""
-    products = 3 if constant_couplings or agreement.computed_in_c() else 5
+    """Three, one of which is made again; two more where a gradient flows through the couplings, which
+    predictions that are made do not need.
+    """
+    products = 3 if constant_couplings or agreement.forms_predictions() else 5
     return products * 2 * math.prod(weight) * gradient[-1]
 
 

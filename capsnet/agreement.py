@@ -9,40 +9,70 @@ for memory. (FlashAttention, Dao et al. 2022, does so for attention.) Both uses 
 
 An operator of its own: torch.compile takes it as it is, as fusing across it would undo the blocks. The batch
 goes last, where the numbers that are added or multiplied together lie side by side. Within `computed_by`
-a kernel in C computes it instead, which forms û in registers.
+a kernel computes it instead: in C on a CPU (capsnet.kernel), in Triton on a GPU (capsnet.triton_kernel).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-
-from capsnet.kernel import Kernel
 
 # Of one temporary on a CPU. From half of it to four times as much the time is the same within 10%.
 BLOCK_BYTES = 2**20
 
-_kernel: ContextVar[Kernel | None] = ContextVar("kernel", default=None)
+
+class RoutingKernel(Protocol):
+    """What computes `collect` and its gradients for tensors that it `serves`."""
+
+    @property
+    def forms_predictions(self) -> bool:
+        """Whether it makes û, by one product, for all its uses."""
+        ...
+
+    def serves(self, capsules: torch.Tensor) -> bool: ...
+
+    def collect(
+        self,
+        capsules: torch.Tensor,
+        weight: torch.Tensor,
+        outputs: torch.Tensor,
+        none_of_the_above: bool,
+        constant_couplings: bool,
+    ) -> torch.Tensor: ...
+
+    def collect_backward(
+        self,
+        gradient: torch.Tensor,
+        capsules: torch.Tensor,
+        weight: torch.Tensor,
+        outputs: torch.Tensor,
+        none_of_the_above: bool,
+        constant_couplings: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
+
+
+# No ContextVar: on a GPU gradients are computed in a thread of autograd's own.
+_kernel: RoutingKernel | None = None
 
 
 @contextmanager
-def computed_by(kernel: Kernel | None) -> Iterator[None]:
+def computed_by(kernel: RoutingKernel | None) -> Iterator[None]:
     """Meanwhile `kernel`, where there is one, computes all iterations and gradients that it serves."""
-    token = _kernel.set(kernel)
+    global _kernel
+    before, _kernel = _kernel, kernel
     try:
         yield
     finally:
-        _kernel.reset(token)
+        _kernel = before
 
 
-def computed_in_c() -> bool:
-    """Whether a kernel computes what it serves."""
-    return _kernel.get() is not None
+def forms_predictions() -> bool:
+    """Whether what computes here makes û, by one product, for all its uses."""
+    return _kernel is not None and _kernel.forms_predictions
 
 
 @torch.library.custom_op("capsnet::collect", mutates_args=())
@@ -59,8 +89,8 @@ def collect(
     the logits. `none_of_the_above`: the softmax has one more logit, always 0. `constant_couplings`: no
     gradient flows through them, and so none to `outputs`. Gradients of gradients there are none.
     """
-    if (kernel := _kernel.get()) is not None and kernel.serves(capsules):
-        return kernel.collect(capsules, weight, outputs, none_of_the_above, constant_couplings)
+    if _kernel is not None and _kernel.serves(capsules):
+        return _kernel.collect(capsules, weight, outputs, none_of_the_above, constant_couplings)
     collected = torch.zeros_like(outputs)
     products, scratch = _temporaries(2, capsules, weight)
     for block in _blocks(capsules, weight):
@@ -86,9 +116,9 @@ def collect_backward(
     constant_couplings: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of `collect`'s capsules, weight and outputs from that of its result [J, D, B]."""
-    if (kernel := _kernel.get()) is not None and kernel.serves(capsules):
+    if _kernel is not None and _kernel.serves(capsules):
         flags = none_of_the_above, constant_couplings
-        return kernel.collect_backward(gradient, capsules, weight, outputs, *flags)
+        return _kernel.collect_backward(gradient, capsules, weight, outputs, *flags)
     of_capsules, of_weight = torch.empty_like(capsules), torch.empty_like(weight)
     of_outputs = torch.zeros_like(outputs)
     seeing, backward, scratch = _temporaries(3, capsules, weight)

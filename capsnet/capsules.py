@@ -51,6 +51,7 @@ class ClassCapsules(nn.Module):
         self, capsules: int, capsule_dim: int, classes: int, dim: int, bias: bool, route: Routing
     ) -> None:
         super().__init__()
+        self.capsule_dim = capsule_dim
         self.route = route
         # Three dimensions, not five: Module.to(memory_format=channels_last) permutes what has four or five.
         self.weight = nn.Parameter(torch.empty(classes, capsules * capsule_dim, dim))

@@ -36,7 +36,7 @@ class Execution:
     # Checkpoints of version 0.1 do not say:
     compile: bool = False
     cuda_graph: bool = False
-    native_routing: bool = False  # in compiled steps on a CPU, by capsnet.kernel
+    native_routing: bool = False  # in compiled steps, by capsnet.kernel or capsnet.triton_kernel
     workers: int = 1  # processes that share each batch
 
     @property
@@ -84,7 +84,7 @@ def resolve(
         deterministic=config.deterministic,
         compile=_compile(config, followed, stored_config),
         cuda_graph=_cuda_graph(config, device),
-        native_routing=_native_routing(config, device, followed, stored_config),
+        native_routing=_native_routing(config, followed, stored_config),
         workers=group.size,
     )
     if before is None:
@@ -141,13 +141,11 @@ def _compile(config: Config, before: Execution | None, stored_config: Config | N
     return config.compile
 
 
-def _native_routing(
-    config: Config, device: Device, before: Execution | None, stored_config: Config | None
-) -> bool:
+def _native_routing(config: Config, before: Execution | None, stored_config: Config | None) -> bool:
     if before is not None and stored_config is not None and config.compile == stored_config.compile:
         return before.native_routing
     agrees = isinstance(config.model, CapsNetModel) and isinstance(config.model.routing, DynamicRouting)
-    return config.compile and device == "cpu" and agrees and config.route_iters > 1
+    return config.compile and agrees and config.route_iters > 1
 
 
 def _fastest(config: Config, device: Device) -> tuple[Precision, str]:

@@ -39,6 +39,8 @@ class _Task(ctypes.Structure):
 class Kernel:
     """`collect` and `collect_backward` of capsnet.agreement, for tensors that it `serves`."""
 
+    forms_predictions = True
+
     def __init__(self, library: ctypes.CDLL) -> None:
         self._run = library.run
         self._run.argtypes = [ctypes.POINTER(_Task)]

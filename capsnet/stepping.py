@@ -21,12 +21,13 @@ from dataclasses import replace
 import torch
 
 from capsnet import agreement, kernel, objective
+from capsnet.agreement import RoutingKernel
 from capsnet.augmentation import Batch
+from capsnet.capsules import ClassCapsules
 from capsnet.config import Config
 from capsnet.execution import Execution
 from capsnet.graphs import Recorder
 from capsnet.group import ALONE, Gradients, Group, Part
-from capsnet.kernel import Kernel
 from capsnet.layers import BatchNorm, Dropout
 from capsnet.native import NativeError
 from capsnet.network import Network
@@ -131,15 +132,27 @@ class Stepper:
         self._compiled = compiled
         return measured
 
-    def _loaded(self) -> Kernel | None:
+    def _loaded(self) -> RoutingKernel | None:
         """The kernel of routing; without one the compiled step calls PyTorch's operations."""
+        language = "Triton" if self.execution.device == "cuda" else "C"
         try:
-            return kernel.load()
+            found = kernel.load() if language == "C" else self._loaded_for_gpu()
         except NativeError as error:
             reason = " ".join(str(error).split())[:200]
-            warnings.warn(f"compile: routing in C cannot be had, and goes without: {reason}", stacklevel=3)
+            said = f"compile: routing in {language} cannot be had, and goes without: {reason}"
+            warnings.warn(said, stacklevel=3)
+            found = None
+        if found is None:
             self.execution = replace(self.execution, native_routing=False)
-            return None
+        return found
+
+    def _loaded_for_gpu(self) -> RoutingKernel | None:
+        try:
+            from capsnet import triton_kernel  # comes with PyTorch's builds for GPUs, and with those alone
+        except ImportError as error:
+            raise NativeError(str(error)) from error
+        [layer] = (layer for layer in self.network.modules() if isinstance(layer, ClassCapsules))
+        return triton_kernel.load(layer.weight, layer.capsule_dim, len(self._group.part(self._size)))
 
     def _backward(
         self,
@@ -147,7 +160,7 @@ class Stepper:
         batch: Batch,
         margin: torch.Tensor | None,
         part: Part,
-        routing: Kernel | None = None,
+        routing: RoutingKernel | None = None,
     ) -> Measured:
         if self._gradients is None:
             self.optimizer.zero_grad()

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE
 
 SCRIPT = Path(__file__).parents[2] / "bench/gpu.sh"
-PARTS = {"measure": 16, "accuracy": 1, "results": 2}
+PARTS = {"measure": 17, "accuracy": 1, "results": 2}
 COMPILED = {"measure": 4}  # of them: those that are nothing without compilation
 
 
-def called(folder: Path, *words: str, seconds: float = 60, **variables: str) -> tuple[int, str]:
+def called(folder: Path, *words: str, seconds: float = PATIENCE, **variables: str) -> tuple[int, str]:
     """The exit status, and all that is said."""
     environment = os.environ | {"PYTHON": sys.executable, "OUT": str(folder)} | variables
     done = subprocess.run(

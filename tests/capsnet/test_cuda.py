@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 
 import pytest
 import torch
+from agreeing import FLAGS, formed, layer, with_gradients
 
-from capsnet import reference
+from capsnet import agreement, reference
+from capsnet.agreement import collect
 from capsnet.augmentation import Batch
 from capsnet.execution import Execution, apply
 from capsnet.learner import adam
@@ -44,9 +47,23 @@ def last(progresses):
 @pytest.mark.parametrize("precision", list(BOUNDS))
 @pytest.mark.parametrize(("compiled", "graph"), MODES)
 def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
-    compiled, graph, precision, small_config, small_network, small_batch, arrays, settings, relative_error
+    compiled,
+    graph,
+    precision,
+    small_config,
+    small_network,
+    small_batch,
+    arrays,
+    settings,
+    relative_error,
+    monkeypatch,
 ):
-    execution = Execution("cuda", precision, 1, "channels_last", False, compile=compiled, cuda_graph=graph)
+    """Compiled steps have routing in Triton, however slow it is for so small a network."""
+    if compiled:
+        triton_kernel = pytest.importorskip("capsnet.triton_kernel")
+        monkeypatch.setattr(triton_kernel, "GAIN", 0.0)
+    modes = {"compile": compiled, "cuda_graph": graph, "native_routing": compiled}
+    execution = Execution("cuda", precision, 1, "channels_last", False, **modes)
     apply(execution)
     config = small_config(batch_size=4)
     network = small_network().float()
@@ -60,6 +77,7 @@ def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
     for _ in range(4):  # what is launched before a graph is recorded, and the first replay
         stepper.step(batch, None)
     sums = stepper.step(batch, None)
+    assert stepper.execution == execution
     assert abs(sums[0].item() / 4 - expected.loss) / expected.loss < BOUNDS[precision]
     errors = {
         name: relative_error(parameter.grad.cpu(), expected.gradients[name])
@@ -68,6 +86,31 @@ def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
     }
     assert errors.keys() == expected.gradients.keys()
     assert max(errors.values()) < BOUNDS[precision], errors
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize(("tf32", "bound"), [(False, 1e-5), (True, 1e-2)])
+def test_routing_in_triton_gives_what_float64_gives_and_always_the_same_bits(flags, tf32, bound):
+    kernel = pytest.importorskip("capsnet.triton_kernel").TritonKernel()
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    capsules, weight, outputs = layer(72, 8, 10, 16, batch=96)
+    double = [(tensor.detach() / 4).requires_grad_() for tensor in (capsules, weight, outputs)]
+    single = [tensor.detach().float().cuda().requires_grad_() for tensor in double]
+    with agreement.computed_by(kernel):
+        first, second = (with_gradients(collect, single, flags) for _ in range(2))
+    for one, other, expected in zip(first, second, with_gradients(formed, double, flags), strict=True):
+        assert torch.equal(one, other)
+        scale = max(float(expected.detach().norm()), 1e-3)
+        assert float((one.detach().cpu() - expected.detach()).norm()) < bound * scale
+
+
+def test_a_layer_of_the_papers_sizes_is_tried_out_and_its_gain_measured(caplog):
+    triton_kernel = pytest.importorskip("capsnet.triton_kernel")
+    weight = torch.randn(10, 1152 * 8, 16, device="cuda") / 10
+    with caplog.at_level("INFO", "capsnet.triton_kernel"):
+        taken = triton_kernel.load(weight, 8, 128)
+    [gain] = re.findall(r"routing in Triton is ([\d.]+) times as fast", caplog.text)
+    assert (taken is not None) is (float(gain) >= triton_kernel.GAIN)
 
 
 @pytest.mark.parametrize("precision", list(BOUNDS))

@@ -135,7 +135,7 @@ def test_a_checkpoint_of_before_there_was_compilation_was_not_compiled(tiny_conf
         ({"compile": True, "model": {"name": "matrix_capsnet"}}, False),
     ],
 )
-def test_iterations_of_compiled_steps_on_a_cpu_are_computed_in_c(keys, native):
+def test_iterations_of_compiled_steps_are_computed_by_a_kernel(keys, native):
     assert execution.resolve(Config.model_validate({"use_cuda": False, **keys})).native_routing is native
 
 

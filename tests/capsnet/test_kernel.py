@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsnet import agreement, kernel
-from capsnet.agreement import collect
+from capsnet.agreement import collect, collect_backward
 from capsnet.kernel import Kernel
 from capsnet.native import NativeError
 
@@ -168,12 +169,22 @@ def test_the_kernel_computes_within_its_context_alone(routing):
     tensors = single(layer(20, 8, 10, 16, batch=33))
     by_pytorch = with_gradients(collect, tensors, (False, False))
     with agreement.computed_by(routing):
-        assert agreement.computed_in_c()
+        assert agreement.forms_predictions()
         by_kernel = with_gradients(collect, tensors, (False, False))
-    assert not agreement.computed_in_c()
+    assert not agreement.forms_predictions()
     again = with_gradients(collect, tensors, (False, False))
     assert not torch.equal(by_kernel[0], by_pytorch[0])  # not all bits: it adds in another order
     assert all(torch.equal(one, other) for one, other in zip(again, by_pytorch, strict=True))
+
+
+def test_gradients_that_another_thread_computes_are_the_kernels_too(routing):
+    """As autograd's threads do for a GPU."""
+    capsules, weight, outputs = (tensor.detach() for tensor in single(layer(20, 8, 10, 16, batch=33)))
+    arguments = outputs, capsules, weight, outputs, False, False
+    with agreement.computed_by(routing), ThreadPoolExecutor() as threads:
+        found = threads.submit(collect_backward, *arguments).result()
+    expected = routing.collect_backward(*arguments)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_the_text_is_a_file_of_the_package():

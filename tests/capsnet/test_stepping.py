@@ -182,6 +182,19 @@ def test_routing_goes_without_c_where_there_is_none_and_it_is_said(small_config,
     assert stepper.execution == replace(execution, native_routing=False)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_routing_goes_without_triton_where_it_does_not_work_and_it_is_said(
+    small_config, small_network
+) -> None:
+    pytest.importorskip("triton", reason="comes with PyTorch's builds for GPUs")
+    network = small_network().float()
+    execution = Execution("cuda", "float32", 1, "contiguous", False, compile=True, native_routing=True)
+    optimizer = torch.optim.SGD(network.parameters())
+    with pytest.warns(UserWarning, match="in Triton cannot be had, and goes without: .*0 active drivers"):
+        stepper = Stepper(network, optimizer, small_config(), execution, images=4)
+    assert stepper.execution == replace(execution, native_routing=False)
+
+
 @needs_compiler
 @pytest.mark.slow
 def test_a_compiled_run_that_began_with_routing_in_c_or_without_goes_on_so(

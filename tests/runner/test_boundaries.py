@@ -26,7 +26,7 @@ FLOORS = {
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
         "evaluation checkpoint saving snapshot state history execution schedules",
-        "training learner stepping graphs batches pace",
+        "training learner stepping graphs batches pace triton_kernel triton_agreement",
         "tensorboard progressbar",
         "keeper figures.*",
         "cli __main__ commands.* interrupts exits",

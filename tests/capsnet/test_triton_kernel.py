@@ -1,0 +1,77 @@
+"""Routing in Triton, for GPUs: in Triton's interpreter against float64, and compiled as for a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from patience import PATIENCE
+
+pytest.importorskip("triton", reason="comes with PyTorch's builds for GPUs")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+COMPILE = """\
+import json, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from capsnet import triton_agreement
+from capsnet.triton_agreement import IMAGES, STAGES, TILES
+sizes = dict(dim=8, dim_places=8, class_dim=16, class_places=16, count=8, images=IMAGES)
+sizes |= dict(precision="tf32x3", tiles=TILES, constant=False)
+found = {}
+for name in ("_agree", "_gather", "_of_weight", "_of_capsules"):
+    kernel = getattr(triton_agreement, name)
+    given = {key: sizes[key] for key in kernel.arg_names if key in sizes}
+    kinds = {key: "i32" if key in ("inputs", "batch", "classes") else "*fp32" for key in kernel.arg_names}
+    source = ASTSource(kernel, {**kinds, **dict.fromkeys(given, "constexpr")}, given)
+    options = {"num_stages": STAGES, "enable_fp_fusion": True}
+    made = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=options)
+    found[name] = {"shared": made.metadata.shared, "binary": len(made.asm["cubin"])}
+print(json.dumps(found))
+"""
+
+
+def said(words: list[str], folder: Path, **variables: str) -> dict[str, Any]:
+    """The JSON that a Python process prints."""
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = {**os.environ, **path, "TRITON_CACHE_DIR": str(folder), **variables}
+    command = [sys.executable, "-W", "error", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module", name="interpreted")
+def _interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return said(["-m", "triton_agreeing"], tmp_path_factory.mktemp("triton"), TRITON_INTERPRET="1")
+
+
+def test_layers_of_any_size_give_what_float64_gives_and_so_do_their_gradients(interpreted) -> None:
+    assert len(interpreted["errors"]) == 4 * 4
+    assert all(max(case["apart"]) < 2e-5 for case in interpreted["errors"]), interpreted["errors"]
+
+
+def test_what_is_not_finite_stays_so_and_stays_in_its_image(interpreted) -> None:
+    assert interpreted["spoilt"] == {"collected": [17], "of_capsules": [17], "of_outputs": [17]}
+
+
+def test_a_kernel_that_fails_or_gives_other_results_is_not_taken_and_it_is_said_why(interpreted) -> None:
+    assert interpreted["verdicts"] == {
+        "Interpreted": None,
+        "Wrong": "its results are 3.9e-03 apart from those of PyTorch's operations",
+        "Failing": "RuntimeError: out of resource: shared memory",
+    }
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_it_can_be_compiled_for_gpus_and_leaves_room_for_several_at_once(capability, tmp_path) -> None:
+    kernels = said(["-c", COMPILE, str(capability)], tmp_path)
+    assert len(kernels) == 4
+    assert all(made["binary"] > 1000 and made["shared"] <= 32 * 1024 for made in kernels.values()), kernels

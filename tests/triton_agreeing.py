@@ -1,0 +1,98 @@
+"""Routing in Triton in its interpreter, which computes on a CPU: for tests on machines without a GPU.
+
+    TRITON_INTERPRET=1 python -m triton_agreeing
+
+Prints as JSON how far its results are from those in float64, and what it says of kernels that are at fault.
+A process of its own, since Triton looks at that variable when it is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from agreeing import FLAGS, formed, layer, with_gradients
+
+from capsnet import agreement
+from capsnet.agreement import collect
+from capsnet.native import NativeError
+from capsnet.triton_kernel import Trial, TritonKernel
+
+# Input capsules, their dimension, classes, theirs, batch: several tiles of each, and parts of one.
+SIZES = [(36, 8, 3, 16, 40), (9, 3, 5, 7, 5), (3, 70, 2, 33, 20), (1, 1, 1, 1, 1)]
+
+
+class Interpreted(TritonKernel):
+    def serves(self, capsules: torch.Tensor) -> bool:
+        return capsules.dtype == torch.float32
+
+
+class Wrong(Interpreted):
+    def collect(
+        self,
+        capsules: torch.Tensor,
+        weight: torch.Tensor,
+        outputs: torch.Tensor,
+        none_of_the_above: bool,
+        constant_couplings: bool,
+    ) -> torch.Tensor:
+        flags = none_of_the_above, constant_couplings
+        return super().collect(capsules, weight, outputs * 1.01, *flags)
+
+
+class Failing(Interpreted):
+    def collect_backward(self, gradient: Any, *rest: Any, **_: Any) -> Any:
+        raise RuntimeError("out of resource: shared memory")
+
+
+def computed(tensors: list[torch.Tensor], flags: tuple[bool, bool]) -> tuple[torch.Tensor, ...]:
+    single = [tensor.detach().float().requires_grad_() for tensor in tensors]
+    with agreement.computed_by(Interpreted()):
+        return with_gradients(collect, single, flags)
+
+
+def apart(sizes: tuple[int, ...], flags: tuple[bool, bool]) -> list[float]:
+    """‖a - b‖ / ‖b‖ of what is collected and of its gradients; what is near 0 is left of more."""
+    inputs, dim, classes, class_dim, batch = sizes
+    tensors = layer(inputs, dim, classes, class_dim, batch)
+    found, expected = computed(tensors, flags), with_gradients(formed, tensors, flags)
+    return [
+        float((one.detach() - other.detach()).norm() / other.detach().norm().clamp(min=other.numel() ** 0.5))
+        for one, other in zip(found, expected, strict=True)
+    ]
+
+
+def spoilt() -> dict[str, list[int]]:
+    """The images of which something is not finite, after one capsule of image 17 was not."""
+    tensors = layer(36, 8, 3, 16, 40)
+    with torch.no_grad():
+        tensors[0][2, 1, 17] = torch.nan
+    collected, of_capsules, _, of_outputs = computed(tensors, (False, False))
+    named = {"collected": collected, "of_capsules": of_capsules, "of_outputs": of_outputs}
+    return {
+        name: torch.nonzero(~tensor.isfinite().flatten(0, 1).all(0)).flatten().tolist()
+        for name, tensor in named.items()
+    }
+
+
+def verdict(kernel: TritonKernel) -> str | None:
+    """What a trial says of it."""
+    weight = torch.randn(3, 36 * 8, 16, generator=torch.Generator().manual_seed(0))
+    try:
+        Trial(weight, dim=8, batch=40).verify(kernel)
+    except NativeError as error:
+        return str(error)
+    return None
+
+
+def main() -> None:
+    errors = [
+        {"sizes": sizes, "flags": flags, "apart": apart(sizes, flags)} for sizes in SIZES for flags in FLAGS
+    ]
+    verdicts = {type(kernel).__name__: verdict(kernel) for kernel in (Interpreted(), Wrong(), Failing())}
+    print(json.dumps({"errors": errors, "spoilt": spoilt(), "verdicts": verdicts}))
+
+
+if __name__ == "__main__":
+    main()
