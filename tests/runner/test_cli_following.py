@@ -124,6 +124,20 @@ def test_submit_wait_prints_the_number_and_ends_as_the_run_does(lab: Lab) -> Non
     assert re.fullmatch(rf"run 1 \(tiny\) is FAILED after \d+s: {reason}\n", done.err)
 
 
+@pytest.mark.parametrize("stay", ["--wait", "--follow"])
+def test_who_stays_with_a_run_that_can_never_start_is_told_so_once(lab: Lab, stay: str) -> None:
+    said, why = lab.folder / "said.txt", "needs 999 cores, the largest machine has 2: can never start"
+    command = lab.command("submit", lab.file(text="dataset: {name: digits}\nrunner: {cpus: 999}\n"), stay)
+    with said.open("w") as file, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file) as process:
+        try:
+            wait_until(lambda: why in said.read_text(), why)
+            lab.call("cancel", 1)
+            assert process.wait(PATIENCE) == exits.CANCELLED
+        finally:
+            process.kill()
+    assert said.read_text().count("can never start") == 1
+
+
 def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) -> None:
     def train() -> None:
         wait_until(lambda: lab.store.queue())
