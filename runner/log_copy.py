@@ -67,7 +67,7 @@ class LogCopy:
         """Let the run's folder hold its logs, unless that was so a moment ago."""
         at, state = self._looked.get(run.id, (-math.inf, None))
         if run.state is not state or now >= at + LOOK_SECONDS:
-            self._storage.read(run, "logs")
+            self._storage.read(run, storage.Log())
             self._looked[run.id] = now, run.state
 
     def settled(self, run: Run) -> bool:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,10 +20,18 @@ from runner.run_files import Ending, parsed_ending
 if TYPE_CHECKING:
     from runner.rows import Run
 
-Part = Literal["logs", "logs of all", "metrics", "figures", "tensorboard"]  # of rank 0, or of every worker
-
 MARKER = "queue.json"  # says whose runs lie here: two queues would write to the same names
 BOARD = "tensorboard"
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the worker of one rank printed."""
+
+    rank: int = 0
+
+
+Part = Log | Literal["metrics", "figures", "tensorboard"]
 
 
 class ObjectStorage:
@@ -120,12 +129,12 @@ class ObjectStorage:
         """Bring the copies of these parts of one attempt up to date with a listing."""
         attempt = paths.attempt(number)
         attempt.folder.mkdir(parents=True, exist_ok=True)
+        logs = {attempt.log_of(part.rank).name for part in parts if isinstance(part, Log)}
         sizes = growing.whole({name: item for name, item in items.items() if name.startswith(f"{key}/")})
         for name, size in sizes.items():
             file = name.removeprefix(f"{key}/")
             folder, _, picture = file.rpartition("/")
-            is_wanted_log = "logs" in parts and file == attempt.log.name
-            if is_wanted_log or ("logs of all" in parts and not folder and attempt.is_log(file)):
+            if file in logs:
                 growing.download(self._objects, name, size, attempt.folder / file)
             elif file == attempt.system.name and "metrics" in parts:
                 growing.download(self._objects, name, size, attempt.system)

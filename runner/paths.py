@@ -8,10 +8,8 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 
-LOGS = "log*.txt"  # of all workers of an attempt
 LONGEST_NAME = 80  # characters of a run's name in its folder's name; most file systems allow 255 bytes
 
 
@@ -44,11 +42,7 @@ class AttemptPaths:
     @property
     def logs(self) -> list[Path]:
         """Those that are there."""
-        return sorted(self.folder.glob(LOGS))
-
-    def is_log(self, name: str) -> bool:
-        """Whether a file of this name is what one of the workers printed."""
-        return fnmatch(name, LOGS)
+        return sorted(self.folder.glob("log*.txt"))
 
     @property
     def outcome(self) -> Path:

@@ -24,7 +24,19 @@ from runner import spread
 from runner.room import DIGITS, Node, Request, Room
 from runner.rows import Auto
 
-__all__ = ["Node", "Plan", "Request", "Start", "Wanted", "place", "plan", "resolve", "resolve_all", "waiting"]
+__all__ = [
+    "Node",
+    "Plan",
+    "Request",
+    "Start",
+    "Wanted",
+    "impossible",
+    "place",
+    "plan",
+    "resolve",
+    "resolve_all",
+    "waiting",
+]
 
 
 class Wanted(Protocol):
@@ -171,8 +183,8 @@ def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequen
     reasons = {}
     ahead = 0
     for request in queued:
-        if impossible := _impossible(request, nodes):
-            reasons[request.run_id] = impossible
+        if reason := impossible(request, nodes) if nodes else "no machine is up":
+            reasons[request.run_id] = reason
             continue
         writer = next((writers[path] for path in request.exclusive if path in writers), None)
         reasons[request.run_id] = (
@@ -198,12 +210,10 @@ def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float
     return min(wanted, math.floor(max(shares) * gpus * 100) / 100) if shares else wanted
 
 
-def _impossible(request: Request, nodes: Sequence[Node]) -> str | None:
-    """Why a run can never start on these nodes; None where it can."""
+def impossible(request: Request, nodes: Sequence[Node]) -> str | None:
+    """Why a run can never start on these nodes, of which there is one at least; None where it can."""
     if spread.fits(request, nodes):
         return None
-    if not nodes:
-        return "no machine is up"
     in_all, in_one = sum(node.total_gpus for node in nodes), max(node.total_gpus for node in nodes)
     cores = max(node.total_cpus for node in nodes)
     if request.gpus > in_all:

@@ -129,7 +129,7 @@ class Publisher:
         if not self._home.remote or not run.attempt or (row == before and now < at + LOOK_SECONDS):
             return True
         try:
-            self._storage.read(run, "metrics", *(("logs", "figures") if run.state in ENDED else ()))
+            self._storage.read(run, "metrics", *((storage.Log(), "figures") if run.state in ENDED else ()))
         except OSError as error:
             self._wait(run, now, str(error))
             return False

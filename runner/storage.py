@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from capsnet.files import previous_path, write_atomically
 from runner import run_files
-from runner.object_storage import MARKER, ObjectStorage, Part, require_own
+from runner.object_storage import MARKER, Log, ObjectStorage, Part, require_own
 from runner.objects import NoAnswer, StorageError
 from runner.paths import Home, RunPaths
 from runner.run_files import Ending, EndingKind, append_row, link, mirror, prepare, read_ending, write_ending
@@ -29,6 +29,7 @@ __all__ = [
     "Ending",
     "EndingKind",
     "Folders",
+    "Log",
     "NoAnswer",
     "Storage",
     "StorageError",

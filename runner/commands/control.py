@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,7 +127,8 @@ def resume(
             now=store.now(),
         )
         hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")
-        started = start_service(home, store)
+        queued = replace(chosen, **edit.wants._asdict()) if edit.wants else chosen
+        started = start_service(home, store, [queued])
         if json:
             emit_json({"id": chosen.id, "state": State.QUEUED})
         if not started:

@@ -97,7 +97,7 @@ class Files:
         self._storage = storage.of(home)
         self._store = store
         self._run_id = run_id
-        self._rank = rank
+        self._part = storage.Log(rank)
         self._copies = home.remote
         self._looked: tuple[float, Run] | None = None
         self._paths: RunPaths | None = None
@@ -106,10 +106,10 @@ class Files:
         return True
 
     def _newest(self) -> RunPaths | None:
-        """The run's folder with its logs; those of an object store are looked at now and then."""
+        """The run's folder with the worker's logs; those of an object store are looked at now and then."""
         now, run = time.monotonic(), self._store.run(self._run_id)
         if run is not None and (not self._looked or self._is_stale(now, run, *self._looked)):
-            self._paths = self._storage.read(run, "logs of all" if self._rank else "logs")
+            self._paths = self._storage.read(run, self._part)
             self._looked = now, run
         return self._paths
 
@@ -121,7 +121,7 @@ class Files:
         if (paths := self._newest()) is None:
             return
         try:
-            file = paths.attempt(attempt).log_of(self._rank).open("rb")
+            file = paths.attempt(attempt).log_of(self._part.rank).open("rb")
         except FileNotFoundError:
             return
         with file:

@@ -1,9 +1,9 @@
-"""Reading the situation in which the runs stand: whether they are served, and why each queued one waits."""
+"""Reading the situation in which the runs stand: whether they are served, and why queued ones wait."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.commands.access import how_to_start
 from runner.notes import Situation
@@ -12,12 +12,19 @@ from runner.states import State
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
-    from runner.placement import Node, Request
+    from runner.placement import Node, Request, Wanted
     from runner.rows import Beat, Machine, Run
     from runner.store import Store
 
 NEXT = 50  # queued runs that are listed without --all: those that are to start first
 RECENT = 20  # ended ones
+
+
+class Cluster(NamedTuple):
+    """The machines that a scheduler knows, with what they have in all: of what is free no beat tells."""
+
+    machines: list[Node]
+    staying: list[Node]  # those of them that are not leaving
 
 
 def current_runs(store: Store) -> list[Run]:
@@ -29,45 +36,75 @@ def current_runs(store: Store) -> list[Run]:
 
 def situation(access: Access) -> Situation:
     """The situation now. Why runs wait is known once a scheduler has said what its cluster has."""
+    now = access.store.now()
+    beat = _serving(access.store, now)
+    waits = {} if beat is None else _waits(access.store, beat)
+    return Situation(now, beat is not None, waits, start=how_to_start(access.home))
+
+
+def hopeless(store: Store, runs: Sequence[Wanted]) -> dict[int, str]:
+    """Why these runs can never start on the machines that there are, by number; without those that can.
+
+    Nothing is known, and nobody waited for, before a scheduler has said what its cluster has.
+    """
+    from runner import placement
+    from runner.spread import fits
+
+    beat = _serving(store, store.now())
+    cluster = None if beat is None else _cluster(beat)
+    if cluster is None or not cluster.staying:
+        return {}
+    reasons = {
+        request.run_id: placement.impossible(request, cluster.staying)
+        for request in placement.resolve_all(runs, cluster.machines)
+        if not fits(request, cluster.machines)
+    }
+    return {number: reason for number, reason in reasons.items() if reason is not None}
+
+
+def _serving(store: Store, now: float) -> Beat | None:
+    """The last beat of the scheduler that serves the queue; None where none does."""
     from runner.service import is_alive
 
-    now = access.store.now()
-    beat = access.store.scheduler_beat()
-    served = beat is not None and is_alive(access.store, now)
-    waits = _waits(access.store, beat) if served and beat else {}
-    return Situation(now, served, waits, start=how_to_start(access.home))
+    beat = store.scheduler_beat()
+    return beat if beat is not None and is_alive(store, now) else None
 
 
 def _waits(store: Store, beat: Beat) -> dict[int, str]:
     from runner import placement
 
-    if beat.cores is None:  # it has just begun, and has not looked yet
+    cluster = _cluster(beat)
+    if cluster is None:
         return {}
     queued = store.line()
     if not queued:
         return {}
-    known = beat.machines or _in_one(beat)
-    machines, nodes = _empty(known), _empty([machine for machine in known if not machine["leaving"]])
     # As the scheduler does: a GPU of a machine that is only closed is one that a run may want.
-    requests = placement.resolve_all(queued, machines)
-    running = placement.resolve_all(store.runs([State.RUNNING]), machines)
-    return {**placement.waiting(requests, running, nodes), **_shut_out(requests, nodes, machines)}
+    requests = placement.resolve_all(queued, cluster.machines)
+    running = placement.resolve_all(store.runs([State.RUNNING]), cluster.machines)
+    return {**placement.waiting(requests, running, cluster.staying), **_shut_out(requests, cluster)}
 
 
-def _shut_out(
-    requests: Sequence[Request], nodes: Sequence[Node], leaving_too: Sequence[Node]
-) -> dict[int, str]:
+def _shut_out(requests: Sequence[Request], cluster: Cluster) -> dict[int, str]:
     """What to say of runs that could start, but only where nothing starts at the moment."""
     from runner.spread import fits
 
-    if len(nodes) == len(leaving_too):
+    if len(cluster.staying) == len(cluster.machines):
         return {}
     said = f"nothing starts at the moment where it could run: `{PROGRAM} status`"
     return {
         request.run_id: said
         for request in requests
-        if not fits(request, nodes) and fits(request, leaving_too)
+        if not fits(request, cluster.staying) and fits(request, cluster.machines)
     }
+
+
+def _cluster(beat: Beat) -> Cluster | None:
+    """What a beat says of the cluster; None where the scheduler has just begun, and has not looked yet."""
+    if beat.cores is None:
+        return None
+    known = beat.machines or _in_one(beat)
+    return Cluster(_empty(known), _empty([machine for machine in known if not machine["leaving"]]))
 
 
 def _in_one(beat: Beat) -> Sequence[Machine]:
@@ -77,7 +114,7 @@ def _in_one(beat: Beat) -> Sequence[Machine]:
 
 
 def _empty(machines: Sequence[Machine]) -> list[Node]:
-    """The machines with what they have in all: of what is free no beat tells."""
+    """The machines, and nothing of them free."""
     from runner.placement import Node
 
     return [

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.commands.access import how_to_start, is_elsewhere
 from runner.output import PROGRAM, CommandError, hint, one_line
+from runner.wording import runs_named
 
 if TYPE_CHECKING:
     from runner.paths import Home
+    from runner.placement import Wanted
     from runner.store import Store
 
 
-def start_service(home: Home, store: Store) -> bool:
+def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
     """Start local Ray and the scheduler after something was queued; False, and said, where that fails.
 
     What was queued stays so: a later `up` or `submit` starts it. A queue for several hosts is served by their
     cluster: a host that does not belong to it starts nothing, for its own Ray would be another cluster.
+    Which of the runs in `queued` can never start is said, as far as a scheduler knows that already.
     """
     from runner.store import Unreachable
 
@@ -28,6 +32,8 @@ def start_service(home: Home, store: Store) -> bool:
             return False
         for difference in differences(home, store):
             hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
+        for line in never(store, queued):
+            hint(line)
     except Unreachable as error:  # it is queued all the same, and whoever is told otherwise queues it twice
         hint(f"queued, but whether a scheduler serves it is not known: {error}")
         return is_elsewhere(home)
@@ -71,6 +77,19 @@ def _started(home: Home, store: Store) -> bool:
         hint(f"queued, but not started: {one_line(error)}\n`{PROGRAM} up` tries again")
         return False
     return True
+
+
+def never(store: Store, queued: Sequence[Wanted]) -> list[str]:
+    """A line for each reason for which some of these runs can never start."""
+    from runner.commands.situations import hopeless
+
+    numbers: dict[str, list[int]] = {}
+    for number, reason in hopeless(store, queued).items():
+        numbers.setdefault(reason, []).append(number)
+    return [
+        f"{runs_named(those)}: {'each ' if len(those) > 1 else ''}{reason}"
+        for reason, those in numbers.items()
+    ]
 
 
 def differences(home: Home, store: Store) -> list[str]:

@@ -38,7 +38,8 @@ def submit(
 ) -> None:
     """Queue a run for each FILE: all of them or, where anything is wrong with one, none.
 
-    Prints the runs' numbers on stdout. Starts local Ray and the scheduler where they do not run.
+    Prints the runs' numbers on stdout. Starts local Ray and the scheduler where they do not run. A run that
+    can never start on the machines that there are is queued all the same, and why is said on stderr.
     Relative paths in a FILE are relative to the directory of this command. The runs keep the code of this
     moment, whatever is edited or installed before they start: `code RUN` shows it.
 
@@ -55,6 +56,7 @@ def submit(
     from runner.loading import data_environment
     from runner.paths import home
     from runner.present import present
+    from runner.rows import Waiting
 
     overrides = [*(settings or []), *as_settings(name, priority)]
     experiments = load_all(files, overrides)
@@ -71,7 +73,11 @@ def submit(
         ids = access.store.add(new_runs, access.store.now(), source)
         if not json:
             emit("\n".join(map(str, ids)))
-        started = start_service(*access)
+        queued = [
+            Waiting(id_, new.gpus, new.cpus, new.loader_workers, new.exclusive, new.workers)
+            for id_, new in zip(ids, new_runs, strict=True)
+        ]
+        started = start_service(*access, [] if follow else queued)  # whoever follows them is told anyway
         code = see_through(access, ids, follow, wait) if started else exits.NOT_STARTED
         if json:
             emit_json(patiently(lambda: documents(access, ids)))

@@ -200,6 +200,21 @@ def test_workers_that_would_be_refused_at_submit_are_refused_at_resume(
     assert lab.run(number) == before
 
 
+def test_a_resume_that_can_never_start_says_why_and_one_that_can_does_not(lab: Lab) -> None:
+    number = lab.ended(State.INTERRUPTED, text=TWO)
+    again = "run 1 is queued again; `python -m runner watch 1` shows it"
+    done = lab.call("resume", number, "--set", "runner.cpus=40")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.splitlines() == [
+        again,
+        "run 1: needs 40 cores for 2 workers, the cluster has fewer: can never start",
+    ]
+    lab.call("cancel", number)
+    assert lab.call("resume", number).err.splitlines()[1:] == done.err.splitlines()[1:]
+    lab.call("cancel", number)
+    assert lab.call("resume", number, "--set", "runner.cpus=2").err == f"{again}\n"
+
+
 def test_the_best_weights_need_a_validation_split(lab: Lab) -> None:
     without = lab.ended(State.INTERRUPTED)
     done = lab.call("resume", without, "--best")

@@ -12,14 +12,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import s3
 from cli_harness import Lab
 from patience import PATIENCE, wait_until
 
 from runner import exits
 from runner.following import exit_code
+from runner.object_storage import attempt_key
+from runner.objects import Objects
 from runner.states import State
 
 
@@ -118,6 +122,20 @@ def test_submit_wait_prints_the_number_and_ends_as_the_run_does(lab: Lab) -> Non
     assert (done.code, done.out) == (exits.FAILED, "1\n")
     reason = "loss is nan at epoch 3, step 117"
     assert re.fullmatch(rf"run 1 \(tiny\) is FAILED after \d+s: {reason}\n", done.err)
+
+
+@pytest.mark.parametrize("stay", ["--wait", "--follow"])
+def test_who_stays_with_a_run_that_can_never_start_is_told_so_once(lab: Lab, stay: str) -> None:
+    said, why = lab.folder / "said.txt", "needs 999 cores, the largest machine has 2: can never start"
+    command = lab.command("submit", lab.file(text="dataset: {name: digits}\nrunner: {cpus: 999}\n"), stay)
+    with said.open("w") as file, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file) as process:
+        try:
+            wait_until(lambda: why in said.read_text(), why)
+            lab.call("cancel", 1)
+            assert process.wait(PATIENCE) == exits.CANCELLED
+        finally:
+            process.kill()
+    assert said.read_text().count("can never start") == 1
 
 
 def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) -> None:
@@ -286,6 +304,21 @@ def test_logs_of_a_worker_are_those_of_its_rank_in_every_attempt(lab: Lab) -> No
     assert "rank 2, attempt 1\n" in lab.call("logs", number, "--worker", "2").out  # it had three before
     done = lab.call("logs", number, "--worker", "3")
     assert (done.code, done.err) == (2, "run 1 has workers of ranks 0 to 1: no worker of rank 3\n")
+
+
+def test_of_logs_in_an_object_store_only_those_of_the_worker_are_copied_here(
+    lab: Lab, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = s3_server.new_url()
+    monkeypatch.setenv("RUNNER_STORAGE", url)
+    number, store = lab.ended(text="dataset: {name: digits}\nrunner: {workers: 3}\n"), Objects(url)
+    copies = replace(lab.home, storage=url).run(number, "tiny").attempt(1)
+    for rank in range(3):
+        name = copies.log_of(rank).name
+        store.put(f"{attempt_key(number, 'tiny', 1)}/{name}", f"rank {rank}\n".encode())
+    for rank in (2, 1, 0):
+        assert lab.call("logs", number, "--worker", rank).out == f"rank {rank}\n"
+        assert copies.logs == sorted(map(copies.log_of, range(rank, 3)))
 
 
 def test_logs_follow_a_worker_that_is_not_the_first(lab: Lab) -> None:

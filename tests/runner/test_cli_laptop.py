@@ -238,13 +238,22 @@ def test_status_lists_the_hosts_of_a_cluster(lab: Lab) -> None:
 
 def test_a_run_that_no_host_can_take_is_told_so(lab: Lab) -> None:
     serve(lab)
-    lab.submit(TINY + "runner: {cpus: 400}\n")
-    assert "needs 400 cores, the largest machine has 16: can never start" in lab.call("queue").out
+    why = "needs 400 cores, the largest machine has 16: can never start"
+    done = lab.call("submit", lab.file(text=TINY + "runner: {cpus: 400}\n"))
+    assert done.err.startswith(f"run 1: {why}\n")
+    assert why in lab.call("queue").out
+
+
+def test_of_a_scheduler_that_is_gone_nobody_is_told_what_its_hosts_could_take(lab: Lab) -> None:
+    lab.serve(machines=[GPU_HOST], tracking=TRACKING, home=CLUSTER_HOME, ahead=-60.0)
+    done = lab.call("submit", lab.file(text=TINY + "runner: {cpus: 400}\n"))
+    assert (done.code, done.out) == (0, "1\n")
+    assert "no scheduler serves this queue" in done.err and "never start" not in done.err
 
 
 def test_a_run_that_only_a_host_which_leaves_could_take_is_not_told_never(lab: Lab) -> None:
     serve(lab)
-    lab.submit(TINY + "runner: {gpus: 1, cpus: 40}\n")
+    assert "start" not in lab.call("submit", lab.file(text=TINY + "runner: {gpus: 1, cpus: 40}\n")).err
     assert (
         "nothing starts at the moment where it could run: `python -m runner status`" in lab.call("queue").out
     )

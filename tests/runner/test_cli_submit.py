@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,57 @@ def test_json_is_one_document_with_the_rows(lab: Lab) -> None:
         (1, "QUEUED", str(lab.home.root / "1-tiny")),
         (2, "QUEUED", str(lab.home.root / "2-tiny")),
     ]
+
+
+@pytest.mark.parametrize(
+    ("needs", "why"),
+    [
+        ("{gpus: 8}", "needs 8 GPUs, the cluster has 2: can never start"),
+        ("{cpus: 999}", "needs 999 cores, the largest machine has 2: can never start"),
+        (
+            "{workers: 4, gpus: 0, cpus: 40}",
+            "needs 40 cores for 4 workers, the cluster has fewer: can never start",
+        ),
+    ],
+)
+def test_a_run_that_can_never_start_is_queued_and_why_is_said_as_queue_says_it(
+    lab: Lab, needs: str, why: str
+) -> None:
+    lab.serve(gpus=2)
+    done = lab.call("submit", lab.file(text=TINY + f"runner: {needs}\n"))
+    assert (done.code, done.out) == (0, "1\n")
+    assert done.err == f"run 1: {why}\nqueued run 1; `python -m runner watch 1` shows it\n"
+    assert lab.run(1).state is State.QUEUED
+    assert lab.call("queue").out.rstrip().endswith(f"  {why}")
+
+
+def test_of_many_runs_that_can_never_start_each_reason_is_said_once(lab: Lab) -> None:
+    lab.serve(gpus=2)
+    many = [lab.file(f"many-{number}.yaml", TINY + "runner: {gpus: 8}\n") for number in range(40)]
+    greedy = lab.file("greedy.yaml", TINY + "runner: {cpus: 999}\n")
+    done = lab.call("submit", lab.file(), *many, greedy, "--json")
+    assert done.err.splitlines()[:-1] == [
+        "runs 2, 3, 4, ... (40 in all): each needs 8 GPUs, the cluster has 2: can never start",
+        "run 42: needs 999 cores, the largest machine has 2: can never start",
+    ]
+    assert [row["id"] for row in json.loads(done.out)] == list(range(1, 43))
+
+
+@pytest.mark.parametrize(
+    ("beat", "says"),
+    [
+        ("machines = NULL", "run 1: needs 999 cores, the largest machine has 2: can never start\n"),  # of 0.1
+        ("machines = NULL, cores = NULL, gpus = NULL", ""),  # it has begun this moment
+        ("machines = NULL, cores = 0, gpus = 0", ""),  # no machine is up, yet
+    ],
+)
+def test_what_no_scheduler_knows_yet_is_not_said(lab: Lab, beat: str, says: str) -> None:
+    lab.serve()
+    with contextlib.closing(sqlite3.connect(lab.home.database)) as database, database:
+        database.execute(f"UPDATE queue SET {beat}")
+    done = lab.call("submit", lab.file(text=TINY + "runner: {cpus: 999}\n"))
+    assert (done.code, done.out) == (0, "1\n")
+    assert done.err == f"{says}queued run 1; `python -m runner watch 1` shows it\n"
 
 
 def test_a_service_that_does_not_start_leaves_the_run_queued_and_says_so(

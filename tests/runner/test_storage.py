@@ -12,7 +12,7 @@ from capsnet.figures import output
 from runner import storage
 from runner.paths import Home
 from runner.rows import NewRun, Run
-from runner.storage import Ending, Storage, StorageError
+from runner.storage import Ending, Log, Storage, StorageError
 from runner.store import open_store
 from runner.workplace import Workplace
 from runner.workplace import of as workplace_of
@@ -121,7 +121,7 @@ def test_logs_samples_pictures_and_boards_arrive_as_they_grow(kept: Kept, run: R
         with (place.run.tensorboard / "events.out.tfevents.1.host").open("a") as events:
             events.write(line)
         place.settle(0.0, untroubled)
-        paths = other.read(run, "logs", "metrics", "figures", "tensorboard")
+        paths = other.read(run, Log(), "metrics", "figures", "tensorboard")
         seen = paths.attempt(1)
         assert seen.log.read_text() == seen.system.read_text() == attempt.log.read_text()
         assert (seen.figures / "curves.png").read_text() == line
@@ -130,7 +130,7 @@ def test_logs_samples_pictures_and_boards_arrive_as_they_grow(kept: Kept, run: R
     assert paths.config.read_text() == CONFIG
 
 
-def test_the_logs_of_all_workers_arrive_where_they_are_asked_for(
+def test_of_several_workers_the_log_of_the_one_that_is_asked_for_arrives(
     kept: Kept, run: Run, tmp_path: Path
 ) -> None:
     place = kept.work(run)
@@ -138,11 +138,10 @@ def test_the_logs_of_all_workers_arrive_where_they_are_asked_for(
     for rank in range(3):
         attempt.log_of(rank).write_text(f"rank {rank}\n")
     place.settle(0.0, untroubled)
-    one = kept.elsewhere(tmp_path / "one").read(run, "logs").attempt(1)
-    assert one.log.read_text() == "rank 0\n"
-    assert not kept.home.remote or one.logs == [one.log]
-    every = kept.elsewhere(tmp_path / "every").read(run, "logs of all").attempt(1)
-    assert [every.log_of(rank).read_text() for rank in range(3)] == ["rank 0\n", "rank 1\n", "rank 2\n"]
+    for rank in range(3):
+        one = kept.elsewhere(tmp_path / f"reader-{rank}").read(run, Log(rank)).attempt(1)
+        assert one.log_of(rank).read_text() == f"rank {rank}\n"
+        assert not kept.home.remote or one.logs == [one.log_of(rank)]
 
 
 def test_an_ending_is_known_once_it_was_put_down(kept: Kept, run: Run) -> None:
