@@ -103,7 +103,7 @@ measure() {
   part 200 env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$python" -m pytest -q -p xdist -p timeout -p no:cacheprovider \
     --numprocesses=0 -o $'filterwarnings=default\nerror::UserWarning:capsnet' \
     tests/capsnet/test_cuda.py tests/capsnet/test_float32.py
-  part 40 "$python" bench/routing.py "${rounds[@]}" "${sizes[@]}"
+  compiled part 60 "$python" bench/routing.py "${rounds[@]}" "${sizes[@]}"
   step 90 ordinary --precision float32 bfloat16 --mode eager "$graph"
   compiled step 110 --precision bfloat16 --mode compiled "$compiled_graph"
   epoch bfloat16 128

@@ -23,6 +23,8 @@ from variants import STEPS, Variant, mistake, noise, resolved
 from capsnet import agreement, batches, datasets, kernel, models
 from capsnet.agreement import RoutingKernel
 from capsnet.capsule_network import CapsNet
+from capsnet.capsules import ClassCapsules
+from capsnet.config import CapsNetModel, DynamicRouting
 from capsnet.execution import Device
 from capsnet.native import NativeError
 
@@ -30,15 +32,18 @@ OPERATIONS = "PyTorch's operations"
 KERNELS: dict[Device, str] = {"cpu": "kernel in C", "cuda": "kernel in Triton"}
 
 
-def loaded(device: Device) -> RoutingKernel:
-    """The kernel for a device, whether or not it is faster; ConfigError where there is none."""
+def loaded(device: Device, classes: ClassCapsules, batch: int) -> RoutingKernel:
+    """The kernel for a device, whether or not it is faster; ConfigError where none works."""
     try:
         if device == "cpu":
             return kernel.load()
-        from capsnet.triton_kernel import TritonKernel  # only builds of PyTorch for GPUs bring Triton
+        from capsnet import triton_kernel  # only builds of PyTorch for GPUs bring Triton
+
+        found = triton_kernel.load(classes, batch, timed=False)
     except (NativeError, ImportError) as error:
         raise mistake(f"there is no {KERNELS[device]} here: {error}") from error
-    return TritonKernel()
+    assert found is not None, "it was not timed"
+    return found
 
 
 def by(part: Part, routing: RoutingKernel | None) -> Part:
@@ -51,12 +56,12 @@ def by(part: Part, routing: RoutingKernel | None) -> Part:
     return replace(part, step=step)
 
 
-def results(layer: nn.Module, capsules: torch.Tensor, routing: RoutingKernel | None) -> list[torch.Tensor]:
+def results(classes: nn.Module, capsules: torch.Tensor, routing: RoutingKernel | None) -> list[torch.Tensor]:
     """Outputs, and the gradients of the capsules and the weights."""
     capsules = capsules.detach().requires_grad_()
     with agreement.computed_by(routing):
-        outputs = layer(capsules)
-        return [outputs.detach(), *torch.autograd.grad(outputs.sum(), [capsules, *layer.parameters()])]
+        outputs = classes(capsules)
+        return [outputs.detach(), *torch.autograd.grad(outputs.sum(), [capsules, *classes.parameters()])]
 
 
 def main() -> None:
@@ -67,19 +72,23 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     settings, how = resolved(Variant("capsnet", given.precision, overrides=tuple(given.set)))
-    network = models.build(settings, datasets.shape(settings.dataset))
-    if not isinstance(network, CapsNet) or settings.route_iters < 2:
+    way = settings.model.routing if isinstance(settings.model, CapsNetModel) else None
+    if not isinstance(way, DynamicRouting) or settings.route_iters < 2:
         raise mistake("--set: routing by agreement in at least 2 iterations is measured")
+    network = models.build(settings, datasets.shape(settings.dataset))
+    assert isinstance(network, CapsNet)
     network.to(how.device).to(memory_format=how.torch_memory_format)
-    routing = loaded(how.device)
+    classes = network.classes
+    assert isinstance(classes, ClassCapsules), "routed by agreement"
+    routing = loaded(how.device, classes, settings.batch_size)
     inputs = next(batches.batches(settings, noise(settings).to(how.device), how.device, start=(1, 0))).inputs
     with torch.no_grad():
         capsules = network.primary(F.relu(network.conv(inputs)))
     ways = {OPERATIONS: None, KERNELS[how.device]: routing}
-    expected, found = (results(network.classes, capsules, way) for way in ways.values())
-    apart = max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+    expected, found = (results(classes, capsules, way) for way in ways.values())
+    apart = agreement.apart(found, expected)
     measured: dict[str, Measured] = {
-        name: recorded(by(layer(name, how, network.classes, capsules), way)) for name, way in ways.items()
+        name: recorded(by(layer(name, how, classes, capsules), way)) for name, way in ways.items()
     }
     cost = costs(measured, given.rounds, STEPS[how.device])
     gain = cost[OPERATIONS].beside(cost[KERNELS[how.device]])

@@ -14,7 +14,7 @@ a kernel computes it instead: in C on a CPU (capsnet.kernel), in Triton on a GPU
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -168,6 +168,12 @@ def _couplings(
     return softmax(
         torch.mul(block.split(seen), block.capsules, out=block.split(scratch)).sum(2), none_of_the_above
     )
+
+
+def apart(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+    """The largest ‖a - b‖ / ‖b‖ of two ways to compute the same; NaN where there is any."""
+    pairs = zip(found, expected, strict=True)
+    return float(torch.stack([(one - other).norm() / other.norm() for one, other in pairs]).max())
 
 
 def softmax(logits: torch.Tensor, none_of_the_above: bool) -> torch.Tensor:

@@ -48,7 +48,8 @@ class Learner:
         self.network = build(config, shape).to(execution.device)
         self.network.to(memory_format=execution.torch_memory_format)
         self.optimizer = adam(self.network, config.optim.lr, execution.device)
-        self._stepper = Stepper(self.network, self.optimizer, config, execution, images, group)
+        begun = state is not None
+        self._stepper = Stepper(self.network, self.optimizer, config, execution, images, group, begun)
         # One row a step and no running sum: the host need not look to know which step was the first bad one.
         rows = self.steps_per_epoch, len(MEASURES)
         self.sums = torch.zeros(rows, dtype=torch.float64, device=execution.device)

@@ -54,8 +54,9 @@ class Stepper:
         execution: Execution,
         images: int,
         group: Group = ALONE,
+        begun: bool = False,
     ) -> None:
-        """`images`: of an epoch; `group`: the processes that share each batch."""
+        """`images`: of an epoch; `group`: the processes that share each batch; `begun`: the run goes on."""
         self.network = network
         self.optimizer = optimizer
         self.config = config
@@ -72,7 +73,7 @@ class Stepper:
                 self._do_without(key, "batch normalisation over several workers cannot be fused into one")
         if not self.execution.compile:
             self.execution = replace(self.execution, native_routing=False)
-        self._kernel = self._loaded() if self.execution.native_routing else None
+        self._kernel = self._loaded(begun) if self.execution.native_routing else None
         self._recorder = Recorder(self._take) if self.execution.cuda_graph else None
         if self.execution.compile:
             log.info(COST)
@@ -132,27 +133,32 @@ class Stepper:
         self._compiled = compiled
         return measured
 
-    def _loaded(self) -> RoutingKernel | None:
-        """The kernel of routing; without one the compiled step calls PyTorch's operations."""
+    def _loaded(self, begun: bool) -> RoutingKernel | None:
+        """The kernel of routing; without one, on any process, compiled steps call PyTorch's operations."""
         language = "Triton" if self.execution.device == "cuda" else "C"
         try:
-            found = kernel.load() if language == "C" else self._loaded_for_gpu()
+            found = kernel.load() if language == "C" else self._loaded_for_gpu(begun)
         except NativeError as error:
             reason = " ".join(str(error).split())[:200]
             said = f"compile: routing in {language} cannot be had, and goes without: {reason}"
             warnings.warn(said, stacklevel=3)
             found = None
-        if found is None:
+        having = torch.tensor(found is not None, dtype=torch.float32)
+        self._group.add(having)
+        if having < self._group.size:
+            found = None
             self.execution = replace(self.execution, native_routing=False)
         return found
 
-    def _loaded_for_gpu(self) -> RoutingKernel | None:
+    def _loaded_for_gpu(self, begun: bool) -> RoutingKernel | None:
+        """Timed once, where a run begins; never if `deterministic`: it would not be the same each time."""
         try:
             from capsnet import triton_kernel  # comes with PyTorch's builds for GPUs, and with those alone
         except ImportError as error:
             raise NativeError(str(error)) from error
         [layer] = (layer for layer in self.network.modules() if isinstance(layer, ClassCapsules))
-        return triton_kernel.load(layer.weight, layer.capsule_dim, len(self._group.part(self._size)))
+        timed = not (begun or self.execution.deterministic)
+        return triton_kernel.load(layer, len(self._group.part(self._size)), timed)
 
     def _backward(
         self,

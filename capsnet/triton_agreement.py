@@ -2,7 +2,7 @@
 
 Letters of shapes: I input capsules, K their dimension, J output capsules, D their dimension, B batch.
 Capsules u [I, K, B], weight [J, I·K, D]; of what lies in between, [J, I, B] goes through the GPU's memory and
-nothing larger. Each program works on a tile: some input capsules (their rows of the weight), some images. A
+little else. Each program works on a tile: some input capsules (their rows of the weight), some images. A
 dimension that is no power of two is filled up to the next one.
 
 Products of float32 are each made of three of TensorFloat-32 (errors of about 2^-21), or of one where PyTorch
@@ -18,7 +18,8 @@ import triton
 import triton.language as tl
 
 # Of a tile. Compiled for compute capability 9.0 the kernels need 58 to 155 registers a thread and up to
-# 32 KiB of shared memory, which leaves room for three programs or more on a multiprocessor.
+# 32 KiB of shared memory, so that a multiprocessor has room for three programs or more. (Where the batch is
+# no multiple of 16 it is up to 194 registers: for two.)
 ROWS = 64  # of the weight: 8 input capsules of the paper's dimension
 IMAGES = 32
 STAGES = 2  # of which one is read while the other is computed

@@ -9,15 +9,19 @@ A process of its own, since Triton looks at that variable when it is imported.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from agreeing import FLAGS, formed, layer, with_gradients
 
-from capsnet import agreement
+from capsnet import agreement, triton_kernel
 from capsnet.agreement import collect
+from capsnet.capsules import ClassCapsules
 from capsnet.native import NativeError
-from capsnet.triton_kernel import Trial, TritonKernel
+from capsnet.routing import dynamic
+from capsnet.triton_kernel import TritonKernel
 
 # Input capsules, their dimension, classes, theirs, batch: several tiles of each, and parts of one.
 SIZES = [(36, 8, 3, 16, 40), (9, 3, 5, 7, 5), (3, 70, 2, 33, 20), (1, 1, 1, 1, 1)]
@@ -39,6 +43,12 @@ class Wrong(Interpreted):
     ) -> torch.Tensor:
         flags = none_of_the_above, constant_couplings
         return super().collect(capsules, weight, outputs * 1.01, *flags)
+
+
+class Undefined(Interpreted):
+    def collect_backward(self, gradient: Any, *rest: Any, **_: Any) -> Any:
+        of_capsules, of_weight, of_outputs = super().collect_backward(gradient, *rest)
+        return of_capsules, of_weight * torch.nan, of_outputs
 
 
 class Failing(Interpreted):
@@ -76,13 +86,16 @@ def spoilt() -> dict[str, list[int]]:
     }
 
 
-def verdict(kernel: TritonKernel) -> str | None:
+def verdict(kernel: type[TritonKernel]) -> str | None:
     """What a trial says of it."""
-    weight = torch.randn(3, 36 * 8, 16, generator=torch.Generator().manual_seed(0))
-    try:
-        Trial(weight, dim=8, batch=40).verify(kernel)
-    except NativeError as error:
-        return str(error)
+    route = partial(dynamic, iterations=3, none_of_the_above=True)
+    layer = ClassCapsules(36, 8, 3, 16, bias=True, route=route)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_kernel, "TritonKernel", kernel)
+        try:
+            triton_kernel.load(layer, batch=40, timed=False)
+        except NativeError as error:
+            return str(error)
     return None
 
 
@@ -90,7 +103,7 @@ def main() -> None:
     errors = [
         {"sizes": sizes, "flags": flags, "apart": apart(sizes, flags)} for sizes in SIZES for flags in FLAGS
     ]
-    verdicts = {type(kernel).__name__: verdict(kernel) for kernel in (Interpreted(), Wrong(), Failing())}
+    verdicts = {kernel.__name__: verdict(kernel) for kernel in (Interpreted, Wrong, Undefined, Failing)}
     print(json.dumps({"errors": errors, "spoilt": spoilt(), "verdicts": verdicts}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runner.commands.access import how_to_start, is_elsewhere
@@ -32,11 +33,12 @@ def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
             return False
         for difference in differences(home, store):
             hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
-        for line in never(store, queued):
-            hint(line)
     except Unreachable as error:  # it is queued all the same, and whoever is told otherwise queues it twice
         hint(f"queued, but whether a scheduler serves it is not known: {error}")
         return is_elsewhere(home)
+    with suppress(Unreachable):  # `queue` says it, too
+        for line in never(store, queued):
+            hint(line)
     return True
 
 

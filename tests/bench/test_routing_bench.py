@@ -29,6 +29,7 @@ def test_both_ways_are_measured_and_give_the_same(bench: Callable[..., str]) -> 
     ("words", "said"),
     [
         (["--set", "route_iters=1"], "at least 2 iterations"),
+        (["--set", "model.routing.name=attention"], "at least 2 iterations"),
         (["--precision", "bfloat16"], "invalid choice: 'bfloat16'"),
         (["--set", "use_cuda=false", "--precision", "tf32"], "not to be had here"),
     ],

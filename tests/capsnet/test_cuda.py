@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -12,8 +13,10 @@ from agreeing import FLAGS, formed, layer, with_gradients
 from capsnet import agreement, reference
 from capsnet.agreement import collect
 from capsnet.augmentation import Batch
+from capsnet.capsules import ClassCapsules
 from capsnet.execution import Execution, apply
 from capsnet.learner import adam
+from capsnet.routing import dynamic
 from capsnet.stepping import Stepper
 from capsnet.training import train
 
@@ -106,9 +109,10 @@ def test_routing_in_triton_gives_what_float64_gives_and_always_the_same_bits(fla
 
 def test_a_layer_of_the_papers_sizes_is_tried_out_and_its_gain_measured(caplog):
     triton_kernel = pytest.importorskip("capsnet.triton_kernel")
-    weight = torch.randn(10, 1152 * 8, 16, device="cuda") / 10
+    layer = ClassCapsules(1152, 8, 10, 16, bias=True, route=partial(dynamic, iterations=3)).cuda()
+    assert triton_kernel.load(layer, 128, timed=False) is not None
     with caplog.at_level("INFO", "capsnet.triton_kernel"):
-        taken = triton_kernel.load(weight, 8, 128)
+        taken = triton_kernel.load(layer, 128, timed=True)
     [gain] = re.findall(r"routing in Triton is ([\d.]+) times as fast", caplog.text)
     assert (taken is not None) is (float(gain) >= triton_kernel.GAIN)
 

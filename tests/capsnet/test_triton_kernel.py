@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,8 @@ def _interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_layers_of_any_size_give_what_float64_gives_and_so_do_their_gradients(interpreted) -> None:
     assert len(interpreted["errors"]) == 4 * 4
-    assert all(max(case["apart"]) < 2e-5 for case in interpreted["errors"]), interpreted["errors"]
+    for case in interpreted["errors"]:
+        assert all(error < 2e-5 for error in case["apart"]), case
 
 
 def test_what_is_not_finite_stays_so_and_stays_in_its_image(interpreted) -> None:
@@ -74,16 +76,22 @@ def test_what_is_not_finite_stays_so_and_stays_in_its_image(interpreted) -> None
 
 
 def test_a_kernel_that_fails_or_gives_other_results_is_not_taken_and_it_is_said_why(interpreted) -> None:
-    assert interpreted["verdicts"] == {
-        "Interpreted": None,
-        "Wrong": "its results are 3.9e-03 apart from those of PyTorch's operations",
-        "Failing": "RuntimeError: out of resource: shared memory",
-    }
+    verdicts = interpreted["verdicts"]
+    assert verdicts.pop("Interpreted") is None
+    [apart] = re.findall(
+        r"^its results are (.+) apart from those of PyTorch's operations$", verdicts.pop("Wrong")
+    )
+    assert 1e-3 < float(apart) < 1e-1
+    assert verdicts.pop("Undefined") == "its results are nan apart from those of PyTorch's operations"
+    assert verdicts == {"Failing": "RuntimeError: out of resource: shared memory"}
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_it_can_be_compiled_for_gpus_and_leaves_room_for_several_at_once(capability, tmp_path) -> None:
-    """Of a multiprocessor's 65,536 registers and 164 KiB of shared memory or more; 128 threads each."""
+    """Of a multiprocessor's 65,536 registers and 164 KiB of shared memory or more; 128 threads each.
+
+    In batches that are multiples of 16.
+    """
     kernels = said(["-c", COMPILE, str(capability)], tmp_path)
     assert len(kernels) == 4
     for name, made in kernels.items():

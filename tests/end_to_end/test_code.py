@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # what MLflow does with SQLAlchemy
 ]
 TRAINING = "runner/keeper.py"  # imported by every worker, once its output is logged
+SCHEDULER = "runner/scheduler.py"
 BROKEN = "def broken(:"
 
 
@@ -45,6 +46,11 @@ class Checkout:
         """Let a file end with this line; an empty one gives it back as it was."""
         (self.folder / name).write_bytes(self._files[name] + f"{line}\n".encode() * bool(line))
 
+    def mend(self) -> None:
+        """Give back all that tests edit."""
+        for name in (TRAINING, SCHEDULER):
+            self.edit(name, "")
+
     def say(self, word: str) -> None:
         """Let every worker that is made of it say so."""
         self.edit(TRAINING, f"print('the code says {word}', flush=True)")
@@ -55,13 +61,13 @@ def checkout(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     checkout = Checkout(tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("home"))
     checkout.service.call("up")
     yield checkout
+    checkout.mend()
     checkout.service.call("down", "--force")
 
 
 @pytest.fixture
 def service(checkout: Checkout) -> Service:
-    for name in (TRAINING, "runner/scheduler.py"):
-        checkout.edit(name, "")
+    checkout.mend()
     return checkout.service
 
 
@@ -164,7 +170,7 @@ def test_a_scheduler_that_is_killed_comes_back_with_its_own_code(
     with open_store(service.home) as store:
         before = store.scheduler_beat()
     assert before is not None and before.pid is not None
-    checkout.edit("runner/scheduler.py", BROKEN)
+    checkout.edit(SCHEDULER, BROKEN)
     os.kill(before.pid, signal.SIGKILL)
 
     def another() -> bool:
