@@ -58,6 +58,7 @@ def test_a_disk_that_stays_full_is_named_and_leaves_the_checkpoint_from_before_a
     assert load(folder / "checkpoint.pt")["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_training_goes_on_over_a_disk_that_is_full_for_a_while(tmp_path):
     if (reason := small_disk.missing()) is not None:
         pytest.skip(reason)

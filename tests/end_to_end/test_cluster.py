@@ -217,6 +217,7 @@ def test_a_home_that_does_not_hold_what_was_saved_is_refused(
     assert "queued, but not started" in second.call("submit", small, expect=exits.NOT_STARTED).stderr
 
 
+@pytest.mark.rehearsal
 def test_a_database_that_is_away_for_a_while_loses_nothing(
     service: Service, hosts: Hosts, database: postgres.Server, small: Path, undisturbed: Undisturbed
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_database_that_is_away_for_a_while_loses_nothing(
     assert_as_undisturbed(service, number, undisturbed)
 
 
+@pytest.mark.rehearsal
 def test_the_scheduler_leaves_a_drained_host_and_outlives_a_killed_one(
     service: Service, hosts: Hosts, small: Path
 ) -> None:

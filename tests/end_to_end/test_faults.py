@@ -130,6 +130,7 @@ def test_a_killed_scheduler_comes_back_and_adopts_what_runs(service: Service, sm
     assert service.wait_for_state(number, State.CANCELLED).attempt == 1
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_raises_comes_back(service: Service, small: Path) -> None:
     from sqlalchemy import create_engine, text
 
@@ -245,6 +246,7 @@ def test_what_cannot_train_fails_with_its_reason_and_the_queue_goes_on(
     assert "Traceback" not in service.log(missing)
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_cannot_be_written_waits_and_the_others_go_on(
     service: Service, small: Path
 ) -> None:
