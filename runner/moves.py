@@ -19,10 +19,10 @@ NO_INTENT: Changes = {"intent": None, "intent_at": None, "grace_seconds": None}
 OF_ATTEMPT = frozenset({"host", "pid", "devices", "from_epoch", "from_step", "computes"})
 
 
-def added(new: NewRun, now: float) -> Changes:
-    """The row of a run that is new to the queue."""
+def added(new: NewRun, identity: str, now: float) -> Changes:
+    """The row of a run that is new to the queue; `identity`: 32 random hexadecimal digits."""
     start = {"state": State.QUEUED, "attempt": 0, "losses": 0, "use_best": False}
-    return {**vars(new), **start, "submitted_at": now, "queued_at": now}
+    return {**vars(new), **start, "identity": identity, "submitted_at": now, "queued_at": now}
 
 
 def claimed(run: Run, now: float, gpus: float) -> Changes:

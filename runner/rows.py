@@ -28,6 +28,7 @@ class NewRun:
     workers: int = 1  # processes that train it together
     max_retries: int = 3
     tags: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()  # `key=value` each, as `--set` gave them
     exclusive: tuple[str, ...] = ()  # absolute paths that only one run at a time may write
     source_file: str | None = None
     submit_directory: str | None = None
@@ -62,6 +63,7 @@ class Run:
     """A run as the queue knows it now."""
 
     id: int
+    identity: str | None  # 32 hexadecimal digits, random; None: submitted by a version without identities
     state: State
     name: str
     config: str = field(repr=False)  # the resolved YAML
@@ -73,6 +75,9 @@ class Run:
     workers: int
     max_retries: int
     tags: Mapping[str, str]
+    user_note: str | None  # what the user wrote about the run
+    annotations: int  # how often tags or note were changed
+    overrides: tuple[str, ...]  # `key=value` each, as `--set` gave them at submission
     exclusive: tuple[str, ...]
     source_file: str | None
     submit_directory: str | None
@@ -120,6 +125,7 @@ class Run:
     mlflow_run_id: str | None
     published_epoch: int | None
     published_state: State | None
+    published_annotations: int  # of `annotations`, how many tracking has
     publish_error: str | None
 
     @property

@@ -7,6 +7,7 @@ its number and is refused once that attempt has ended.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -219,7 +220,8 @@ class Store:
             if source is not None:
                 sources.keep(connection, source)
             query = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
-            return list(connection.execute(query, [moves.added(new, now) for new in new_runs]).scalars())
+            rows = [moves.added(new, uuid.uuid4().hex, now) for new in new_runs]
+            return list(connection.execute(query, rows).scalars())
 
     def ask(self, run_id: int, intent: Intent, grace_seconds: float, now: float) -> State:
         """Interrupts or cancels: a queued run at once, a running one through its intent; the state after.

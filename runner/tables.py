@@ -28,7 +28,7 @@ from sqlalchemy.engine import Dialect
 from runner.rows import Attempt, Beat, Run, Waiting
 from runner.states import State
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Json(TypeDecorator[Any]):
@@ -95,6 +95,7 @@ runs = Table(
     Column("id", Integer, primary_key=True),
     Column("state", StateName, nullable=False),
     Column("name", Text, nullable=False),
+    Column("identity", String(32)),  # random; NULL for runs that an earlier version submitted
     Column("num_epochs", Integer, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("gpus", Request),
@@ -103,6 +104,9 @@ runs = Table(
     Column("workers", Integer, nullable=False, server_default="1"),
     Column("max_retries", Integer, nullable=False),
     Column("tags", Json(dict)),
+    Column("user_note", Remark),
+    Column("annotations", Integer, nullable=False, server_default="0"),
+    Column("overrides", Json(tuple)),
     Column("exclusive", Json(tuple)),
     Column("source_file", Text),
     Column("submit_directory", Text),
@@ -144,6 +148,7 @@ runs = Table(
     Column("mlflow_run_id", Text),
     Column("published_epoch", Integer),
     Column("published_state", StateName),
+    Column("published_annotations", Integer, nullable=False, server_default="0"),
     Column("publish_error", Remark),
     Column("config", Text, nullable=False),  # last, so that SQLite need not walk over it to reach the others
     sqlite_autoincrement=True,
@@ -160,7 +165,8 @@ Index("runs_by_code", runs.c.code)
 # and in brackets, which SQLAlchemy puts around no text.
 BEHIND = text(
     "(state = 'RUNNING' OR published_state IS NULL OR published_state <> state"
-    " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0))"
+    " OR coalesce(durable_epoch, 0) > coalesce(published_epoch, 0)"
+    " OR annotations <> published_annotations)"
 )
 Index("runs_to_publish", runs.c.id, sqlite_where=BEHIND, postgresql_where=BEHIND)
 
@@ -225,6 +231,7 @@ queue = Table(
     Column("gpus", Float),
     Column("machines", Json(tuple)),
     Column("home", Text),
+    Column("place", Text),
     Column("message", Remark),
     Column("code", String(64)),
     Column("protocol", Integer),

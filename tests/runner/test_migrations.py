@@ -31,6 +31,7 @@ DATA = Path(__file__).parent / "data"
 FIRST = DATA / "queue-schema-1.db"  # made by the version that had no other schema
 SECOND = DATA / "queue-schema-2.db"  # made by the last version of it
 THIRD = DATA / "queue-schema-3.db"  # likewise
+FOURTH = DATA / "queue-schema-4.db"  # likewise
 TABLES = ("runs", "attempts", "queue")
 
 
@@ -319,6 +320,44 @@ class TestOpeningOneWithoutBeginnings:
 
     def test_it_is_noted_as_the_newest(self, third: Path) -> None:
         with open_store(third) as store, store._database.reader.connect() as connection:
+            assert noted(connection) == (str(SCHEMA_VERSION), SCHEMA_VERSION)
+            assert differences(connection) == []
+
+
+class TestOpeningOneWithoutIdentities:
+    """Of the fourth schema, whose runs are told apart by their numbers alone."""
+
+    @pytest.fixture
+    def fourth(self, tmp_path: Path) -> Path:
+        return Path(shutil.copy(FOURTH, tmp_path / "queue.db"))
+
+    def test_every_run_is_there_as_it_was_and_has_no_identity(self, fourth: Path) -> None:
+        with open_store(fourth) as store:
+            runs = {run.name: run for run in store.runs()}
+            assert {name: run.state for name, run in runs.items()} == {
+                "finished": State.FINISHED,
+                "running": State.RUNNING,
+                "queued": State.QUEUED,
+                "failed": State.FAILED,
+            }
+            told = {(run.identity, run.user_note, run.overrides, run.annotations) for run in runs.values()}
+            assert told == {(None, None, (), 0)}
+            assert runs["finished"].computes == "float32 on GPU 0"
+        assert fourth.with_name("queue.db.schema-4").exists()
+
+    def test_only_what_tracking_lacks_is_unpublished(self, fourth: Path) -> None:
+        with open_store(fourth) as store:
+            assert [run.name for run in store.unpublished()] == ["running", "queued", "failed"]
+
+    def test_a_new_run_has_an_identity(self, fourth: Path) -> None:
+        with open_store(fourth) as store:
+            [number] = store.add([NewRun(name="new", config="", num_epochs=1)], now=1030.0)
+            run = store.run(number)
+        assert run is not None
+        assert run.identity is not None and len(run.identity) == 32
+
+    def test_it_is_noted_as_the_newest(self, fourth: Path) -> None:
+        with open_store(fourth) as store, store._database.reader.connect() as connection:
             assert noted(connection) == (str(SCHEMA_VERSION), SCHEMA_VERSION)
             assert differences(connection) == []
 
