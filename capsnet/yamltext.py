@@ -18,6 +18,7 @@ KeyPath = tuple[str | int, ...]
 
 MAX_VALUES = 10_000  # once aliases are expanded: a few lines of aliases can stand for billions
 MAX_DEPTH = 20
+TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 
 # libyaml's parser where PyYAML was built with it: ten times as fast.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -50,6 +51,8 @@ def _syntax(error: Any, text: str, file: str) -> Mistake:
     if any("\t" in near[: len(near) - len(near.lstrip())] for near in lines[max(line - 2, 0) : line]):
         return Mistake(file, line, "", "a tab: YAML is indented with spaces")
     problem = getattr(error, "problem", None) or "not understood"
+    if "nesting depth" in problem:  # a bound of newer versions of LibYAML, met while they read ahead
+        return Mistake(file, line, "", TOO_DEEP)
     begin = getattr(error, "context_mark", None)
     if begin is not None and begin.line + 1 != line:
         problem += f" {error.context} from line {begin.line + 1}"
@@ -96,7 +99,7 @@ class _Parser:
 
     def content(self, event: Any, path: KeyPath) -> Any:
         if len(path) >= MAX_DEPTH and not isinstance(event, yaml.ScalarEvent):
-            raise self.fatal(event, path[:2], f"is nested deeper than {MAX_DEPTH} levels")
+            raise self.fatal(event, path[:2], TOO_DEEP)
         if isinstance(event, yaml.SequenceStartEvent):
             return self.sequence(path)
         if isinstance(event, yaml.MappingStartEvent):

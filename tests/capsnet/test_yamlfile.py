@@ -191,7 +191,10 @@ def test_an_alias_bomb_is_refused_before_it_grows():
 @pytest.mark.parametrize("depth", [50, 100_000])
 def test_deep_nesting_is_refused_and_does_not_crash(depth):
     (line,) = mistakes_of("a: " + "[" * depth)
-    assert line.startswith("a.yaml:1: a.0: is nested deeper than 20 levels")
+    assert line.removeprefix("a.yaml:1: ") in (
+        "a.0: is nested deeper than 20 levels",
+        "is nested deeper than 20 levels",
+    )
 
 
 def test_a_missing_file_is_one_line(tmp_path):
