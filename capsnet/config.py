@@ -53,13 +53,20 @@ from capsnet.model_sections import (
 )
 from capsnet.presets import PRESETS, underlay
 from capsnet.sections import (
+    SGD,
+    Adam,
+    AdamW,
     Checkpoint,
     Cosine,
+    CosineSchedule,
     Count,
     DataLoader,
     Exponential,
+    ExponentialSchedule,
     MultiStep,
+    MultiStepSchedule,
     Optim,
+    Schedule,
     Section,
 )
 from capsnet.yamlfile import ConfigError, Document
@@ -69,7 +76,10 @@ __all__ = [
     "CIFAR10",
     "MNIST",
     "PAPER_RECONSTRUCTION_WEIGHT",
+    "SGD",
     "SVHN",
+    "Adam",
+    "AdamW",
     "AffNIST",
     "AffineMNIST",
     "AttentionRouting",
@@ -79,6 +89,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Cosine",
+    "CosineSchedule",
     "CrossEntropy",
     "DataLoader",
     "Dataset",
@@ -88,6 +99,7 @@ __all__ = [
     "DynamicRouting",
     "EfficientCapsNetModel",
     "Exponential",
+    "ExponentialSchedule",
     "FCDecoder",
     "FashionMNIST",
     "Folder",
@@ -98,9 +110,11 @@ __all__ = [
     "Model",
     "MultiMNIST",
     "MultiStep",
+    "MultiStepSchedule",
     "NoDecoder",
     "Optim",
     "Photographs",
+    "Schedule",
     "Section",
     "SelfRouting",
     "ShiftedMNIST",
@@ -131,6 +145,7 @@ class Config(Section):
     preset: Literal["paper", "authors"] = "paper"  # the defaults: the paper's text, or the authors' code
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     num_epochs: Count = 50
+    stop_after_epochs_without_gain: Count | None = None  # on the validation split; None: all epochs
     batch_size: Count = 128
     route_iters: int = Field(default=3, ge=1, le=10)
     use_cuda: bool = True  # where there is one
@@ -208,10 +223,13 @@ def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath
     if checkpoint.use_checkpoint and checkpoint.model_path is None:
         why = "needs checkpoint.model_path, the file to go on from"
         yield _contradiction("checkpoint.use_checkpoint", why, "checkpoint.model_path")
-    if not isinstance(optim, MultiStep) and optim.floor > optim.lr:
+    if config.stop_after_epochs_without_gain is not None and config.dataset.validation == 0:
+        why = "needs a validation split to tell a gain by: set dataset.validation, as in 5000"
+        yield _contradiction("stop_after_epochs_without_gain", why, "dataset.validation")
+    if isinstance(optim, ExponentialSchedule | CosineSchedule) and optim.floor > optim.lr:
         yield _contradiction("optim.floor", f"is above optim.lr ({optim.lr:g})", "optim.lr")
     given = optim.model_fields_set  # `milestone: []` is a way to say that there shall be none
-    if isinstance(optim, MultiStep) and "step_decay" in given and "milestone" not in given:
+    if isinstance(optim, MultiStepSchedule) and "step_decay" in given and "milestone" not in given:
         why = "is applied at each milestone, and there is none: set optim.milestone, as in [30, 40]"
         yield _contradiction("optim.step_decay", why, "optim.milestone")
     yield from _of_sizes(config)

@@ -15,7 +15,7 @@ from capsnet.agreement import collect
 from capsnet.augmentation import Batch
 from capsnet.capsules import ClassCapsules
 from capsnet.execution import Execution, apply
-from capsnet.learner import adam
+from capsnet.optimizers import optimizer, set_rate
 from capsnet.routing import dynamic
 from capsnet.stepping import Stepper
 from capsnet.training import train
@@ -75,7 +75,9 @@ def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
     )
     network.cuda().to(memory_format=torch.channels_last)
     images = small_batch[0].float().cuda()
-    stepper = Stepper(network, adam(network, 0.0, "cuda"), config, execution, images=4)
+    still = optimizer(config.optim, network.parameters(), "cuda")
+    set_rate(still, 0.0)
+    stepper = Stepper(network, still, config, execution, images=4)
     batch = Batch(images, images, small_batch[1].cuda())
     for _ in range(4):  # what is launched before a graph is recorded, and the first replay
         stepper.step(batch, None)

@@ -21,8 +21,8 @@ from capsnet.config import Config
 from capsnet.execution import Execution
 from capsnet.graphs import held
 from capsnet.images import ImageShape
-from capsnet.learner import adam
 from capsnet.models import build
+from capsnet.optimizers import optimizer
 from capsnet.stepping import Stepper
 from capsnet.training import train
 
@@ -232,7 +232,9 @@ def test_a_compiled_step_takes_a_held_batch_without_being_compiled_again(small_c
     execution = Execution("cpu", "float32", 1, "channels_last", False, compile=True)
     network = small_network().float().to(memory_format=torch.channels_last)
     config = small_config(batch_size=3)
-    stepper = Stepper(network, adam(network, 0.0, "cpu"), config, execution, images=3)
+    stepper = Stepper(
+        network, optimizer(config.optim, network.parameters(), "cpu"), config, execution, images=3
+    )
     batch = Batch(images := torch.rand(3, 2, 9, 8), images, torch.arange(3))
     stepper.step(batch, None)
     stepper.step(batch, None)
