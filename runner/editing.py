@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from runner import source
 from runner.output import CommandError
 from runner.rows import Wants
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 # arithmetic. A checkpoint keeps those, so that a change would be refused later or, worse, be ignored.
 CHANGEABLE = (
     "num_epochs",
-    "stop_after_epochs_without_gain",
     "optim",
+    "stop_after_epochs_without_gain",
     "loss.rc_loss_weight",
     "checkpoint.interval_seconds",
     "checkpoint.keep_every",
@@ -29,6 +30,7 @@ CHANGEABLE = (
     "runner.cpus",
     "runner.workers",
 )
+PATHS = (("dataset", "root"), ("checkpoint", "model_path"), ("checkpoint", "log_dir"))  # made absolute
 OPTIMIZER = "optim.name"
 SAME_OPTIMIZER = "a resume goes on with its optimizer; for another one submit another run"
 
@@ -43,11 +45,15 @@ class Edit(NamedTuple):
 
 
 def edited(
-    run: Run, settings: Sequence[str], best: bool, environment: Mapping[str, str] | None = os.environ
+    run: Run,
+    settings: Sequence[str],
+    best: bool,
+    environment: Mapping[str, str] | None = os.environ,
+    new_code: bool = False,
 ) -> Edit:
     """The run's configuration with `key=value` put over it, for a resume.
 
-    `environment` as in `Experiment.resolved`.
+    `environment` as in `Experiment.resolved`; `new_code`: the run goes on with the code of today.
     Raises CommandError for what cannot change, ConfigError for values that are not allowed.
     """
     from runner import loading
@@ -76,8 +82,25 @@ def edited(
             f"run {run.id} is trained by {name}: name it where you set all of optim; {SAME_OPTIMIZER}"
         )
     resolved = experiment.resolved(Path(run.submit_directory or "/"), environment)
+    if not new_code and run.code not in (None, source.here().digest):
+        resolved = _in_its_keys(run.config, settings, resolved)
     wants = _wants(run, experiment.spec, settings)
     return Edit(resolved, config.num_epochs, wants, _may_go_longer(before, config))
+
+
+def _in_its_keys(own: str, settings: Sequence[str], resolved: str) -> str:
+    """The run's `own` YAML with the settings put over it, and with the paths of `resolved`.
+
+    For a run whose code is not that of here: it may not know the keys, nor the words, that came later.
+    """
+    from capsnet import yamlfile
+
+    data = yamlfile.with_overrides(yamlfile.parse(own, "run"), settings).data
+    absolute = yamlfile.parse(resolved, "run").data
+    for section, key in PATHS:
+        if key in data.get(section, {}):
+            data = {**data, section: {**data[section], key: absolute[section][key]}}
+    return yamlfile.dump(data)
 
 
 def _may_go_longer(before: Config, now: Config) -> bool:

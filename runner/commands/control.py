@@ -90,8 +90,8 @@ def resume(
 ) -> None:
     """Queue an ended RUN again: it goes on from its checkpoint, as the same run and the same MLflow run.
 
-    A FINISHED run goes on with more epochs. What can be set: num_epochs, stop_after_epochs_without_gain,
-    optim (but not optim.name), loss.rc_loss_weight, checkpoint.interval_seconds, checkpoint.keep_every,
+    A FINISHED run goes on with more epochs. What can be set: num_epochs, optim (but not optim.name),
+    stop_after_epochs_without_gain, loss.rc_loss_weight, checkpoint.interval_seconds, checkpoint.keep_every,
     dataset.root, and runner.gpus, runner.cpus and runner.workers. Anything else would be another run:
     submit it. It keeps the code of its submission; --new-code takes that of now, with a mistake in it
     mended.
@@ -117,7 +117,7 @@ def resume(
             raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
         if chosen.is_going:
             raise CommandError(f"run {chosen.id} {gone_soon(chosen)}")
-        edit = edited(chosen, settings or [], best, data_environment(home))
+        edit = edited(chosen, settings or [], best, data_environment(home), new_code)
         store.resume(
             chosen.id,
             edit.config,

@@ -59,7 +59,7 @@ def test_an_ending_closes_the_attempt_with_what_the_worker_said(
     *_, last = attend(running, answer(kind, "why"), NOW, None)
     assert isinstance(last, Close)
     assert (last.event, last.outcome) == (event, kind)
-    assert last.reason == ("why" if kind == "failed" else None)
+    assert last.reason == (None if kind == "stopped" else "why")
 
 
 def test_a_worker_that_died_without_an_ending_is_lost(running: Run) -> None:
