@@ -129,6 +129,9 @@ __all__ = [
 ]
 
 
+MOST_DEVIATIONS = 10.0  # of brightness; published recipes have 2
+
+
 def _run_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError("must be at most 100 letters, digits and . _ -, the first a letter or digit")
@@ -249,6 +252,8 @@ def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
         why = f"{dataset.shift} can move all of an image out of sight: it must be less than {most} pixels"
         sized = [key for key in ("pad", "size") if key in type(dataset).model_fields]
         yield _contradiction("dataset.shift", why, f"dataset.{sized[0] if sized else 'name'}")
+    if isinstance(dataset, Photographs):
+        yield from _of_light(dataset)
     image = shape(dataset)
     if isinstance(dataset, Distorted):
         yield from _of_distortions(dataset, min(image.height, image.width))
@@ -258,6 +263,18 @@ def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
     except ValueError as error:
         other = "dataset.size" if isinstance(dataset, Digits | Folder) else "dataset.name"
         yield _contradiction(convolutions.key, str(error).removeprefix(f"{convolutions.key} "), other)
+
+
+def _of_light(dataset: Photographs) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
+    if not dataset.clip and not dataset.brightness and dataset.contrast == (1.0, 1.0):
+        why = "false is about brightness and contrast, and both are off: set it to true"
+        yield _contradiction("dataset.clip", why, "dataset.brightness")
+    if dataset.standardise == "first" and dataset.brightness > MOST_DEVIATIONS:
+        why = (
+            f"{dataset.brightness:g} would leave nothing of an image: with dataset.standardise: first it "
+            "counts standard deviations, as in 2.0"
+        )
+        yield _contradiction("dataset.brightness", why, "dataset.standardise")
 
 
 def _of_distortions(dataset: Distorted, side: int) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:

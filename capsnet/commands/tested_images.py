@@ -17,7 +17,7 @@ from capsnet.wording import choose, wrong_value
 KINDS = {tags(kind)["name"]: kind for kind in sections(Config.model_fields["dataset"].annotation)}
 # What does not decide which images a test has: their folder, what concerns training, and how a network has
 # them prepared.
-OF_NO_MATTER = {"root", "validation", "shift", "flip", "brightness", "contrast", "standardise"}
+OF_NO_MATTER = {"root", "validation", "shift", "flip", "brightness", "contrast", "clip", "standardise"}
 
 
 def tested_on(trained: Trained, name: str | None, root: str | None) -> Dataset:

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from capsnet import config, datasets, randomness
-from capsnet.augmentation import centre, for_test
+from capsnet.augmentation import cropped, for_test
 from capsnet.capsule_network import CapsNet
 from capsnet.config import CapsNetModel
 from capsnet.decoders import decoder_of
@@ -89,9 +89,8 @@ def train(
 
 def _some(subject: Subject, images: Images, seed: int, steps: int) -> Images:
     """As many of the training images as the steps take, as a network takes them in a test."""
-    size = datasets.shape(subject.config.dataset)
     order = randomness.permutation(seed, len(images), "figures", "primary images")[: steps * BATCH]
-    return Images(centre(images.images[order], size.height, size.width), images.labels[order])
+    return cropped(images[order], subject.config.dataset)
 
 
 def _loss(subject: Subject, decoder: nn.Module, batch: Images, seed: int, step: int) -> torch.Tensor:
