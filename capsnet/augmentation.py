@@ -194,7 +194,7 @@ def scale_of(images: torch.Tensor) -> torch.Tensor:
 
 
 def _whole_scale(images: Images) -> torch.Tensor:
-    """`scale_of` whole images uint8 [N, C, H, W], some at once: as numbers they take four times the memory."""
+    """`scale_of` whole images uint8 [N, C, H, W], some at once: as float32 all would take much memory."""
     return torch.cat([scale_of(part.float() / 255) for part in images.images.split(SCALED_AT_ONCE)])
 
 

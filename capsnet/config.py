@@ -51,7 +51,7 @@ from capsnet.model_sections import (
     SelfRouting,
     SpreadLoss,
 )
-from capsnet.presets import PRESETS, underlay
+from capsnet.presets import AUTHORS_LEAK, PRESETS, underlay
 from capsnet.sections import (
     SGD,
     Adam,
@@ -172,6 +172,8 @@ class Config(Section):
             return values
         values = underlay(values, _asked_for_by(values.get("model"), values.get("loss")))
         preset = values.get("preset", "paper")
+        if preset == "authors" and _chosen(values.get("model"), "none_of_the_above") is True:
+            values = underlay(values, AUTHORS_LEAK)
         return underlay(values, PRESETS.get(preset, {})) if isinstance(preset, str) else values
 
     @model_validator(mode="after")
@@ -198,15 +200,15 @@ def _asked_for_by(model: Any, loss: Any) -> dict[str, Any]:
         return {}
     if name := LOSS_OF.get(str(model.get("name"))):
         return {"loss": {"name": name}}
-    none = _name(model.get("decoder")) == "none"
-    if _name(model.get("routing")) == "self" and _name(loss) in (None, "cross_entropy"):
+    none = _chosen(model.get("decoder")) == "none"
+    if _chosen(model.get("routing")) == "self" and _chosen(loss) in (None, "cross_entropy"):
         return {"loss": {"name": "cross_entropy", "with_reconstruction": not none}}
     return {"loss": {"name": "margin", "with_reconstruction": False}} if none else {}
 
 
-def _name(section: Any) -> Any:
-    """Which kind a section of a file chooses, if it does."""
-    return section.get("name") if isinstance(section, dict) else None
+def _chosen(section: Any, key: str = "name") -> Any:
+    """What a section of a file says of a key, such as of the kind that it is, if it does."""
+    return section.get(key) if isinstance(section, dict) else None
 
 
 def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:

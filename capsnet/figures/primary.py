@@ -35,7 +35,7 @@ from capsnet.decoders import decoder_of
 from capsnet.figures import couplings, sheet
 from capsnet.figures.kinds import STEPS
 from capsnet.figures.subject import Subject, classes
-from capsnet.geometry import PRIMARY_STRIDE, chain
+from capsnet.geometry import chain
 from capsnet.images import Images, ImageShape
 from capsnet.initialization import initialise
 from capsnet.losses import reconstruction_loss
@@ -154,10 +154,8 @@ def seen_by(subject: Subject, capsule: Capsule) -> tuple[slice, slice]:
     """The rows and columns of the image that a primary capsule sees, without the padding beyond its edges."""
     model = subject.config.model
     assert isinstance(model, CapsNetModel)
-    padding = (model.kernel_size - 1) // 2 if model.padding == "same" else 0
-    extent = 2 * model.kernel_size - 1
-    tops = [PRIMARY_STRIDE * place - padding for place in (capsule.row, capsule.column)]
-    return slice(max(0, tops[0]), tops[0] + extent), slice(max(0, tops[1]), tops[1] + extent)
+    size, windows = datasets.shape(subject.config.dataset), chain(model)
+    return slice(*windows.seen(size.height, capsule.row)), slice(*windows.seen(size.width, capsule.column))
 
 
 @torch.no_grad()
