@@ -151,7 +151,8 @@ def test_a_misspelt_key_is_answered_with_the_nearest_known_one(text, meant, mist
 
 def test_without_a_near_one_the_known_keys_are_listed(mistakes):
     assert mistakes("optim: {nesterov: yes}") == [
-        "1: optim.nesterov: unknown key; known here: schedule, lr, step_decay, milestone"
+        "1: optim.nesterov: unknown key; known here: name, epsilon, weight_decay, lr, warmup_epochs, "
+        "clip_norm, schedule, step_decay, milestone"
     ]
 
 
