@@ -29,6 +29,6 @@ def stopped_early(history: Sequence[Row], num_epochs: int, allowed: int | None) 
     if last - highest < allowed:
         return None
     return (
-        f"stopped early, after epoch {last} of {num_epochs}: no gain on the validation split since epoch "
-        f"{highest} ({best['validation/accuracy']:.2%})"
+        f"stopped early after epoch {last} of {num_epochs}: "
+        f"no gain on the validation split since epoch {highest}"
     )

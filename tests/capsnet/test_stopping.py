@@ -42,7 +42,7 @@ def test_training_ends_after_two_epochs_without_a_gain(accuracies, over):
 
 def test_the_reason_names_the_epochs_and_what_was_best():
     assert stopped_early(history(0.5, 0.75, 0.7, 0.75), 9, 2) == (
-        "stopped early, after epoch 4 of 9: no gain on the validation split since epoch 2 (75.00%)"
+        "stopped early after epoch 4 of 9: no gain on the validation split since epoch 2"
     )
 
 

@@ -71,6 +71,12 @@ def test_a_worker_that_wrote_its_ending_before_it_died_has_finished(running: Run
     assert attend(running, seen, NOW, None) == [Close(Event.FINISH, "finished", None)]
 
 
+def test_how_far_a_run_came_that_stopped_early_is_known_from_its_ending_alone(running: Run) -> None:
+    ended = Ending(1, "finished", "stopped early after epoch 3 of 5", NOW, epochs=3)
+    (close,) = attend(running, Seen(dead="gone", ending=ended), NOW, None)
+    assert close == Close(Event.FINISH, "finished", "stopped early after epoch 3 of 5", 3)
+
+
 def test_the_last_loss_says_how_often_it_died(running: Run) -> None:
     worn = replace(running, losses=running.max_retries)
     (close,) = attend(worn, Seen(dead="out of memory"), NOW, None)
