@@ -87,7 +87,7 @@ def _over_before(config: Config, state: State | None) -> str:
     allowed = config.stop_after_epochs_without_gain
     early = state and stopped_early(state["history"], config.num_epochs, allowed)
     if early:
-        return f"it has {early}; to go on, raise stop_after_epochs_without_gain, or set it to null"
+        return f"it {early}; to go on, raise stop_after_epochs_without_gain, or set it to null"
     return f"all {config.num_epochs} epochs were finished before; to go on, raise num_epochs"
 
 
