@@ -134,7 +134,7 @@ class Photographs(StoredDataset):
 
 
 class CIFAR10(Photographs):
-    """As the authors' code trains on it, which does not clip."""
+    """Crops, flips and light of the authors' code, which has what is here `clip: false`."""
 
     name: Literal["cifar10"] = "cifar10"
     crop: Side | None = 24
@@ -153,7 +153,7 @@ class SVHN(Photographs):
 class SmallNORB(Photographs):
     """Toys in five classes, other toys in the test; the two cameras are two channels.
 
-    As the authors' code trains on it, which does not clip, and crops after light.
+    Light is that of the authors' code, which has what is here `clip: false`, and crops after it.
     """
 
     name: Literal["smallnorb"] = "smallnorb"

@@ -34,23 +34,16 @@ def optimizer(settings: Optim, parameters: Parameters, device: str) -> torch.opt
             return torch.optim.SGD(parameters, lr, settings.momentum, weight_decay=decay, fused=True)
 
 
-def options(optimizer: torch.optim.Optimizer) -> list[dict[str, object]]:
-    """The settings of each group of parameters, without the parameters."""
-    return [
-        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
-    ]
-
-
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:
     """Go on from the moments in a saved `state`, by the optimizer's own settings and not by those of then.
 
-    Learning rate and weight decay may be set anew where a run goes on, and where they lie depends on the
+    A resume may have set the learning rate or the weight decay anew, and where the rate lies depends on the
     device.
     """
-    own = options(optimizer)
+    settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group, settings in zip(optimizer.param_groups, own, strict=True):
-        group.update(settings)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
