@@ -207,7 +207,7 @@ def _asked_for_by(model: Any, loss: Any) -> dict[str, Any]:
 
 
 def _chosen(section: Any, key: str = "name") -> Any:
-    """What a section of a file says of a key, such as of the kind that it is, if it does."""
+    """The value that a section of a file gives a key, such as that of its kind; None where it gives none."""
     return section.get(key) if isinstance(section, dict) else None
 
 

@@ -20,7 +20,10 @@ def learning_rate(optim: Optim, step: int, steps_per_epoch: int, num_epochs: int
 
 
 def _warmed(optim: Schedule, step: int, steps_per_epoch: int) -> float:
-    """The share of the scheduled rate: it rises in even steps to 1, the rate of the last step of warm-up."""
+    """The share of the scheduled rate: it rises in even steps to 1, the share of the last step of warm-up.
+
+    So a rate may be below its schedule's floor in warm-up.
+    """
     steps = optim.warmup_epochs * steps_per_epoch
     return (step + 1) / steps if step + 1 < steps else 1.0
 

@@ -159,7 +159,7 @@ def _require_more(run: Run, num_epochs: int | None, longer: bool) -> None:
         )
     if run.stopped_early and not longer:
         raise IllegalMove(
-            f"run {run.id}: it {run.reason}; it goes on only for longer without a gain: add {extension(run)}"
+            f"run {run.id}: it {run.reason}; to go on, allow more epochs without a gain: add {extension(run)}"
         )
 
 
