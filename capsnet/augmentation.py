@@ -18,6 +18,8 @@ from capsnet.config import Dataset, Distorted, MultiMNIST, Photographs
 from capsnet.images import Images, ImageShape, shape
 
 Draws = dict[str, torch.Tensor]  # by what they decide, each [N, ...]
+LIGHT = ("brightness", "contrast")
+SCALED_AT_ONCE = 1024  # images
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def draw(dataset: Dataset, seed: int, epoch: int, count: int) -> Draws:
     if dataset.flip:
         draws["flips"] = _uniform(seed, epoch, "flips", (count,), 0, 1) < 0.5
     if dataset.brightness:
-        most = dataset.brightness / 255
+        most = dataset.brightness if dataset.standardise == "first" else dataset.brightness / 255
         draws["brightness"] = _uniform(seed, epoch, "brightness", (count,), -most, most)
     if dataset.contrast != (1.0, 1.0):
         draws["contrast"] = _uniform(seed, epoch, "contrast", (count,), *dataset.contrast)
@@ -108,7 +110,18 @@ def augment(images: Images, draws: Draws, dataset: Dataset) -> Batch:
         pixels = crop(pixels, draws["crops"], dataset.crop)
     if "flips" in draws:
         pixels = torch.where(draws["flips"][:, None, None, None], pixels.flip(3), pixels)
-    return _prepared(Images(pixels, images.labels), dataset, draws)
+    first = isinstance(dataset, Photographs) and dataset.standardise == "first"
+    scale = _whole_scale(images) if first else None
+    return _prepared(Images(pixels, images.labels, scale=scale), dataset, draws)
+
+
+def cropped(images: Images, dataset: Dataset) -> Images:
+    """Whole images as a network takes them in a test: their middle."""
+    size = shape(dataset)
+    if images.images.shape[2:] == (size.height, size.width):
+        return images
+    pixels = centre(images.images, size.height, size.width).contiguous()
+    return Images(pixels, images.labels, scale=_whole_scale(images))
 
 
 def for_test(images: Images, dataset: Dataset) -> Batch:
@@ -117,32 +130,72 @@ def for_test(images: Images, dataset: Dataset) -> Batch:
 
 
 def _prepared(images: Images, dataset: Dataset, draws: Draws) -> Batch:
-    inputs = images.images.float() / 255
+    """Light images, and give them the form that a network takes.
+
+    Targets are the images as they are lit, in [0, 1] and before they are standardised.
+    """
+    pixels = images.images.float() / 255
+    targets = shown = _lit(pixels, images.scale, dataset, draws)
+    if isinstance(dataset, Photographs) and not draws.keys().isdisjoint(LIGHT):
+        targets = shown.clamp(0, 1)
+        shown = targets if dataset.clip else shown
+    inputs = as_inputs(shown, dataset, images.scale)
+    return Batch(inputs, targets if images.parts is None else images.parts.float() / 255, images.labels)
+
+
+def _lit(pixels: torch.Tensor, scale: torch.Tensor | None, dataset: Dataset, draws: Draws) -> torch.Tensor:
+    """Pixels [B, C, H, W] in [0, 1] with other brightness and contrast, as far as these were drawn.
+
+    Brightness that is to be added to standardised images is so many deviations here, which is the same.
+    """
     if "brightness" in draws:
-        inputs = inputs + draws["brightness"][:, None, None, None]
+        added = draws["brightness"]
+        if isinstance(dataset, Photographs) and dataset.standardise == "first":
+            assert scale is not None, "training images have it"
+            added = added * scale[:, 1]
+        pixels = pixels + added[:, None, None, None]
     if "contrast" in draws:
-        mean = inputs.mean((2, 3), keepdim=True)
-        inputs = mean + (inputs - mean) * draws["contrast"][:, None, None, None]
-    if not draws.keys().isdisjoint(("brightness", "contrast")):
-        inputs = inputs.clamp(0, 1)  # before standardising, which else would undo what was added
-    targets = inputs if images.parts is None else images.parts.float() / 255
-    return Batch(as_inputs(inputs, dataset), targets, images.labels)
+        mean = pixels.mean((2, 3), keepdim=True)
+        pixels = mean + (pixels - mean) * draws["contrast"][:, None, None, None]
+    return pixels
 
 
-def as_inputs(pixels: torch.Tensor, dataset: Dataset) -> torch.Tensor:
-    """Pixels [B, C, H, W] in [0, 1] -> what a network that is trained on `dataset` takes."""
-    return standardised(pixels) if isinstance(dataset, Photographs) and dataset.standardise else pixels
+def as_inputs(pixels: torch.Tensor, dataset: Dataset, scale: torch.Tensor | None = None) -> torch.Tensor:
+    """Pixels [B, C, H, W] in [0, 1] -> what a network that is trained on `dataset` takes.
+
+    `scale`: as `Images` have it; None: the images are whole.
+    """
+    match dataset.standardise if isinstance(dataset, Photographs) else False:
+        case "first":
+            return standardised(pixels, scale)
+        case "last":
+            return standardised(pixels)
+    return pixels
 
 
-def standardised(images: torch.Tensor) -> torch.Tensor:
+def standardised(images: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
     """Each image [B, C, H, W] in [0, 1] with mean 0 and standard deviation 1 over all its values.
+
+    With `scale` [B, 2] by those means and deviations instead.
+    """
+    mean, deviation = (scale_of(images) if scale is None else scale)[:, :, None, None, None].unbind(1)
+    return (images - mean) / deviation
+
+
+def scale_of(images: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation of images [B, C, H, W] in [0, 1] over all values of each: [B, 2].
 
     An image of (almost) one value is not blown up: the deviation counts as at least one over the root of
     the number of values, in units of 1/255, as where tf.image.per_image_standardization has whole pixels.
     """
     values = images.flatten(1)
-    mean, deviation = values.mean(1, keepdim=True), values.std(1, correction=0, keepdim=True)
-    return ((values - mean) / deviation.clamp(min=values.shape[1] ** -0.5 / 255)).view_as(images)
+    deviation = values.std(1, correction=0).clamp(min=values.shape[1] ** -0.5 / 255)
+    return torch.stack([values.mean(1), deviation], dim=1)
+
+
+def _whole_scale(images: Images) -> torch.Tensor:
+    """`scale_of` whole images uint8 [N, C, H, W], some at once: as float32 all would take much memory."""
+    return torch.cat([scale_of(part.float() / 255) for part in images.images.split(SCALED_AT_ONCE)])
 
 
 def shift(images: torch.Tensor, shifts: torch.Tensor, pixels: int) -> torch.Tensor:

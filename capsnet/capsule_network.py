@@ -72,7 +72,12 @@ def build(
             shape.channels, model.conv_channels, kernel
         ),
         primary=PrimaryCapsules(
-            model.conv_channels, model.primary_types, model.primary_dim, kernel, model.primary_routing
+            model.conv_channels,
+            model.primary_types,
+            model.primary_dim,
+            kernel,
+            model.primary_routing,
+            model.primary_padding,
         ),
         classes=_classes(model, iterations, capsules, shape.classes, decoder is not None),
         decoder=decoder_of(decoder, model.class_dim, shape),

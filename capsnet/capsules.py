@@ -20,15 +20,23 @@ class PrimaryCapsules(nn.Module):
     """A convolution with stride 2 whose output channels are T types of K-dimensional capsules.
 
     `routing` "squash" is the paper's text. "softmax" is the authors' code: one pass of routing from one
-    input to all T types, where each gets the share 1/T of the convolution before the bias is added.
+    input to all T types, where each gets the share 1/T of the convolution before the bias is added; "leaky"
+    is that code where it routes to none of the types too, and each gets 1/(T + 1).
     """
 
     def __init__(
-        self, channels: int, types: int, dim: int, kernel_size: int, routing: Literal["squash", "softmax"]
+        self,
+        channels: int,
+        types: int,
+        dim: int,
+        kernel_size: int,
+        routing: Literal["squash", "softmax", "leaky"],
+        padding: Literal["valid", "same"] = "valid",
     ) -> None:
         super().__init__()
         self.dim = dim
-        self.share = 1.0 if routing == "squash" else 1.0 / types
+        self.share = {"squash": 1.0, "softmax": 1.0 / types, "leaky": 1.0 / (types + 1)}[routing]
+        self.same = padding == "same"
         self.weight = nn.Parameter(torch.empty(types * dim, channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(types * dim))
 
@@ -38,7 +46,7 @@ class PrimaryCapsules(nn.Module):
         The K numbers of a capsule are neighbouring channels at one position, so the channels go last
         before anything is cut: for free where the convolution's output is channels_last.
         """
-        outputs = primary_convolution(features, self.weight).permute(0, 2, 3, 1)
+        outputs = primary_convolution(features, self.weight, self.same).permute(0, 2, 3, 1)
         # float32 from here on under autocast too: the bias is float32, and so the sum is.
         inputs = torch.add(self.bias, outputs, alpha=self.share)
         return squash(inputs.reshape(len(inputs), -1, self.dim))

@@ -51,15 +51,22 @@ from capsnet.model_sections import (
     SelfRouting,
     SpreadLoss,
 )
-from capsnet.presets import PRESETS, underlay
+from capsnet.presets import AUTHORS_LEAK, PRESETS, underlay
 from capsnet.sections import (
+    SGD,
+    Adam,
+    AdamW,
     Checkpoint,
     Cosine,
+    CosineSchedule,
     Count,
     DataLoader,
     Exponential,
+    ExponentialSchedule,
     MultiStep,
+    MultiStepSchedule,
     Optim,
+    Schedule,
     Section,
 )
 from capsnet.yamlfile import ConfigError, Document
@@ -69,7 +76,10 @@ __all__ = [
     "CIFAR10",
     "MNIST",
     "PAPER_RECONSTRUCTION_WEIGHT",
+    "SGD",
     "SVHN",
+    "Adam",
+    "AdamW",
     "AffNIST",
     "AffineMNIST",
     "AttentionRouting",
@@ -79,6 +89,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Cosine",
+    "CosineSchedule",
     "CrossEntropy",
     "DataLoader",
     "Dataset",
@@ -88,6 +99,7 @@ __all__ = [
     "DynamicRouting",
     "EfficientCapsNetModel",
     "Exponential",
+    "ExponentialSchedule",
     "FCDecoder",
     "FashionMNIST",
     "Folder",
@@ -98,9 +110,11 @@ __all__ = [
     "Model",
     "MultiMNIST",
     "MultiStep",
+    "MultiStepSchedule",
     "NoDecoder",
     "Optim",
     "Photographs",
+    "Schedule",
     "Section",
     "SelfRouting",
     "ShiftedMNIST",
@@ -113,6 +127,9 @@ __all__ = [
     "to_yaml",
     "with_absolute_paths",
 ]
+
+
+MOST_DEVIATIONS = 10.0  # of brightness; published recipes have 2
 
 
 def _run_name(name: str) -> str:
@@ -131,6 +148,7 @@ class Config(Section):
     preset: Literal["paper", "authors"] = "paper"  # the defaults: the paper's text, or the authors' code
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     num_epochs: Count = 50
+    stop_after_epochs_without_gain: Count | None = None  # on the validation split; None: all epochs
     batch_size: Count = 128
     route_iters: int = Field(default=3, ge=1, le=10)
     use_cuda: bool = True  # where there is one
@@ -154,6 +172,8 @@ class Config(Section):
             return values
         values = underlay(values, _asked_for_by(values.get("model"), values.get("loss")))
         preset = values.get("preset", "paper")
+        if preset == "authors" and _chosen(values.get("model"), "none_of_the_above") is True:
+            values = underlay(values, AUTHORS_LEAK)
         return underlay(values, PRESETS.get(preset, {})) if isinstance(preset, str) else values
 
     @model_validator(mode="after")
@@ -180,15 +200,15 @@ def _asked_for_by(model: Any, loss: Any) -> dict[str, Any]:
         return {}
     if name := LOSS_OF.get(str(model.get("name"))):
         return {"loss": {"name": name}}
-    none = _name(model.get("decoder")) == "none"
-    if _name(model.get("routing")) == "self" and _name(loss) in (None, "cross_entropy"):
+    none = _chosen(model.get("decoder")) == "none"
+    if _chosen(model.get("routing")) == "self" and _chosen(loss) in (None, "cross_entropy"):
         return {"loss": {"name": "cross_entropy", "with_reconstruction": not none}}
     return {"loss": {"name": "margin", "with_reconstruction": False}} if none else {}
 
 
-def _name(section: Any) -> Any:
-    """Which kind a section of a file chooses, if it does."""
-    return section.get("name") if isinstance(section, dict) else None
+def _chosen(section: Any, key: str = "name") -> Any:
+    """The value that a section of a file gives a key, such as that of its kind; None where it gives none."""
+    return section.get(key) if isinstance(section, dict) else None
 
 
 def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
@@ -208,10 +228,13 @@ def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath
     if checkpoint.use_checkpoint and checkpoint.model_path is None:
         why = "needs checkpoint.model_path, the file to go on from"
         yield _contradiction("checkpoint.use_checkpoint", why, "checkpoint.model_path")
-    if not isinstance(optim, MultiStep) and optim.floor > optim.lr:
+    if config.stop_after_epochs_without_gain is not None and config.dataset.validation == 0:
+        why = "needs a validation split to tell a gain by: set dataset.validation, as in 5000"
+        yield _contradiction("stop_after_epochs_without_gain", why, "dataset.validation")
+    if isinstance(optim, ExponentialSchedule | CosineSchedule) and optim.floor > optim.lr:
         yield _contradiction("optim.floor", f"is above optim.lr ({optim.lr:g})", "optim.lr")
     given = optim.model_fields_set  # `milestone: []` is a way to say that there shall be none
-    if isinstance(optim, MultiStep) and "step_decay" in given and "milestone" not in given:
+    if isinstance(optim, MultiStepSchedule) and "step_decay" in given and "milestone" not in given:
         why = "is applied at each milestone, and there is none: set optim.milestone, as in [30, 40]"
         yield _contradiction("optim.step_decay", why, "optim.milestone")
     yield from _of_sizes(config)
@@ -231,6 +254,8 @@ def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
         why = f"{dataset.shift} can move all of an image out of sight: it must be less than {most} pixels"
         sized = [key for key in ("pad", "size") if key in type(dataset).model_fields]
         yield _contradiction("dataset.shift", why, f"dataset.{sized[0] if sized else 'name'}")
+    if isinstance(dataset, Photographs):
+        yield from _of_light(dataset)
     image = shape(dataset)
     if isinstance(dataset, Distorted):
         yield from _of_distortions(dataset, min(image.height, image.width))
@@ -240,6 +265,18 @@ def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...
     except ValueError as error:
         other = "dataset.size" if isinstance(dataset, Digits | Folder) else "dataset.name"
         yield _contradiction(convolutions.key, str(error).removeprefix(f"{convolutions.key} "), other)
+
+
+def _of_light(dataset: Photographs) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
+    if not dataset.clip and not dataset.brightness and dataset.contrast == (1.0, 1.0):
+        why = "false is about brightness and contrast, and both are off: set it to true"
+        yield _contradiction("dataset.clip", why, "dataset.brightness")
+    if dataset.standardise == "first" and dataset.brightness > MOST_DEVIATIONS:
+        why = (
+            f"{dataset.brightness:g} would leave nothing of an image: with dataset.standardise: first it "
+            "counts standard deviations, as in 2.0"
+        )
+        yield _contradiction("dataset.brightness", why, "dataset.standardise")
 
 
 def _of_distortions(dataset: Distorted, side: int) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:

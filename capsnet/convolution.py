@@ -12,16 +12,31 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from capsnet.geometry import PRIMARY_STRIDE
+from capsnet.geometry import PRIMARY_STRIDE, Window
 
 
-def primary_convolution(features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Features [B, C, H, W], weight [O, C, S, S] -> [B, O, h, w], with the stride of primary capsules."""
+def primary_convolution(features: torch.Tensor, weight: torch.Tensor, same: bool = False) -> torch.Tensor:
+    """Features [B, C, H, W], weight [O, C, S, S] -> [B, O, h, w], with the stride of primary capsules.
+
+    `same`: zeros around the features make h half of H, and w of W, rounded up.
+    """
+    if same:
+        features = _framed(features, Window(weight.shape[-1], PRIMARY_STRIDE, same=True))
     device = features.device.type
     if device != "cpu" or not torch.is_autocast_enabled(device):
         return F.conv2d(features, weight, stride=PRIMARY_STRIDE)
     half = torch.get_autocast_dtype(device)
     return convolve(features.to(half), weight.to(half))
+
+
+def _framed(features: torch.Tensor, window: Window) -> torch.Tensor:
+    """Features with the zeros that a window has around them.
+
+    These go before the convolution, which has as many on both sides: where their number is odd, the one more
+    goes below and to the right.
+    """
+    (top, bottom), (left, right) = map(window.zeros, features.shape[2:])
+    return F.pad(features, (left, right, top, bottom))
 
 
 @torch.library.custom_op("capsnet::convolve", mutates_args=())

@@ -32,6 +32,19 @@ Range = Annotated[
 ]
 
 
+def _order(value: Any) -> Any:
+    if value is True:  # in files of before there was one order
+        return "last"
+    if value is False or value in ("first", "last"):
+        return value
+    raise ValueError("must be first, last or false")
+
+
+# Whether each image gets mean 0 and standard deviation 1, as the network sees it. "first": by the mean and
+# the deviation of the whole image, before it is cropped and lit. "last": of what is left after that.
+Standardise = Annotated[Literal["first", "last"] | bool, BeforeValidator(_order)]
+
+
 class ImageDataset(Section):
     """What all data sets of images have in common."""
 
@@ -111,22 +124,24 @@ class Photographs(StoredDataset):
     shift: int = Field(default=0, ge=0, le=64)
     crop: Side | None = None  # pixels a side; at test from the centre; None: the whole image
     flip: bool = False  # left and right, at random; training only
-    # Light changes training images only, and is cut off at black and white. Of what it changes `standardise`
-    # leaves what was cut off there, and of contrast also how far the channels are apart.
-    brightness: float = Field(default=0.0, ge=0, le=255)  # added, at most, either way, of 255
+    # Light changes training images only. Of what it changes `standardise: last` leaves what `clip` cuts off,
+    # and of contrast also how far the channels are apart.
+    # Of 255; with `standardise: first` in standard deviations of the image.
+    brightness: float = Field(default=0.0, ge=0, le=255)  # added, at most, either way
     contrast: Range = (1.0, 1.0)  # times the distance from each channel's mean
-    standardise: bool = False  # each image to mean 0 and standard deviation 1, as the network sees it
+    clip: bool = True  # cut off at black and white what light makes darker or brighter
+    standardise: Standardise = False
 
 
 class CIFAR10(Photographs):
-    """As the authors' code trains on it."""
+    """Crops, flips and light of the authors' code, which has what is here `clip: false`."""
 
     name: Literal["cifar10"] = "cifar10"
     crop: Side | None = 24
     flip: bool = True
     brightness: float = Field(default=63.0, ge=0, le=255)
     contrast: Range = (0.2, 1.8)
-    standardise: bool = True
+    standardise: Standardise = "last"
 
 
 class SVHN(Photographs):
@@ -136,14 +151,17 @@ class SVHN(Photographs):
 
 
 class SmallNORB(Photographs):
-    """Toys in five classes, other toys in the test; the two cameras are two channels."""
+    """Toys in five classes, other toys in the test; the two cameras are two channels.
+
+    Light is that of the authors' code, which has what is here `clip: false`, and crops after it.
+    """
 
     name: Literal["smallnorb"] = "smallnorb"
     size: int = Field(default=48, ge=4, le=96)  # pixels a side that the 96×96 originals are scaled to
     crop: Side | None = 32
-    brightness: float = Field(default=32.0, ge=0, le=255)
-    contrast: Range = (0.5, 1.5)
-    standardise: bool = True
+    brightness: float = Field(default=63.0, ge=0, le=255)
+    contrast: Range = (0.2, 1.8)
+    standardise: Standardise = "last"
 
 
 class Folder(Photographs):

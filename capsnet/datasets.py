@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from capsnet import affnist, cifar10, folder, framed_mnist, mnist, multi_mnist, randomness, smallnorb, svhn
-from capsnet.augmentation import centre
+from capsnet.augmentation import cropped
 from capsnet.config import (
     CIFAR10,
     SVHN,
@@ -65,19 +65,14 @@ def _read(dataset: Dataset) -> tuple[Images, Images]:
             train, test = folder.load(root, dataset)
         case _:
             train, test = mnist.load(root, dataset.name)
-    return train, _cropped(test, dataset)
+    return train, cropped(test, dataset)
 
 
 def _as_at_test(images: Images, dataset: Dataset, seed: int) -> Images:
     """Training images held back, as a network takes them in a test."""
     if isinstance(dataset, MultiMNIST):
         return multi_mnist.pairs(images, len(images), dataset.shift, seed)
-    return _cropped(images, dataset)
-
-
-def _cropped(images: Images, dataset: Dataset) -> Images:
-    size = shape(dataset)
-    return Images(centre(images.images, size.height, size.width).contiguous(), images.labels)
+    return cropped(images, dataset)
 
 
 def hold_back(train: Images, count: int, seed: int) -> tuple[Images, Images | None]:

@@ -25,16 +25,26 @@ GRID_CHANNELS = 10  # of the grid that transposed convolutions begin with
 DECONV_CHANNELS = (32, 64)  # after the first and the second of them
 
 
+LinearKinds = tuple[type[nn.Linear], type[nn.Linear]]  # of hidden layers and of the last one
+
+
 class FCDecoder(nn.Module):
     """Fully connected layers with ReLU, the last one with a sigmoid (Figure 2)."""
 
     def __init__(
-        self, capsule_dim: int, hidden: Sequence[int], shape: ImageShape, batch_norm: bool = False
+        self,
+        capsule_dim: int,
+        hidden: Sequence[int],
+        shape: ImageShape,
+        batch_norm: bool = False,
+        kinds: LinearKinds = (nn.Linear, nn.Linear),
     ) -> None:
         super().__init__()
         self.image = (shape.channels, shape.height, shape.width)
-        sizes = (shape.classes * capsule_dim, *hidden, prod(self.image))
-        self.layers = nn.ModuleList(nn.Linear(size, following) for size, following in pairwise(sizes))
+        sizes = (shape.classes * capsule_dim, *hidden)
+        inner, last = kinds
+        layers = [inner(size, following) for size, following in pairwise(sizes)]
+        self.layers = nn.ModuleList([*layers, last(sizes[-1], prod(self.image))])
         self.norms = norms(hidden, batch_norm)
 
     def forward(self, capsules: torch.Tensor) -> torch.Tensor:
@@ -89,13 +99,19 @@ def pixels(logits: torch.Tensor) -> torch.Tensor:
 
 
 def decoder_of(
-    settings: config.FCDecoder | config.DeconvDecoder | None, capsule_dim: int, shape: ImageShape
+    settings: config.FCDecoder | config.DeconvDecoder | None,
+    capsule_dim: int,
+    shape: ImageShape,
+    kinds: LinearKinds = (nn.Linear, nn.Linear),
 ) -> nn.Module | None:
-    """The decoder that `settings` describe, for class capsules of `capsule_dim` and images of `shape`."""
+    """The decoder that `settings` describe, for class capsules of `capsule_dim` and images of `shape`.
+
+    `kinds`: of the layers of a fully connected one, which say how these begin.
+    """
     match settings:
         case None:
             return None
         case config.FCDecoder():
-            return FCDecoder(capsule_dim, settings.hidden, shape, settings.batch_norm)
+            return FCDecoder(capsule_dim, settings.hidden, shape, settings.batch_norm, kinds)
         case config.DeconvDecoder():
             return DeconvDecoder(capsule_dim, shape, settings.batch_norm)

@@ -18,7 +18,7 @@ from capsnet.config import DeconvDecoder, EfficientCapsNetModel, FCDecoder
 from capsnet.decoders import decoder_of
 from capsnet.geometry import Window, chain
 from capsnet.images import ImageShape
-from capsnet.initialization import he_normal
+from capsnet.initialization import glorot_normal, he_normal
 from capsnet.layers import BatchNorm
 from capsnet.network import Network, Output
 from capsnet.routing import attention, exponential_squash
@@ -62,8 +62,27 @@ class EfficientCapsNet(Network):
         return self.primary(features)
 
 
+def _he(module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """Normal numbers after He et al. 2015 for weights [outputs, inputs, ...], no bias."""
+    if key.endswith("bias"):
+        return np.zeros(shape, np.float32)
+    return he_normal(shape, int(np.prod(shape[1:])), generator)
+
+
 class HeConv2d(nn.Conv2d):
-    """A convolution that begins as theirs do: normal numbers after He et al. 2015, no bias."""
+    """A convolution that begins as theirs do."""
+
+    initial = staticmethod(_he)
+
+
+class HeLinear(nn.Linear):
+    """A hidden layer of the decoder that begins as theirs do."""
+
+    initial = staticmethod(_he)
+
+
+class GlorotLinear(nn.Linear):
+    """The last layer of the decoder, which begins as theirs does: after Glorot and Bengio 2010, no bias."""
 
     @staticmethod
     def initial(
@@ -71,7 +90,7 @@ class HeConv2d(nn.Conv2d):
     ) -> np.ndarray:
         if key.endswith("bias"):
             return np.zeros(shape, np.float32)
-        return he_normal(shape, int(np.prod(shape[1:])), generator)
+        return glorot_normal(shape, shape[1], shape[0], generator)
 
 
 class DepthwiseCapsules(nn.Module):
@@ -137,7 +156,7 @@ def build(
         classes=AttentionCapsules(
             channels // model.primary_dim, model.primary_dim, shape.classes, model.class_dim
         ),
-        decoder=decoder_of(decoder, model.class_dim, shape),
+        decoder=decoder_of(decoder, model.class_dim, shape, (HeLinear, GlorotLinear)),
     )
 
 

@@ -26,24 +26,29 @@ SHOWN_STEPS = 4  # of the arithmetic in a message, before what comes last
 
 @dataclass(frozen=True)
 class Window:
-    """A convolution or pooling as it slides along one side of an image."""
+    """A convolution or pooling as it slides along one side of an image.
+
+    `same`: zeros around the image give it a step for each `stride` pixels, as SAME does in TensorFlow.
+    """
 
     kernel: int
     stride: int = 1
-    same: bool = False  # zeros around the image keep a stride of 1 from making it smaller
+    same: bool = False
 
-    @property
-    def before(self) -> int:
-        """The zeros before the image; of an odd number the one more is behind it, as in PyTorch."""
-        return (self.kernel - 1) // 2 if self.same else 0
+    def zeros(self, side: int) -> tuple[int, int]:
+        """How many zeros go before and behind the image; of an odd number the one more goes behind."""
+        if not self.same:
+            return 0, 0
+        count = max((self.over(side) - 1) * self.stride + self.kernel - side, 0)
+        return count // 2, count - count // 2
 
     def over(self, side: int) -> int:
         """How many steps it takes; 0 or less where it does not fit."""
-        return side if self.same else (side - self.kernel) // self.stride + 1
+        return -(-side // self.stride) if self.same else (side - self.kernel) // self.stride + 1
 
     def needs(self, steps: int) -> int:
         """The shortest side that leaves `steps`."""
-        return steps if self.same else (steps - 1) * self.stride + self.kernel
+        return (steps - 1) * self.stride + (1 if self.same else self.kernel)
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,23 @@ class Chain:
 
     def centres(self, side: int) -> list[float]:
         """The middle of what each step of the last window sees of an image, from 0 to 1 along its side."""
-        middle, step = 0.5, 1  # in pixels: of the first step, and from one to the next
+        middle, step, steps = 0.5, 1, side  # in pixels: of the first step, and from one to the next
         for window in self.windows:
-            middle += step * ((window.kernel - 1) / 2 - window.before)
-            step *= window.stride
-        return [(middle + step * number) / side for number in range(self._along(side)[-1])]
+            middle += step * ((window.kernel - 1) / 2 - window.zeros(steps)[0])
+            step, steps = step * window.stride, window.over(steps)
+        return [(middle + step * number) / side for number in range(steps)]
+
+    def seen(self, side: int, number: int) -> tuple[int, int]:
+        """The first pixel that a step of the last window sees, and the one behind the last it sees.
+
+        Zeros around the image are not counted.
+        """
+        first, end = number, number + 1
+        sides = [side, *self._along(side)]
+        for window, before in zip(reversed(self.windows), reversed(sides[:-1]), strict=True):
+            first = first * window.stride - window.zeros(before)[0]
+            end = (end - 1) * window.stride - window.zeros(before)[0] + window.kernel
+        return max(first, 0), min(end, side)
 
     def _along(self, side: int) -> list[int]:
         sides = []
@@ -83,7 +100,10 @@ class Chain:
 
     def _arithmetic(self, side: int) -> str:
         steps: list[str] = []
-        for window in (window for window in self.windows if not window.same):
+        for window in self.windows:
+            if window.same:  # which leaves a step of any image
+                side = window.over(side)
+                continue
             before = f"{side} - {window.kernel}"
             counted = before if window.stride == 1 else f"({before}) // {window.stride}"
             side = window.over(side)
@@ -115,8 +135,10 @@ def chain(model: CapsNetModel | MatrixCapsNetModel | EfficientCapsNetModel | CNN
     """The windows of a model. Those of a CNN come in pairs: a convolution, then its pooling."""
     match model:
         case CapsNetModel():
-            first = Window(model.kernel_size, same=model.padding == "same")
-            windows = first, Window(model.kernel_size, PRIMARY_STRIDE)
+            windows = (
+                Window(model.kernel_size, same=model.padding == "same"),
+                Window(model.kernel_size, PRIMARY_STRIDE, same=model.primary_padding == "same"),
+            )
             return Chain("model.kernel_size", str(model.kernel_size), "capsules", windows)
         case MatrixCapsNetModel():
             layers = len(model.capsule_types)

@@ -5,6 +5,7 @@ Letters of shapes: N images, C channels, H height, W width, L labels of an image
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,23 +83,28 @@ class Images:
 
     images uint8 [N, C, H, W] with labels int64 [N]; where an image shows L classes, labels [N, L] and
     `parts` uint8 [N, L, C, H, W], what each label is of. Training images that are overlaid only when
-    they are picked are one class each until then.
+    they are picked are one class each until then. Where images were cropped, `scale` float32 [N, 2] is mean
+    and standard deviation of each one before, in [0, 1], as `standardise: first` needs them.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     parts: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: slice | torch.Tensor) -> Images:
-        parts = None if self.parts is None else self.parts[index]
-        return Images(self.images[index], self.labels[index], parts)
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: str) -> Images:
-        parts = None if self.parts is None else self.parts.to(device)
-        return Images(self.images.to(device), self.labels.to(device), parts)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Images:
+        parts = None if self.parts is None else function(self.parts)
+        scale = None if self.scale is None else function(self.scale)
+        return Images(function(self.images), function(self.labels), parts, scale)
 
 
 @dataclass(frozen=True)

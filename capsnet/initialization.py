@@ -77,3 +77,10 @@ def he_normal(shape: tuple[int, ...], fan_in: int, generator: np.random.Generato
     They are drawn wider before, so that their standard deviation is √(2 / fan_in) in the end.
     """
     return (2 / fan_in) ** 0.5 / CUT_OFF_STD * truncated_normal(shape, generator)
+
+
+def glorot_normal(
+    shape: tuple[int, ...], fan_in: int, fan_out: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Normal numbers after Glorot and Bengio 2010, cut off likewise: their fan is the mean of the two."""
+    return he_normal(shape, fan_in + fan_out, generator)

@@ -16,6 +16,7 @@ from capsnet.patience import TRIES, SavingError, Trouble, described
 from capsnet.progressbar import Numbers, View
 from capsnet.saving import Save, Writer, due
 from capsnet.state import CheckpointError, State
+from capsnet.stopping import is_over, stopped_early
 from capsnet.tensorboard import Board
 from capsnet.training import Progress
 
@@ -86,7 +87,15 @@ class Keeper:
 
     @property
     def complete(self) -> bool:
-        return len(self.history) == self._config.num_epochs
+        """Whether no epoch is left to train."""
+        allowed = self._config.stop_after_epochs_without_gain
+        return is_over(self.history, self._config.num_epochs, allowed)
+
+    @property
+    def stopped_early(self) -> str | None:
+        """Why training has ended before its last epoch, in one line."""
+        allowed = self._config.stop_after_epochs_without_gain
+        return stopped_early(self.history, self._config.num_epochs, allowed)
 
     def see(self, progress: Progress, last: bool) -> None:
         """Take note of where the run stands; save when that is due or nothing follows."""
@@ -95,13 +104,15 @@ class Keeper:
         if progress.metrics is not None:
             self.history.append({"epoch": progress.epoch, "time": time.time(), **progress.metrics})
             self._shown.line(_epoch_line(progress, progress.metrics))
+            if self.stopped_early:
+                self._shown.line(self.stopped_early)
             # Before the checkpoint, never after it: a board that is ahead is put right (purge_step), but an
             # epoch that only the checkpoint knew of would be a hole in the curves. Where this fails, the
             # board gets it at a later epoch's end, and only a process that ends before that leaves the hole.
             self._log(progress)
         ended = None if progress.metrics is None else progress.epoch
         seconds = time.monotonic() - self._saved_at
-        if last or due(self._config.checkpoint, ended, self._config.num_epochs, seconds):
+        if last or due(self._config.checkpoint, ended, self.complete, seconds):
             self._writer.submit(progress.start_snapshot())
             self._saved_at = time.monotonic()
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import capsnet
-from capsnet import objective, randomness
+from capsnet import objective, optimizers, randomness, stopping
 from capsnet.augmentation import Batch
 from capsnet.config import Config
 from capsnet.execution import Execution
@@ -25,8 +25,6 @@ from capsnet.schedules import learning_rate
 from capsnet.snapshot import Snapshot, on_cpu, require_finite_losses
 from capsnet.state import FORMAT, State
 from capsnet.stepping import Stepper
-
-OURS = ("lr", "capturable")  # of the optimizer: what depends on the device and not on the run
 
 
 class Learner:
@@ -47,7 +45,7 @@ class Learner:
         self.steps_per_epoch = -(-images // config.batch_size)
         self.network = build(config, shape).to(execution.device)
         self.network.to(memory_format=execution.torch_memory_format)
-        self.optimizer = adam(self.network, config.optim.lr, execution.device)
+        self.optimizer = optimizers.optimizer(config.optim, self.network.parameters(), execution.device)
         begun = state is not None
         self._stepper = Stepper(self.network, self.optimizer, config, execution, images, group, begun)
         # One row a step and no running sum: the host need not look to know which step was the first bad one.
@@ -65,10 +63,7 @@ class Learner:
 
     def _restore(self, state: State) -> None:
         self.network.load_state_dict(state["model"])
-        ours = [{key: group[key] for key in OURS} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(on_cpu(state["optimizer"]))  # it would train on the given tensors
-        for group, own in zip(self.optimizer.param_groups, ours, strict=True):
-            group.update(own)
+        optimizers.restore(self.optimizer, on_cpu(state["optimizer"]))  # it would train on the given tensors
         self.epoch, self.steps, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.sums[: self.steps] = state["sums"]
         self.best = state["best"]
@@ -78,6 +73,12 @@ class Learner:
     def execution(self) -> Execution:
         """How steps are computed, as far as it is known by now."""
         return self._stepper.execution
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has no epoch left to train."""
+        allowed = self.config.stop_after_epochs_without_gain
+        return stopping.is_over(self.history, self.config.num_epochs, allowed)
 
     @property
     def images_seen(self) -> int:
@@ -96,7 +97,7 @@ class Learner:
         """Train on this process's part of a batch; the losses and hits of all parts stay on the device."""
         part = self.group.part(min(self.config.batch_size, self.images_per_epoch - self.images_seen))
         done = self.epoch * self.steps_per_epoch + self.steps
-        set_rate(self.optimizer, self._learning_rate(done))
+        optimizers.set_rate(self.optimizer, self._learning_rate(done))
         self.network.train()
         self._prepare(part)
         margin = objective.rising_margin(self.config.loss, done / self.steps_per_epoch)
@@ -135,7 +136,9 @@ class Learner:
         self.seconds = 0.0
         self.history.append(row)
         score = row.get("validation/accuracy")
-        if score is not None and (self.best is None or score > self.best["score"]):
+        if not self.group.leads or score is None:  # only rank 0 saves them
+            return
+        if self.best is None or score > self.best["score"]:
             self.best = {"epoch": self.epoch, "score": score, "model": on_cpu(self.network.state_dict())}
 
     def snapshot(self) -> Snapshot:
@@ -156,22 +159,6 @@ class Learner:
             "history": [dict(row) for row in self.history],
         }
         return Snapshot(state, self.execution.device)
-
-
-def adam(network: torch.nn.Module, rate: float, device: str) -> torch.optim.Adam:
-    """On CUDA one whose step can be recorded in a graph: then the rate lies on the device, too."""
-    on_device = device == "cuda"
-    lr = torch.tensor(rate, device=device) if on_device else rate
-    return torch.optim.Adam(network.parameters(), lr=lr, fused=True, capturable=on_device)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate, wherever it lies."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
 
 
 def versions() -> dict[str, str]:

@@ -78,10 +78,13 @@ class CapsNetModel(Section):
     conv_channels: Count = 256
     kernel_size: Kernel = 9  # pixels, of both convolutions
     padding: Literal["valid", "same"] = "valid"  # same: the first convolution keeps the image's size
+    primary_padding: Literal["valid", "same"] = "valid"  # same: that of the primary capsules halves it
     primary_types: Count = 32
     primary_dim: Count = 8
     class_dim: Count = 16
-    primary_routing: Literal["squash", "softmax"] = "squash"  # softmax: the authors' one pass over the types
+    # softmax: the authors' one pass over the types; leaky: one that may also go to none of them, as theirs
+    # does with none_of_the_above.
+    primary_routing: Literal["squash", "softmax", "leaky"] = "squash"
     class_bias: bool = False  # the authors' bias on the routed capsules
     none_of_the_above: bool = False  # couplings may also go to no class at all
     init: Literal["paper", "authors"] = "paper"

@@ -19,6 +19,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optim": {"schedule": "exponential", "decay": 0.96, "per": "step", "every": 2000, "floor": 1e-6},
     },
 }
+# What else the authors' code does where `none_of_the_above` is on, which it calls leaky: it is one switch for
+# both layers of capsules.
+AUTHORS_LEAK: dict[str, Any] = {"model": {"name": "capsnet", "primary_routing": "leaky"}}
 KIND_KEYS = ("name", "schedule")  # the keys that choose a kind of section
 
 

@@ -31,7 +31,7 @@ PRESENT_MARGIN, ABSENT_MARGIN, ABSENT_WEIGHT = 0.9, 0.1, 0.5  # m⁺, m⁻ and �
 
 @dataclass(frozen=True)
 class Settings:
-    """What the shapes of the parameters do not tell; "authors" and "softmax" are the authors' code.
+    """What the shapes of the parameters do not tell; "authors", "softmax", "leaky" are the authors' code.
 
     Attention has neither iterations nor their gradient, and `none_of_the_above` only dynamic routing.
     """
@@ -41,8 +41,9 @@ class Settings:
     routing: Literal["dynamic", "attention"] = "dynamic"
     none_of_the_above: bool = False
     padding: Literal["valid", "same"] = "valid"  # of the first convolution
+    primary_padding: Literal["valid", "same"] = "valid"
     primary_dim: int = 8
-    primary_routing: Literal["squash", "softmax"] = "squash"
+    primary_routing: Literal["squash", "softmax", "leaky"] = "squash"
     margin: Literal["paper", "authors"] = "paper"
     reconstruction_weight: float = 0.0005
 
@@ -101,9 +102,11 @@ def losses(parameters: Parameters, images: Array, labels: Array, settings: Setti
 
 def forward(parameters: Parameters, images: Array, settings: Settings) -> Forward:
     """Images [B, C, H, W] through both convolutions and the routing."""
-    framed = padded(images, parameters, settings)
+    size, primary_size = parameters["conv.weight"].shape[-1], parameters["primary.weight"].shape[-1]
+    framed = padded(images, size, 1, settings.padding)
     filtered = convolution(framed, parameters["conv.weight"], stride=1) + channelwise(parameters["conv.bias"])
-    outputs = convolution(relu(filtered), parameters["primary.weight"], PRIMARY_STRIDE)
+    features = padded(relu(filtered), primary_size, PRIMARY_STRIDE, settings.primary_padding)
+    outputs = convolution(features, parameters["primary.weight"], PRIMARY_STRIDE)
     share = primary_share(parameters, settings)
     primary_inputs = share * outputs + channelwise(parameters["primary.bias"])
     primary = squash(cut(primary_inputs, settings.primary_dim))
@@ -134,14 +137,18 @@ def backward(
     d_primary = xp.einsum("bijd,jikd->bik", d_predictions, transformations(parameters, passed.primary))
     d_cut = squash_backward(cut(passed.primary_inputs, settings.primary_dim), d_primary)
     d_primary_inputs = cut_backward(passed.primary_inputs, d_cut)
+    size, primary_size = parameters["conv.weight"].shape[-1], parameters["primary.weight"].shape[-1]
     d_features, d_primary_weight = convolution_backward(
-        relu(passed.filtered),
+        padded(relu(passed.filtered), primary_size, PRIMARY_STRIDE, settings.primary_padding),
         parameters["primary.weight"],
         PRIMARY_STRIDE,
         primary_share(parameters, settings) * d_primary_inputs,
     )
-    d_filtered = relu_backward(passed.filtered, d_features)
-    framed = padded(images, parameters, settings)
+    d_relu = padded_backward(
+        passed.filtered, primary_size, PRIMARY_STRIDE, settings.primary_padding, d_features
+    )
+    d_filtered = relu_backward(passed.filtered, d_relu)
+    framed = padded(images, size, 1, settings.padding)
     _, d_conv_weight = convolution_backward(framed, parameters["conv.weight"], 1, d_filtered)
     gradients = {
         "conv.weight": d_conv_weight,
@@ -154,16 +161,32 @@ def backward(
     return {name: value for name, value in gradients.items() if name in parameters}
 
 
-def padded(images: Array, parameters: Parameters, settings: Settings) -> Array:
-    """Images [B, C, H, W] as they go into the first convolution.
+def padded(images: Array, size: int, stride: int, padding: Literal["valid", "same"]) -> Array:
+    """Images [B, C, H, W] as they go into a convolution with kernels of `size`.
 
-    With "same" its output is as large as they are; the odd zero of an even kernel goes below and right.
+    With "same" that takes a step for each `stride` pixels; an odd zero goes below and right.
     """
-    if settings.padding == "valid":
+    if padding == "valid":
         return images
-    size = parameters["conv.weight"].shape[-1]
-    zeros = ((size - 1) // 2, size // 2)
-    return array_module(images).pad(images, ((0, 0), (0, 0), zeros, zeros))
+    frame = [zeros(side, size, stride) for side in images.shape[2:]]
+    return array_module(images).pad(images, ((0, 0), (0, 0), *frame))
+
+
+def padded_backward(
+    images: Array, size: int, stride: int, padding: Literal["valid", "same"], gradient: Array
+) -> Array:
+    """The gradient without what it has for the zeros."""
+    if padding == "valid":
+        return gradient
+    (top, _), (left, _) = (zeros(side, size, stride) for side in images.shape[2:])
+    return gradient[:, :, top : top + images.shape[2], left : left + images.shape[3]]
+
+
+def zeros(side: int, size: int, stride: int) -> tuple[int, int]:
+    """How many go before and behind a side for a kernel to take ⌈side / stride⌉ steps."""
+    steps = (side + stride - 1) // stride
+    count = max((steps - 1) * stride + size - side, 0)
+    return count // 2, count - count // 2
 
 
 def convolution(images: Array, weight: Array, stride: int) -> Array:
@@ -218,9 +241,14 @@ def cut_backward(outputs: Array, gradient: Array) -> Array:
 
 
 def primary_share(parameters: Parameters, settings: Settings) -> float:
-    """1; in the authors' code 1/T, from one pass of routing by one input to T types."""
+    """1; in the authors' code 1/T, from one pass of routing by one input to T types.
+
+    1/(T + 1) where the input may go to none of them as well.
+    """
     types = len(parameters["primary.bias"]) // settings.primary_dim
-    return 1.0 if settings.primary_routing == "squash" else 1.0 / types
+    return (
+        1.0 if settings.primary_routing == "squash" else 1.0 / (types + (settings.primary_routing == "leaky"))
+    )
 
 
 def norm(vectors: Array) -> Array:

@@ -24,11 +24,13 @@ NICENESS = 15  # of the thread that saves
 NO_ANSWER = "the storage does not answer"
 
 
-def due(settings: Checkpoint, ended: int | None, num_epochs: int, seconds: float) -> bool:
-    """Whether to save now, `seconds` after the last time, at the end of epoch `ended` (None: within one)."""
-    at_end = ended == num_epochs
+def due(settings: Checkpoint, ended: int | None, is_over: bool, seconds: float) -> bool:
+    """Whether to save now, `seconds` after the last time, at the end of epoch `ended` (None: within one).
+
+    `is_over`: no epoch follows.
+    """
     kept = ended is not None and settings.keep_every is not None and ended % settings.keep_every == 0
-    return at_end or kept or seconds >= settings.interval_seconds
+    return is_over or kept or seconds >= settings.interval_seconds
 
 
 class Writer:

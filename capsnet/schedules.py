@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import math
 
-from capsnet.config import Config, Cosine, Exponential, MultiStep
+from capsnet.config import (
+    Config,
+    CosineSchedule,
+    ExponentialSchedule,
+    MultiStepSchedule,
+    Optim,
+    Schedule,
+)
 
 
-def learning_rate(
-    optim: MultiStep | Exponential | Cosine, step: int, steps_per_epoch: int, num_epochs: int
-) -> float:
+def learning_rate(optim: Optim, step: int, steps_per_epoch: int, num_epochs: int) -> float:
     """The learning rate of training step `step`, counted from 0 over all epochs."""
+    return _warmed(optim, step, steps_per_epoch) * _scheduled(optim, step, steps_per_epoch, num_epochs)
+
+
+def _warmed(optim: Schedule, step: int, steps_per_epoch: int) -> float:
+    """The share of the scheduled rate: it rises in even steps to 1, the share of the last step of warm-up.
+
+    So a rate may be below its schedule's floor in warm-up.
+    """
+    steps = optim.warmup_epochs * steps_per_epoch
+    return (step + 1) / steps if step + 1 < steps else 1.0
+
+
+def _scheduled(optim: Optim, step: int, steps_per_epoch: int, num_epochs: int) -> float:
     epoch = step // steps_per_epoch
     match optim:
-        case MultiStep():
+        case MultiStepSchedule():
             return optim.lr * optim.step_decay ** sum(milestone <= epoch for milestone in optim.milestone)
-        case Exponential():
+        case ExponentialSchedule():
             time = step if optim.per == "step" else epoch
             return max(optim.floor, optim.lr * optim.decay ** (time / optim.every))
-        case Cosine():
+        case CosineSchedule():
             done = step / (steps_per_epoch * num_epochs)
             return optim.floor + (optim.lr - optim.floor) * (1 + math.cos(math.pi * done)) / 2
 
@@ -28,7 +46,7 @@ def stretched(before: Config, now: Config, step: int, steps_per_epoch: int) -> s
 
     A cosine spans all epochs, so that extending a run that has finished raises the rate again.
     """
-    if not (isinstance(before.optim, Cosine) and isinstance(now.optim, Cosine)):
+    if not (isinstance(before.optim, CosineSchedule) and isinstance(now.optim, CosineSchedule)):
         return None
     if before.num_epochs == now.num_epochs or step >= now.num_epochs * steps_per_epoch:
         return None

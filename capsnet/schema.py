@@ -28,35 +28,35 @@ def sections(annotation: Any) -> list[Schema]:
     return [section for part in get_args(annotation) for section in sections(part)]
 
 
-def tag(kind: Schema) -> tuple[str, str]:
-    """The key and word by which a union tells this kind: `("schedule", "cosine")`."""
-    return next(
-        (name, field.default)
+def tags(kind: Schema) -> dict[str, str]:
+    """The keys and words by which a union tells this kind: `{"name": "sgd", "schedule": "cosine"}`."""
+    return {
+        name: field.default
         for name, field in kind.model_fields.items()
         if isinstance(field.default, str) and get_args(field.annotation) == (field.default,)
-    )
+    }
 
 
 def spot(schema: Schema, location: Sequence[str | int]) -> Spot:
-    """The key at pydantic's location, in which a chosen kind is a step of its own, unlike in the file."""
+    """The key at pydantic's location, in which each word of a chosen kind is a step, unlike in the file."""
     path: list[str | int] = []
     owner: Schema = schema
     kinds: tuple[Schema, ...] = ()
-    inside: Schema | None = schema  # where the next key stands
-    inside_kinds: tuple[Schema, ...] = ()
+    inside_kinds: tuple[Schema, ...] = ()  # of the section in which the next key stands
+    candidates = [schema]  # those of them that it may be, by the words so far
     for step in location:
         if step == "[key]":  # pydantic's mark for a wrong key of a free mapping
             continue
-        if inside is None and inside_kinds:
-            inside = next(kind for kind in inside_kinds if tag(kind)[1] == step)
+        if len(candidates) > 1:
+            candidates = [kind for kind in candidates if step in tags(kind).values()]
             continue
         path.append(step)
-        if inside is None:  # a list's item, or a free mapping's
+        if not candidates:  # a list's item, or a free mapping's
             continue
-        owner, kinds = inside, inside_kinds
+        owner, kinds = candidates[0], inside_kinds
         field = owner.model_fields.get(str(step))
-        inside_kinds = tuple(sections(field.annotation)) if field else ()
-        inside = inside_kinds[0] if len(inside_kinds) == 1 else None
+        candidates = sections(field.annotation) if field else []
+        inside_kinds = tuple(candidates)
     return Spot(tuple(path), owner, kinds)
 
 

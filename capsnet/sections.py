@@ -2,7 +2,7 @@
 
 The flat names are those that users of YAML-configured CapsNet trainers know. Choices between kinds
 (`dataset`, `model`, `loss`, `optim`) are unions tagged by a name, so that a key which means nothing for the
-chosen kind is an error and never silently ignored.
+chosen kind is an error and never silently ignored. `optim` is tagged twice, by `name` and by `schedule`.
 """
 
 from __future__ import annotations
@@ -51,39 +51,112 @@ Factor = Annotated[float, Field(gt=0, le=1)]
 Milestones = Annotated[tuple[Count, ...], Field(strict=False), AfterValidator(_rising)]
 
 
-class MultiStep(Section):
-    """Adam; the learning rate times `step_decay` at each milestone (MultiStepLR)."""
+class Adam(Section):
+    """Adam (Kingma and Ba 2015)."""
+
+    name: Literal["adam"] = "adam"
+    epsilon: Positive = 1e-8  # added to the root of the mean squared gradient
+    weight_decay: NotNegative = 0.0  # times each weight, added to its gradient (an L2 penalty)
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    epsilon: Positive = 1e-8
+    weight_decay: NotNegative = 0.01  # times the learning rate: the share by which a step shrinks each weight
+
+
+class SGD(Section):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: NotNegative = 0.0  # as of Adam
+
+
+class Schedule(Section):
+    """Settings that every learning rate schedule has, whatever the optimizer."""
+
+    lr: Positive = 0.001
+    warmup_epochs: NotNegative = 0.0  # in epochs: the rate rises in even steps to that of the schedule
+    clip_norm: Positive | None = None  # the longest that the gradient of a batch may be; None: any length
+
+
+class MultiStepSchedule(Schedule):
+    """The learning rate times `step_decay` at each milestone (MultiStepLR)."""
 
     schedule: Literal["multistep"] = "multistep"
-    lr: Positive = 0.001
     step_decay: Factor = 0.1
     milestone: Milestones = ()  # in epochs
 
 
-class Exponential(Section):
-    """Adam; the learning rate times `decay` ** (t / every), never below `floor`."""
+class ExponentialSchedule(Schedule):
+    """The learning rate times `decay` ** (t / every), never below `floor`."""
 
     schedule: Literal["exponential"] = "exponential"
-    lr: Positive = 0.001
     decay: Factor = 0.96
     per: Literal["step", "epoch"] = "epoch"
     every: Count = 1  # in units of `per`
     floor: NotNegative = 0.0
 
 
-class Cosine(Section):
-    """Adam; the learning rate falls as half a cosine from `lr` to `floor` over all epochs."""
+class CosineSchedule(Schedule):
+    """The learning rate falls as half a cosine from `lr` to `floor` over all epochs."""
 
     schedule: Literal["cosine"] = "cosine"
-    lr: Positive = 0.001
     floor: NotNegative = 0.0
 
 
-Optim = Annotated[
+# Each optimizer with each schedule. Of Adam, the default, they have the schedule's name.
+class MultiStep(MultiStepSchedule, Adam): ...
+
+
+class Exponential(ExponentialSchedule, Adam): ...
+
+
+class Cosine(CosineSchedule, Adam): ...
+
+
+class AdamWMultiStep(MultiStepSchedule, AdamW): ...
+
+
+class AdamWExponential(ExponentialSchedule, AdamW): ...
+
+
+class AdamWCosine(CosineSchedule, AdamW): ...
+
+
+class SGDMultiStep(MultiStepSchedule, SGD): ...
+
+
+class SGDExponential(ExponentialSchedule, SGD): ...
+
+
+class SGDCosine(CosineSchedule, SGD): ...
+
+
+OfAdam = Annotated[
     Annotated[MultiStep, Tag("multistep")]
     | Annotated[Exponential, Tag("exponential")]
     | Annotated[Cosine, Tag("cosine")],
     tagged("schedule", "multistep"),
+]
+OfAdamW = Annotated[
+    Annotated[AdamWMultiStep, Tag("multistep")]
+    | Annotated[AdamWExponential, Tag("exponential")]
+    | Annotated[AdamWCosine, Tag("cosine")],
+    tagged("schedule", "multistep"),
+]
+OfSGD = Annotated[
+    Annotated[SGDMultiStep, Tag("multistep")]
+    | Annotated[SGDExponential, Tag("exponential")]
+    | Annotated[SGDCosine, Tag("cosine")],
+    tagged("schedule", "multistep"),
+]
+Optim = Annotated[
+    Annotated[OfAdam, Tag("adam")] | Annotated[OfAdamW, Tag("adamw")] | Annotated[OfSGD, Tag("sgd")],
+    tagged("name", "adam"),
 ]
 
 

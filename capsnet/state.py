@@ -47,6 +47,7 @@ FIXED = (
     "model",
     "loss.name",
     "loss.with_reconstruction",
+    "optim.name",
 )
 
 

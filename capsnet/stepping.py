@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import torch
 
-from capsnet import agreement, kernel, objective
+from capsnet import agreement, kernel, objective, optimizers
 from capsnet.agreement import RoutingKernel
 from capsnet.augmentation import Batch
 from capsnet.capsules import ClassCapsules
@@ -94,15 +94,20 @@ class Stepper:
         sums = take(batch, width, part)
         if self._gradients is not None:
             self._group.add(sums, self._gradients.flat)
-            self.optimizer.step()
+            self._change()
         return sums
 
     def _take(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> torch.Tensor:
         """As much of a step as needs no other process."""
         measured = self._differentiated(batch, margin, part)
         if self._gradients is None:
-            self.optimizer.step()
+            self._change()
         return measured.sums() * part.weight
+
+    def _change(self) -> None:
+        """Change the weights by the gradients of the whole batch, which lie at them."""
+        optimizers.clip(self.network.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
 
     def _differentiated(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> Measured:
         """Measure a part; leave at the weights what it adds to the gradients of the mean of all parts."""

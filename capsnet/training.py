@@ -79,7 +79,7 @@ def train(
     *,
     interval_seconds: float = 0.5,
 ) -> Iterator[Progress]:
-    """Train from `state`, or from the beginning, until `config.num_epochs` epochs are finished.
+    """Train from `state`, or from the beginning, until the run is over (capsnet.stopping).
 
     Yields after the first step, then about every `interval_seconds` and at every epoch's end; nothing
     where `state` has finished. A run that is broken off anywhere and goes on from a snapshot ends with
@@ -165,7 +165,7 @@ class _Run:
     def epochs(self) -> Iterator[Progress]:
         learner = self.learner
         with closing(self._batches()) as stream:
-            while learner.epoch < self.config.num_epochs:
+            while not learner.is_over:
                 self.pace.begin_epoch(learner.seconds)
                 yield from self._train(stream)
                 yield from self._finish()
@@ -174,14 +174,23 @@ class _Run:
         """The same for the other processes of a group: rank 0 looks at what comes of it."""
         learner = self.learner
         with closing(self._batches()) as stream:
-            while learner.epoch < self.config.num_epochs:
+            while not learner.is_over:
                 while learner.steps < learner.steps_per_epoch:
                     learner.step(next(stream))
-                for images in filter(None, (self.splits.validation, self.splits.test)):
-                    for _ in self._measured(images, self._nothing()):
-                        pass
-                learner.finish_epoch({})
+                learner.finish_epoch({"epoch": learner.epoch + 1, **self._followed_evaluation()})
         yield from ()
+
+    def _followed_evaluation(self) -> dict[str, float]:
+        """Take part in both evaluations; what decides whether the next epoch is trained."""
+        decides = {}
+        for images in filter(None, (self.splits.validation, self.splits.test)):
+            sums = self._nothing()
+            for _ in self._measured(images, sums):
+                pass
+            if images is self.splits.validation:
+                accuracy = objective.means(sums, len(images), self.config)["accuracy"]
+                decides["validation/accuracy"] = accuracy
+        return decides
 
     def _batches(self) -> Generator[Batch, None, None]:
         learner = self.learner

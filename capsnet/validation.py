@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from capsnet.mistakes import ConfigError, Mistake
 from capsnet.schema import Schema, dotted_keys, spot
-from capsnet.wording import unknown_key, unknown_kind, wrong_value
+from capsnet.wording import unknown_key, unknown_kinds, wrong_value
 from capsnet.yamltext import KeyPath, dotted
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _findings(
         section = _at(data, where.path[:-1])
         yield Finding(where.path, unknown_key(where, section, known, prefix), unknown=True)
     elif details["type"] == "union_tag_invalid":
-        yield Finding(*unknown_kind(schema, where.path, details["input"]))
+        yield from (Finding(*found) for found in unknown_kinds(schema, where.path, details["input"]))
     else:
         yield Finding(where.path, wrong_value(details))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from capsnet.mistakes import nearest, shown
-from capsnet.schema import Schema, Spot, sections, tag
+from capsnet.schema import Schema, Spot, sections, tags
 from capsnet.yamltext import KeyPath, dotted
 
 if TYPE_CHECKING:
@@ -60,36 +60,47 @@ def choose(value: Any, words: Sequence[str]) -> str:
     return f"{only}; did you mean `{meant}`?" if meant and len(words) > 1 else only
 
 
-def unknown_kind(schema: Schema, path: KeyPath, value: Any) -> tuple[KeyPath, str]:
-    """The path of the key that chooses a kind, and why its word is not one."""
+def unknown_kinds(schema: Schema, path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, str]]:
+    """The path of each key that chooses a kind by a word that is none, and why it is none."""
     owners = [schema]
     for key in path:
         fields = [owner.model_fields[str(key)] for owner in owners if key in owner.model_fields]
         owners = [kind for field in fields for kind in sections(field.annotation)]
-    kinds = dict.fromkeys(tag(kind) for kind in owners)
-    key, words = next(iter(kinds))[0], [word for _, word in kinds]
-    word = value.get(key) if isinstance(value, Mapping) else value
     elsewhere = {word: hint for owner in owners for word, hint in getattr(owner, "elsewhere", {}).items()}
-    hint = f"; {elsewhere[word]}" if isinstance(word, str) and word in elsewhere else ""
-    return (*path, key), f"{choose(word, words)}{hint} (got {shown(word)})"
+    for key in tags(owners[0]):
+        words = list(dict.fromkeys(tags(owner)[key] for owner in owners))
+        word = value.get(key, words[0]) if isinstance(value, Mapping) else value
+        if word not in words:
+            hint = f"; {elsewhere[word]}" if isinstance(word, str) and word in elsewhere else ""
+            yield (*path, key), f"{choose(word, words)}{hint} (got {shown(word)})"
 
 
 def unknown_key(where: Spot, section: Any, known: Sequence[str], prefix: KeyPath) -> str:
     """Why a key means nothing here. `section`: what stands beside it; `known`: every key there is."""
     key = str(where.path[-1])
-    homes = [kind for kind in where.kinds if key in kind.model_fields]
-    if homes:
-        name, word = tag(where.owner)
+    if homes := [kind for kind in where.kinds if key in kind.model_fields]:
+        own = tags(where.owner)
+        name, words = _homes(own, homes)
         default = "" if isinstance(section, Mapping) and name in section else ", the default here"
-        *others, last = (tag(home)[1] for home in homes)
+        *others, last = words
         belongs = f"{', '.join(others)} or {last}" if others else last
-        return f"`{key}` means nothing with {name}: {word}{default}; it belongs to {name}: {belongs}"
+        return f"`{key}` means nothing with {name}: {own[name]}{default}; it belongs to {name}: {belongs}"
     here = dotted((*prefix, *where.path[:-1]))
     elsewhere = {name for kind in where.kinds for name in kind.model_fields} - set(where.owner.model_fields)
     siblings = [name for name in known if name.rpartition(".")[0] == here and _leaf(name) not in elsewhere]
     if meant := _meant(key, siblings, known):
         return f"unknown key; did you mean `{meant}`?"
     return f"unknown key; known here: {', '.join(_leaf(name) for name in siblings)}"
+
+
+def _homes(own: Mapping[str, str], homes: Sequence[Schema]) -> tuple[str, list[str]]:
+    """The one word to change of a kind with the words `own` to make it one of `homes`: key, and choices."""
+    for name in own:
+        rest = {key: word for key, word in own.items() if key != name}
+        words = [tags(home)[name] for home in homes if rest.items() <= tags(home).items()]
+        if words:
+            return name, words
+    raise AssertionError("kinds of one section that differ in more than one word from all that have a key")
 
 
 def _meant(key: str, siblings: Sequence[str], known: Sequence[str]) -> str | None:

@@ -151,7 +151,8 @@ class Standing:
             if self._ends:
                 return
             self._ends = True
-        ending = storage.Ending(self._assignment.attempt, kind, reason, time.time())
+            epochs = self._fields.get("durable_epoch") if kind == "finished" else None
+        ending = storage.Ending(self._assignment.attempt, kind, reason, time.time(), epochs)
         try:
             if self._assignment.rank == 0:  # the others' ends are none of the attempt
                 self.place.end(ending)  # which may take seconds: who asks for the status gets one meanwhile
@@ -182,7 +183,7 @@ def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tu
         kind, reason = prevented
     else:
         try:
-            kind = "finished" if _train(assignment, orders, standing) else "stopped"
+            kind, reason = _train(assignment, orders, standing)
             patience = _patience(assignment)
         except BaseException as error:  # SystemExit too: a thread that just ends would hold its GPU for ever
             _leave_with_the_others(error, standing)
@@ -266,9 +267,12 @@ def _ways_to_data(assignment: Assignment) -> str:
     return f"set CAPSNET_DATA where Ray is started on {socket.gethostname()}, or {resume}"
 
 
-def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
-    """Train to the end (True) or until told to stop (False); what was reached is durable on return."""
-    from capsnet import notices, training
+def _train(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[EndingKind, str | None]:
+    """Train to the end or until told to stop; how it ended, and why where that was before the last epoch.
+
+    What was reached is durable on return.
+    """
+    from capsnet import notices, stopping, training
     from capsnet.execution import device_of
     from runner.keeper import AttemptKeeper
 
@@ -287,8 +291,10 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
     _greet(assignment, config, state)
     begun = (state["epoch"], state["step"]) if state is not None else (0, 0)
     standing.note(from_epoch=begun[0], from_step=begun[1])
-    if state is not None and state["epoch"] >= config.num_epochs:
-        return _take_over(assignment, state, standing)
+    allowed = config.stop_after_epochs_without_gain
+    if state is not None and stopping.is_over(state["history"], config.num_epochs, allowed):
+        _take_over(assignment, state, standing)
+        return "finished", stopping.stopped_early(state["history"], config.num_epochs, allowed)
     with (
         notices.shown(sys.stdout),
         _together(assignment, config, standing) as group,
@@ -309,7 +315,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
                 break
         standing.take_no_more_steps()
     standing.note(**keeper.durable)
-    return keeper.complete
+    return ("finished", keeper.stopped_early) if keeper.complete else ("stopped", None)
 
 
 @contextmanager
@@ -330,7 +336,7 @@ def _together(assignment: Assignment, config: Config, standing: Standing) -> Ite
         yield all_
 
 
-def _take_over(assignment: Assignment, state: State, standing: Standing) -> bool:
+def _take_over(assignment: Assignment, state: State, standing: Standing) -> None:
     """Make a state with nothing left to train this attempt's own, so that it has a result like any other."""
     from capsnet.checkpoint import save
     from capsnet.patience import persist
@@ -346,8 +352,7 @@ def _take_over(assignment: Assignment, state: State, standing: Standing) -> bool
         metrics = {key: value for key, value in row.items() if key not in ("epoch", "time")}
         standing.note(epoch=state["epoch"], metrics=metrics, accuracy=metrics["test/accuracy"])
     figures = f"python -m runner figures {assignment.run}"
-    print(f"all its epochs were finished before; `{figures}` draws what is missing", flush=True)
-    return True
+    print(f"there was nothing left to train; `{figures}` draws what is missing", flush=True)
 
 
 def _earlier_state(assignment: Assignment, config: Config) -> State | None:

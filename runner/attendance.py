@@ -53,6 +53,7 @@ class Close:
     event: Event
     outcome: Outcome
     reason: str | None
+    epochs: int | None = None  # that are behind a run which has finished; None: all of them
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _move_away(seen: Seen, lack: str) -> list[Action]:
 def _conclude(run: Run, ending: Ending, seen: Seen) -> Close:
     """Close an attempt that said how it ended; a stop is what the user intended, else a release."""
     if ending.kind == "finished":
-        return Close(Event.FINISH, "finished", None)
+        return Close(Event.FINISH, "finished", ending.reason, ending.epochs)
     if ending.kind == "failed":
         return Close(Event.FAIL, "failed", ending.reason)
     drained = seen.leaving and run.intent is None

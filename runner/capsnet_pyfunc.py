@@ -24,18 +24,24 @@ class Classifier:
     def __init__(self, folder: Path) -> None:
         config = schema.load(folder / "config.yaml")
         self._dataset = config.dataset
-        self._network = models.build(config, shape(config.dataset)).eval()
+        size = shape(config.dataset)
+        self._size = size.height, size.width
+        self._network = models.build(config, size).eval()
         with np.load(folder / "weights.npz", allow_pickle=False) as weights:
             self._network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
 
     def predict(self, images: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Lengths [B, J] of the class capsules, the scores, of images [B, C, H, W] with pixels in [0, 1]."""
+        """Lengths [B, J] of the class capsules, the scores, of images [B, C, H, W] with pixels in [0, 1].
+
+        They have the size that the network takes; with `standardise: first` that before they are cropped.
+        """
         with torch.inference_mode():
             batches = torch.from_numpy(np.ascontiguousarray(images)).split(BATCH)
             return torch.cat([self._lengths(batch) for batch in batches]).numpy()
 
     def _lengths(self, batch: torch.Tensor) -> torch.Tensor:
-        return self._network(augmentation.as_inputs(batch, self._dataset)).lengths
+        inputs = augmentation.as_inputs(batch, self._dataset)
+        return self._network(augmentation.centre(inputs, *self._size)).lengths
 
 
 def _load_pyfunc(path: str) -> Classifier:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from runner import source
 from runner.output import CommandError
 from runner.rows import Wants
 
 if TYPE_CHECKING:
+    from capsnet.config import Config
     from runner.rows import Run
     from runner.spec import Spec
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 CHANGEABLE = (
     "num_epochs",
     "optim",
+    "stop_after_epochs_without_gain",
     "loss.rc_loss_weight",
     "checkpoint.interval_seconds",
     "checkpoint.keep_every",
@@ -27,22 +30,30 @@ CHANGEABLE = (
     "runner.cpus",
     "runner.workers",
 )
+PATHS = (("dataset", "root"), ("checkpoint", "model_path"), ("checkpoint", "log_dir"))  # made absolute
+OPTIMIZER = "optim.name"
+SAME_OPTIMIZER = "a resume goes on with its optimizer; for another one submit another run"
 
 
 class Edit(NamedTuple):
     """What the row gets; None: stays as it is."""
 
-    config: str | None
-    num_epochs: int | None
-    wants: Wants | None
+    config: str | None = None
+    num_epochs: int | None = None
+    wants: Wants | None = None
+    longer: bool = False  # it may go on for longer without a gain on the validation split
 
 
 def edited(
-    run: Run, settings: Sequence[str], best: bool, environment: Mapping[str, str] | None = os.environ
+    run: Run,
+    settings: Sequence[str],
+    best: bool,
+    environment: Mapping[str, str] | None = os.environ,
+    new_code: bool = False,
 ) -> Edit:
     """The run's configuration with `key=value` put over it, for a resume.
 
-    `environment` as in `Experiment.resolved`.
+    `environment` as in `Experiment.resolved`; `new_code`: the run goes on with the code of today.
     Raises CommandError for what cannot change, ConfigError for values that are not allowed.
     """
     from runner import loading
@@ -51,7 +62,7 @@ def edited(
     if refused:
         raise CommandError("\n".join(refused))
     if not settings and not best:
-        return Edit(None, None, None)
+        return Edit()
     experiment = loading.parse(run.config, f"run {run.id}", settings)
     config = experiment.config
     if best and config.dataset.validation == 0:
@@ -63,9 +74,39 @@ def edited(
         done = f"run {run.id} has {run.durable_epoch} epochs behind it already"
         raise CommandError(f"--set num_epochs={config.num_epochs}: {done}")
     if not settings:
-        return Edit(None, None, None)
+        return Edit()
+    before = loading.parse(run.config, f"run {run.id}").config
+    if config.optim.name != before.optim.name:
+        name = before.optim.name
+        raise CommandError(
+            f"run {run.id} is trained by {name}: name it where you set all of optim; {SAME_OPTIMIZER}"
+        )
     resolved = experiment.resolved(Path(run.submit_directory or "/"), environment)
-    return Edit(resolved, config.num_epochs, _wants(run, experiment.spec, settings))
+    if not new_code and run.code not in (None, source.here().digest):
+        resolved = _in_its_keys(run.config, settings, resolved)
+    wants = _wants(run, experiment.spec, settings)
+    return Edit(resolved, config.num_epochs, wants, _may_go_longer(before, config))
+
+
+def _in_its_keys(own: str, settings: Sequence[str], resolved: str) -> str:
+    """The run's `own` YAML with the settings put over it, and with the paths of `resolved`.
+
+    For a run whose code is not that of here: it may not know the keys, nor the words, that came later.
+    """
+    from capsnet import yamlfile
+
+    data = yamlfile.with_overrides(yamlfile.parse(own, "run"), settings).data
+    absolute = yamlfile.parse(resolved, "run").data
+    for section, key in PATHS:
+        if key in data.get(section, {}):
+            data = {**data, section: {**data[section], key: absolute[section][key]}}
+    return yamlfile.dump(data)
+
+
+def _may_go_longer(before: Config, now: Config) -> bool:
+    """Whether `now` allows more epochs without a gain than `before`."""
+    was, allowed = before.stop_after_epochs_without_gain, now.stop_after_epochs_without_gain
+    return was is not None and (allowed is None or allowed > was)
 
 
 def _wants(run: Run, spec: Spec, settings: Sequence[str]) -> Wants:
@@ -79,7 +120,7 @@ def _wants(run: Run, spec: Spec, settings: Sequence[str]) -> Wants:
 def is_changeable(setting: str) -> bool:
     """Whether a `key=value` names what may change, or something inside it."""
     key = _key(setting)
-    return any(key == known or key.startswith(f"{known}.") for known in CHANGEABLE)
+    return key != OPTIMIZER and any(key == known or key.startswith(f"{known}.") for known in CHANGEABLE)
 
 
 def _key(setting: str) -> str:
@@ -89,4 +130,6 @@ def _key(setting: str) -> str:
 def refusal(setting: str) -> str:
     if "=" not in setting:
         return "must read key=value, as in num_epochs=200"
+    if _key(setting) == OPTIMIZER:
+        return SAME_OPTIMIZER
     return f"a resume changes only {', '.join(CHANGEABLE)}; for anything else submit another run"

@@ -75,6 +75,11 @@ class AttemptKeeper:
         return self._keeper.complete
 
     @property
+    def stopped_early(self) -> str | None:
+        """Why training has ended before its last epoch, in one line."""
+        return self._keeper.stopped_early
+
+    @property
     def durable(self) -> ProgressFields:
         """The position of the newest checkpoint that is durable."""
         if self._keeper.durable is None:

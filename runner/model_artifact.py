@@ -97,7 +97,7 @@ def _write_weights(checkpoint: Path, folder: Path) -> list[int]:
 
     from capsnet import checkpoint as checkpoints
     from capsnet import config as schema
-    from capsnet import datasets
+    from capsnet.images import shape, whole
 
     try:
         state = checkpoints.load(checkpoint)
@@ -106,8 +106,11 @@ def _write_weights(checkpoint: Path, folder: Path) -> list[int]:
     config = schema.Config.model_validate(state["config"])
     (folder / "config.yaml").write_text(schema.to_yaml(config))
     np.savez(folder / "weights.npz", **{name: tensor.numpy() for name, tensor in state["model"].items()})
-    shape = datasets.shape(config.dataset)
-    return [shape.channels, shape.height, shape.width, shape.classes]
+    size, dataset = shape(config.dataset), config.dataset
+    sides = size.height, size.width
+    if isinstance(dataset, schema.Photographs) and dataset.standardise == "first":
+        sides = whole(dataset)  # of which it is told what the deviation is
+    return [size.channels, *sides, size.classes]
 
 
 if __name__ == "__main__":

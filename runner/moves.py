@@ -64,12 +64,17 @@ def reported(run: Run, now: float, progress: ProgressFields) -> Changes:
     return changes
 
 
-def ended(run: Run, event: Event, now: float, reason: str | None) -> Changes:
-    """The run's attempt has ended by `event`, which the table may turn into what the user intended."""
+def ended(run: Run, event: Event, now: float, reason: str | None, epochs: int | None = None) -> Changes:
+    """The run's attempt has ended by `event`, which the table may turn into what the user intended.
+
+    `epochs`: how many are behind a run that has finished, by its worker's last word.
+    """
     losses = run.losses + (event is Event.LOSE)
     event = settled(event, run.intent, losses, run.max_retries)
     state = _after(run, event)
     changes: Changes = {"state": state, "reason": reason, "losses": losses, "seconds_left": None, **NO_INTENT}
+    if epochs is not None and epochs != run.durable_epoch:  # the worker was gone before it was asked again
+        changes |= {"durable_epoch": epochs, "durable_step": 0}
     return changes | ({"queued_at": now} if state is State.QUEUED else {"ended_at": now})
 
 
@@ -112,17 +117,17 @@ def resumed(
     num_epochs: int | None,
     use_best: bool,
     wants: Wants | None,
+    longer: bool = False,
 ) -> Changes:
-    """An ended run is queued again; a finished one only with more epochs than it had."""
+    """An ended run is queued again; a finished one only with more epochs than it had.
+
+    One that stopped early has some left, and needs to be allowed to go on for `longer` without a gain.
+    """
     event = Event.RESUME
     if run.is_going:
         raise IllegalMove(f"run {run.id}: it is being deleted, and only `rm` is left")
     if run.state is State.FINISHED:
-        if num_epochs is None or num_epochs <= run.num_epochs:
-            raise IllegalMove(
-                f"run {run.id}: it is {run.state} and goes on only with more than {run.num_epochs} epochs: "
-                f"add --set num_epochs={2 * run.num_epochs}"
-            )
+        _require_more(run, num_epochs, longer)
         event = Event.EXTEND
     changes: Changes = {
         "state": _after(run, event),
@@ -142,6 +147,27 @@ def resumed(
     if wants is not None:
         changes |= wants._asdict()
     return changes
+
+
+def _require_more(run: Run, num_epochs: int | None, longer: bool) -> None:
+    """Raise IllegalMove where a finished run has nothing left to train."""
+    last = run.last_epoch
+    if (num_epochs or run.num_epochs) <= last:
+        raise IllegalMove(
+            f"run {run.id}: it is {run.state} and goes on only with more than {last} epochs: "
+            f"add --set num_epochs={2 * last}"
+        )
+    if run.stopped_early and not longer:
+        raise IllegalMove(
+            f"run {run.id}: it {run.reason}; to go on, allow more epochs without a gain: add {extension(run)}"
+        )
+
+
+def extension(run: Run) -> str:
+    """The option by which a finished run can be resumed."""
+    if run.stopped_early:
+        return "--set stop_after_epochs_without_gain=null"
+    return f"--set num_epochs={2 * run.num_epochs}"
 
 
 def going(run: Run, now: float) -> Changes:

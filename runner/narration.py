@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner import notes
+from runner.moves import extension
 from runner.output import PROGRAM
 from runner.states import ENDED, State
 from runner.wording import OTHER_DATA, beginning, duration, percent
@@ -141,7 +142,7 @@ def next_steps(run: Run) -> dict[str, str]:
         return {
             "see it": f"{PROGRAM} ui",
             "compare": f"{PROGRAM} queue; in the MLflow UI tick several runs and press Compare",
-            "go on": f"{PROGRAM} resume {run.id} --set num_epochs={2 * run.num_epochs}",
+            "go on": f"{PROGRAM} resume {run.id} {extension(run)}",
         }
     if run.state is State.FAILED:
         where = f" {OTHER_DATA}" if OTHER_DATA in (run.reason or "") else ""

@@ -77,7 +77,7 @@ def silent_seconds(run: Run, now: float) -> float:
 
 def epochs(run: Run) -> str:
     """The epoch in hand, or of a run that does not run how many are behind it, of all of them: "3/50"."""
-    reached = {State.RUNNING: run.epoch, State.FINISHED: run.num_epochs}.get(run.state, run.durable_epoch)
+    reached = {State.RUNNING: run.epoch, State.FINISHED: run.last_epoch}.get(run.state, run.durable_epoch)
     return f"{reached or 0}/{run.num_epochs}"
 
 

@@ -225,8 +225,8 @@ class Publisher:
 
     def _add_result(self, run: Run, known: Record, paths: RunPaths, rows: list[Row]) -> None:
         """What a finished run has come to: the epoch that validation chose, and the model."""
-        if known.epoch < run.num_epochs:  # a shared file system may show the newest history late
-            raise TrackingError(f"{_history(run, paths)}: ends at epoch {known.epoch} of {run.num_epochs}")
+        if known.epoch < run.last_epoch:  # a shared file system may show the newest history late
+            raise TrackingError(f"{_history(run, paths)}: ends at epoch {known.epoch} of {run.last_epoch}")
         self._tracker.add_points(known, [record.best(rows)])
         [newest] = record.epochs(rows[-1:])
         with self._storage.checkpoint(run) as checkpoint:

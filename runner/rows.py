@@ -89,7 +89,7 @@ class Run:
 
     attempt: int  # number of the newest one; 0 before the first
     losses: int  # times lost since its durable checkpoint last advanced
-    reason: str | None  # one line: why it failed, was interrupted, or was queued again
+    reason: str | None  # one line: why it failed, was interrupted, stopped early, or was queued again
     # What the user asked of a RUNNING run, and the worker has yet to do; "remove": an ended one's files may
     # be gone in part.
     intent: Wish | None
@@ -132,6 +132,16 @@ class Run:
     def is_going(self) -> bool:
         """Whether its files are being deleted, or were in part: it can only be deleted to the end."""
         return self.intent == "remove"
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether it finished before its last epoch: a finished run has no other `reason`."""
+        return self.state is State.FINISHED and self.reason is not None
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which it ends, or has stopped early."""
+        return self.durable_epoch or 0 if self.stopped_early else self.num_epochs
 
 
 class Waiting(NamedTuple):

@@ -33,8 +33,9 @@ class Ending:
 
     attempt: int
     kind: EndingKind
-    reason: str | None
+    reason: str | None  # why it failed; of one that has finished why before its last epoch
     at: float  # unix seconds
+    epochs: int | None = None  # behind it when it finished; None: all of them, or it has not
 
 
 def write_ending(paths: AttemptPaths, ending: Ending) -> None:

@@ -304,7 +304,7 @@ class Scheduler:
         if run.workers > 1:
             cluster.release(_actor_name(run.id, run.attempt))
         state = self._store.end(
-            self._epoch, run.id, run.attempt, close.event, now, close.outcome, close.reason
+            self._epoch, run.id, run.attempt, close.event, now, close.outcome, close.reason, close.epochs
         )
         self._charges.pop(run.id, None)
         self._endings.forget(run)

@@ -242,11 +242,13 @@ class Store:
         origin: Origin | None = None,
         source: Source | None = None,
         *,
+        longer: bool = False,
         now: float,
     ) -> None:
         """Queues an ended run again, with another configuration and other code where they are given.
 
-        `wants`: what it needs by that configuration; `source`: that which `origin` names.
+        `wants`: what it needs by that configuration; `source`: that which `origin` names; `longer`: it may
+        go on for longer without a gain on the validation split than before.
 
         Raises UnknownRun, and IllegalMove for a run that has not ended, or has FINISHED and gets no
         more epochs.
@@ -256,7 +258,7 @@ class Store:
                 self._database.take_turn(connection)
                 sources.keep(connection, source)
             run = _expected(connection, run_id)
-            changes = moves.resumed(run, now, config, num_epochs, use_best, wants)
+            changes = moves.resumed(run, now, config, num_epochs, use_best, wants, longer)
             write(connection, run, changes | (vars(origin) if origin else {}))
             if source is not None and run.code is not None:
                 sources.drop(connection, [run.code])
@@ -478,10 +480,12 @@ class Store:
         now: float,
         outcome: Outcome,
         reason: str | None = None,
+        epochs: int | None = None,
     ) -> State | None:
         """Ends an attempt and moves its run; the state after, None where the attempt has ended before.
 
         `event` is what happened; a pending intent and the number of losses settle what comes of it.
+        `epochs`: how many are behind a run that has finished, where that is known.
         """
         with self._scheduling(epoch) as connection:
             run = run_in_attempt(connection, run_id, attempt)
@@ -489,7 +493,7 @@ class Store:
                 return None
             ending = {"ended_at": now, "outcome": outcome, "reason": reason}
             write_attempt(connection, run_id, attempt, ending)
-            return write(connection, run, moves.ended(run, event, now, reason))
+            return write(connection, run, moves.ended(run, event, now, reason, epochs))
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

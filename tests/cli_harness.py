@@ -154,10 +154,11 @@ class Lab:
         run = self.run(number)
         assert self.store.report(self._epoch, number, run.attempt, time.time() - seconds_ago, **progress)
 
-    def end(self, number: int, state: State, reason: str | None = None) -> None:
+    def end(self, number: int, state: State, reason: str | None = None, epochs: int | None = None) -> None:
         event, outcome = ENDINGS[state]
         run = self.run(number)
-        after = self.store.end(self._epoch, number, run.attempt, event, time.time(), outcome, reason)
+        now = time.time()
+        after = self.store.end(self._epoch, number, run.attempt, event, now, outcome, reason, epochs)
         assert after is state
 
     def lose(self, number: int, reason: str) -> None:

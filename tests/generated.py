@@ -19,5 +19,4 @@ def splits_of(dataset: Dataset, train: int, test: int) -> Splits:
     images = Images(pixels.to(torch.uint8), labels)
     if isinstance(dataset, MultiMNIST):
         return Splits(images[:train], None, multi_mnist.pairs(images[train:], test, dataset.shift, seed=0))
-    cropped = augmentation.centre(images.images[train:], size.height, size.width)
-    return Splits(images[:train], None, Images(cropped.contiguous(), labels[train:]))
+    return Splits(images[:train], None, augmentation.cropped(images[train:], dataset))

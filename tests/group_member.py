@@ -44,6 +44,17 @@ CASES: dict[str, dict[str, Any]] = {
     "batch_norm": {"model": EFFICIENT | {"decoder": {"hidden": [8], "batch_norm": True}}},
     "dropout": {"model": CNN},
     "odd": {"model": CAPSULES | {"decoder": {"name": "none"}}, "batch_size": 15},
+    "clipped": {
+        "model": CAPSULES | {"decoder": {"name": "none"}},
+        "optim": {"name": "sgd", "lr": 30.0, "clip_norm": 1e-3, "weight_decay": 1e-4, "warmup_epochs": 1.5},
+    },
+    "early": {
+        "model": CAPSULES | {"decoder": {"name": "none"}},
+        "optim": {"lr": 1e-12},
+        "dataset": {"validation": 20},
+        "num_epochs": 9,
+        "stop_after_epochs_without_gain": 1,
+    },
     "loaded": {"model": CAPSULES | {"decoder": {"hidden": [16]}}, "dataloader": {"num_workers": 1}},
     "compiled": {"model": CAPSULES | {"decoder": {"hidden": [16]}}, "compile": True},
     "endless": {"model": CAPSULES | {"decoder": {"hidden": [16]}}, "num_epochs": 1_000_000},

@@ -38,10 +38,11 @@ class Scheduler:
         self.store.report(self.epoch, run_id, attempt, self.clock, host="box", pid=1, devices=("cpu",))
         return attempt
 
-    def end(self, run_id: int, event: Event, reason: str | None = None) -> None:
+    def end(self, run_id: int, event: Event, reason: str | None = None, epochs: int | None = None) -> None:
         run = self.run(run_id)
         outcome = {Event.FINISH: "finished", Event.FAIL: "failed", Event.LOSE: "lost"}.get(event, "stopped")
-        self.store.end(self.epoch, run_id, run.attempt, event, run.submitted_at + 90, outcome, reason)  # pyright: ignore[reportArgumentType] - one of the four
+        at = run.submitted_at + 90
+        self.store.end(self.epoch, run_id, run.attempt, event, at, outcome, reason, epochs)  # pyright: ignore[reportArgumentType] - one of the four
 
     def run(self, run_id: int) -> Run:
         run = self.store.run(run_id)

@@ -11,13 +11,13 @@ from capsnet.commands.trained import Trained, placed
 from capsnet.config import Config, Dataset, Folder, MultiMNIST, Photographs
 from capsnet.images import DataError, ImageShape, shape, whole
 from capsnet.mistakes import shown
-from capsnet.schema import sections, tag
+from capsnet.schema import sections, tags
 from capsnet.wording import choose, wrong_value
 
-KINDS = {tag(kind)[1]: kind for kind in sections(Config.model_fields["dataset"].annotation)}
+KINDS = {tags(kind)["name"]: kind for kind in sections(Config.model_fields["dataset"].annotation)}
 # What does not decide which images a test has: their folder, what concerns training, and how a network has
 # them prepared.
-OF_NO_MATTER = {"root", "validation", "shift", "flip", "brightness", "contrast", "standardise"}
+OF_NO_MATTER = {"root", "validation", "shift", "flip", "brightness", "contrast", "clip", "standardise"}
 
 
 def tested_on(trained: Trained, name: str | None, root: str | None) -> Dataset:

@@ -20,6 +20,7 @@ from capsnet.interrupts import Interrupts
 from capsnet.keeper import Keeper
 from capsnet.progressbar import view
 from capsnet.state import State, from_best
+from capsnet.stopping import stopped_early
 from capsnet.training import train
 
 
@@ -48,7 +49,7 @@ def _lead(arguments: Namespace, config: Config, group: Group) -> int:
         progresses = train(config, state, group=group)
         first = next(progresses, None)  # whatever is wrong with data or checkpoint shows here
         if first is None:
-            print(f"all {config.num_epochs} epochs were finished before; to go on, raise num_epochs")
+            print(_over_before(config, state))
             return 0
         if state is None and (aside := move_aside(where)):
             print(f"the files of an earlier run were moved to {aside}; --resume would have gone on with it")
@@ -79,6 +80,15 @@ def _beginning(config: Config, where: Places, resume: bool) -> State | None:
     print(f"going on from {where.checkpoint}: epoch {state['epoch']}, step {state['step']}")
     # --resume goes on with a run that may have begun so: to do it again would undo what came after.
     return from_best(state) if config.checkpoint.use_best and not resume else state
+
+
+def _over_before(config: Config, state: State | None) -> str:
+    """Why there was nothing to train, and what to do to go on."""
+    allowed = config.stop_after_epochs_without_gain
+    early = state and stopped_early(state["history"], config.num_epochs, allowed)
+    if early:
+        return f"it {early}; to go on, raise stop_after_epochs_without_gain, or set it to null"
+    return f"all {config.num_epochs} epochs were finished before; to go on, raise num_epochs"
 
 
 def _finished(keeper: Keeper, where: Places) -> int:

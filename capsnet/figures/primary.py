@@ -28,14 +28,14 @@ import torch
 from torch import nn
 
 from capsnet import config, datasets, randomness
-from capsnet.augmentation import centre, for_test
+from capsnet.augmentation import cropped, for_test
 from capsnet.capsule_network import CapsNet
 from capsnet.config import CapsNetModel
 from capsnet.decoders import decoder_of
 from capsnet.figures import couplings, sheet
 from capsnet.figures.kinds import STEPS
 from capsnet.figures.subject import Subject, classes
-from capsnet.geometry import PRIMARY_STRIDE, chain
+from capsnet.geometry import chain
 from capsnet.images import Images, ImageShape
 from capsnet.initialization import initialise
 from capsnet.losses import reconstruction_loss
@@ -89,9 +89,8 @@ def train(
 
 def _some(subject: Subject, images: Images, seed: int, steps: int) -> Images:
     """As many of the training images as the steps take, as a network takes them in a test."""
-    size = datasets.shape(subject.config.dataset)
     order = randomness.permutation(seed, len(images), "figures", "primary images")[: steps * BATCH]
-    return Images(centre(images.images[order], size.height, size.width), images.labels[order])
+    return cropped(images[order], subject.config.dataset)
 
 
 def _loss(subject: Subject, decoder: nn.Module, batch: Images, seed: int, step: int) -> torch.Tensor:
@@ -155,10 +154,8 @@ def seen_by(subject: Subject, capsule: Capsule) -> tuple[slice, slice]:
     """The rows and columns of the image that a primary capsule sees, without the padding beyond its edges."""
     model = subject.config.model
     assert isinstance(model, CapsNetModel)
-    padding = (model.kernel_size - 1) // 2 if model.padding == "same" else 0
-    extent = 2 * model.kernel_size - 1
-    tops = [PRIMARY_STRIDE * place - padding for place in (capsule.row, capsule.column)]
-    return slice(max(0, tops[0]), tops[0] + extent), slice(max(0, tops[1]), tops[1] + extent)
+    size, windows = datasets.shape(subject.config.dataset), chain(model)
+    return slice(*windows.seen(size.height, capsule.row)), slice(*windows.seen(size.width, capsule.column))
 
 
 @torch.no_grad()

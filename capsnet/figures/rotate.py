@@ -6,7 +6,7 @@ Letters of shapes: A amounts of it, N images, J classes, C channels, H height, W
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,9 +84,9 @@ def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved
     """A batch of one image, moved by each amount, seen by the network and reconstructed as at test."""
     count = len(motion.amounts)
     maps = motion.maps(torch.tensor(motion.amounts, dtype=torch.float64))
-    turned = warp(image.images.repeat(count, 1, 1, 1), maps)
-    labels = image.labels.repeat(count, *[1] * (image.labels.dim() - 1))
-    batch, size = Images(turned, labels), subject.config.batch_size
+    many = image[torch.zeros(count, dtype=torch.int64)]
+    turned = warp(many.images, maps)
+    batch, size = replace(many, images=turned, parts=None), subject.config.batch_size
     parts = [_seen(subject, batch[start : start + size]) for start in range(0, count, size)]
     lengths = torch.cat([lengths for lengths, _ in parts])
     shown = [images for _, images in parts if images is not None]
@@ -126,7 +126,7 @@ def accuracies(subject: Subject, images: Images, motion: Motion) -> list[tuple[f
     for place in motion.measured():
         amount = motion.amounts[place]
         maps = motion.maps(torch.tensor([amount], dtype=torch.float64))
-        answers = subject.answers(Images(warp(images.images, maps), images.labels))
+        answers = subject.answers(replace(images, images=warp(images.images, maps), parts=None))
         found.append((amount, right(images.labels.cpu(), answers).float().mean().item()))
     return found
 

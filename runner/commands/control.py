@@ -10,6 +10,7 @@ import typer
 
 from runner import exits
 from runner.commands.options import Json, RunArgument, Runs, Settings
+from runner.moves import extension
 from runner.output import PROGRAM, CommandError, emit_json, hint
 from runner.states import ENDED, State
 
@@ -65,7 +66,7 @@ def _ended(run: Run, intent: Intent) -> str:
 
     if run.is_going:
         return f"run {run.id} {gone_soon(run)}"
-    more = f" --set num_epochs={2 * run.num_epochs}" if run.state is State.FINISHED else ""
+    more = f" {extension(run)}" if run.state is State.FINISHED else ""
     return f"run {run.id} is {run.state}: nothing to {intent}; `{PROGRAM} resume {run.id}{more}` goes on"
 
 
@@ -89,10 +90,11 @@ def resume(
 ) -> None:
     """Queue an ended RUN again: it goes on from its checkpoint, as the same run and the same MLflow run.
 
-    A FINISHED run goes on with more epochs. What can be set: num_epochs, optim, loss.rc_loss_weight,
-    checkpoint.interval_seconds, checkpoint.keep_every, dataset.root, and runner.gpus, runner.cpus and
-    runner.workers. Anything else would be another run: submit it. It keeps the code of its submission;
-    --new-code takes that of now, with a mistake in it mended.
+    A FINISHED run goes on with more epochs. What can be set: num_epochs, optim (but not optim.name),
+    stop_after_epochs_without_gain, loss.rc_loss_weight, checkpoint.interval_seconds, checkpoint.keep_every,
+    dataset.root, and runner.gpus, runner.cpus and runner.workers. Anything else would be another run:
+    submit it. It keeps the code of its submission; --new-code takes that of now, with a mistake in it
+    mended.
 
     \b
     Examples:
@@ -115,7 +117,7 @@ def resume(
             raise CommandError(f"run {chosen.id} is {chosen.state}: only an ended run can be resumed")
         if chosen.is_going:
             raise CommandError(f"run {chosen.id} {gone_soon(chosen)}")
-        edit = edited(chosen, settings or [], best, data_environment(home))
+        edit = edited(chosen, settings or [], best, data_environment(home), new_code)
         store.resume(
             chosen.id,
             edit.config,
@@ -124,6 +126,7 @@ def resume(
             edit.wants,
             origin=origin,
             source=source,
+            longer=edit.longer,
             now=store.now(),
         )
         hint(f"run {chosen.id} is queued again; `{PROGRAM} watch {chosen.id}` shows it")

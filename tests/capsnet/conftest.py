@@ -116,6 +116,7 @@ def settings() -> Callable[[Config], reference.Settings]:
             routing=model.routing.name,
             none_of_the_above=model.none_of_the_above,
             padding=model.padding,
+            primary_padding=model.primary_padding,
             primary_dim=model.primary_dim,
             primary_routing=model.primary_routing,
             margin=loss.margin,

@@ -110,9 +110,19 @@ def test_about_half_of_the_images_are_flipped_and_only_left_and_right():
         assert torch.equal(after, (before.flip(2) if flipped else before).float() / 255)
 
 
+def scale(values):
+    """Mean and standard deviation, as tf.image.per_image_standardization has them of whole pixels."""
+    return values.mean(), max(values.std(), 1 / values.size**0.5)
+
+
 def changed_slowly(image, dataset, draws, row):
-    """One image uint8 [C, H, W], in float64: what the network is shown, and what a decoder should show."""
+    """One image uint8 [C, H, W], in float64: what the network is shown, and what a decoder should show.
+
+    Step by step in the order of `standardise`; the target is what is shown, as pixels.
+    """
     values = image.numpy().astype(np.float64)
+    mean, deviation = scale(values) if dataset.standardise == "first" else (0.0, 1.0)
+    values = (values - mean) / deviation
     if dataset.crop:
         room = values.shape[1] - dataset.crop, values.shape[2] - dataset.crop
         places = draws["crops"][row].tolist()
@@ -121,16 +131,17 @@ def changed_slowly(image, dataset, draws, row):
     if dataset.flip and draws["flips"][row]:
         values = values[:, :, ::-1]
     if dataset.brightness:
-        values = values + float(draws["brightness"][row]) * 255
+        values = values + float(draws["brightness"][row]) * (1 if dataset.standardise == "first" else 255)
     if dataset.contrast != (1.0, 1.0):
-        for channel, mean in zip(values, values.mean((1, 2)), strict=True):
-            channel[:] = (channel - mean) * float(draws["contrast"][row]) + mean
-    target = np.clip(values, 0, 255) / 255
-    if not dataset.standardise:
-        return target, target
-    shown = target * 255
-    deviation = max(shown.std(), 1 / shown.size**0.5)  # as tf.image.per_image_standardization has it
-    return (shown - shown.mean()) / deviation, target
+        for channel, middle in zip(values, values.mean((1, 2)), strict=True):
+            channel[:] = (channel - middle) * float(draws["contrast"][row]) + middle
+    target = np.clip(values * deviation + mean, 0, 255) / 255
+    if dataset.clip:
+        values = (target * 255 - mean) / deviation
+    if dataset.standardise == "first":
+        return values, target
+    mean, deviation = scale(values) if dataset.standardise == "last" else (0.0, 255.0)
+    return (values - mean) / deviation, target
 
 
 SETTINGS = [
@@ -140,10 +151,15 @@ SETTINGS = [
     CIFAR10(brightness=0),
     CIFAR10(crop=None, flip=False),
     plain(),
-    plain(standardise=True),
+    plain(standardise="last"),
     SVHN(),
     SmallNORB(),
-    Folder(root=".", size=32, classes=10, crop=20, brightness=255, contrast=(0.0, 3.0), standardise=True),
+    Folder(root=".", size=32, classes=10, crop=20, brightness=255, contrast=(0.0, 3.0), standardise="last"),
+    CIFAR10(clip=False),
+    CIFAR10(clip=False, standardise=False),
+    CIFAR10(standardise="first", brightness=1.5),
+    plain(standardise="first"),
+    SmallNORB(standardise="first", brightness=2.0, contrast=(0.5, 1.5), clip=False),
 ]
 
 
@@ -163,7 +179,7 @@ def test_each_image_is_changed_by_its_own_draws_as_the_formulas_say(dataset):
 NEUTRAL = {"shift": 0, "crop": None, "flip": False, "brightness": 0.0, "contrast": (1.0, 1.0)}
 SOME = {"shift": 3, "crop": 24, "flip": True, "brightness": 40.0, "contrast": (0.5, 1.5)}
 OWN = {"root": ".", "size": 32, "classes": 10}
-SECTIONS = [CIFAR10(), SVHN(), SVHN(standardise=True), SmallNORB()]
+SECTIONS = [CIFAR10(), SVHN(), SVHN(standardise="last"), SmallNORB()]
 SECTIONS += [
     Folder.model_validate(OWN | {"channels": channels, "standardise": standardise})
     for channels in (1, 3)
@@ -227,6 +243,28 @@ def test_targets_are_what_is_shown_before_it_is_standardised():
     assert (before.targets.min(), before.targets.max()) == (0, 1)  # cut off: noise made brighter goes beyond
     assert shown.inputs.mean((1, 2, 3)).abs().max() < 1e-5
     assert (shown.inputs.std((1, 2, 3), correction=0) - 1).abs().max() < 1e-4
+
+
+def test_light_that_is_not_cut_off_reaches_the_network_and_the_target_stays_an_image():
+    images, dataset = photographs(20), CIFAR10(clip=False, standardise=False)
+    draws = augmentation.draw(dataset, seed=0, epoch=1, count=20)
+    batch = augmentation.augment(images, draws, dataset)
+    beyond = (batch.inputs < 0) | (batch.inputs > 1)
+    assert 0.05 < beyond.float().mean() < 0.95
+    assert torch.equal(batch.targets, batch.inputs.clamp(0, 1))
+    clipped = augmentation.augment(images, draws, CIFAR10(standardise=False))
+    assert torch.equal(clipped.inputs, batch.targets)
+
+
+def test_what_is_cropped_keeps_the_scale_of_its_whole_image():
+    images, dataset = photographs(7, 2, 48, 48), SmallNORB(standardise="first")
+    tested = augmentation.cropped(images, dataset)
+    assert torch.equal(tested.images, images.images[:, :, 8:40, 8:40])
+    whole = augmentation.standardised(images.images / 255)
+    shown = augmentation.for_test(tested, dataset).inputs
+    torch.testing.assert_close(shown, whole[:, :, 8:40, 8:40])
+    torch.testing.assert_close(augmentation.for_test(tested[2:5], dataset).inputs, shown[2:5])
+    assert not torch.allclose(shown, augmentation.standardised(tested.images / 255))
 
 
 def test_at_test_nothing_is_random_and_only_standardising_applies():

@@ -94,6 +94,22 @@ def test_resume_extends_a_run(tiny, capsys):
     assert "all 2 epochs were finished before" in capsys.readouterr().out
 
 
+def test_a_run_without_a_gain_ends_early_and_goes_on_only_where_it_may_go_longer(tiny, capsys):
+    still = "--set=num_epochs=4", "--set=optim.lr=1e-12"  # the first epoch stays the best
+    assert main(["train", "tiny.yaml", *still, "--set=stop_after_epochs_without_gain=1"]) == 0
+    said = "stopped early after epoch 2 of 4: no gain on the validation split since epoch 1"
+    printed = capsys.readouterr().out
+    assert f"\n{said}\n" in printed and " at epoch 1, the best on the validation split" in printed
+    assert (tiny / "out/tiny/figures/curves.png").exists()
+    assert main(["train", "tiny.yaml", *still, "--set=stop_after_epochs_without_gain=1", "--resume"]) == 0
+    ways = "to go on, raise stop_after_epochs_without_gain, or set it to null"
+    assert capsys.readouterr().out == (
+        f"going on from out/tiny/checkpoint.pt: epoch 2, step 0\nit {said}; {ways}\n"
+    )
+    assert main(["train", "tiny.yaml", *still, "--resume"]) == 0
+    assert load(tiny / "out/tiny/checkpoint.pt")["epoch"] == 4
+
+
 def test_the_yaml_may_place_the_files_and_ask_to_go_on(tiny, capsys):
     places = [
         "--set=checkpoint.model_path=weights/mine.pt",

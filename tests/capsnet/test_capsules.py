@@ -45,6 +45,25 @@ def test_the_authors_primary_capsules_share_the_convolution_out_before_the_bias(
     torch.testing.assert_close(authors(features), primary(features))
 
 
+def test_capsules_that_leak_share_the_convolution_out_with_one_more(primary, features):
+    leaky = PrimaryCapsules(channels=5, types=4, dim=3, kernel_size=3, routing="leaky")
+    leaky.weight, leaky.bias = primary.weight, primary.bias
+    primary.weight = torch.nn.Parameter(primary.weight / 5)
+    torch.testing.assert_close(leaky(features), primary(features))
+
+
+def test_padded_capsules_halve_the_grid_and_keep_those_inside(primary, features):
+    """Of 9×11 pixels 5×6 capsules of each type see one pixel more on each side; the others are as before."""
+    padded = PrimaryCapsules(channels=5, types=4, dim=3, kernel_size=3, routing="squash", padding="same")
+    padded.weight, padded.bias = primary.weight, primary.bias
+    grid = padded(features).unflatten(1, (5, 6, 4))
+    framed = torch.nn.functional.pad(features, (1, 1, 1, 1))
+    torch.testing.assert_close(grid, primary(framed).unflatten(1, (5, 6, 4)))
+    even = features[:, :, :8, :10]  # an odd zero, which goes below and right
+    shown = torch.nn.functional.pad(even, (0, 1, 0, 1))
+    torch.testing.assert_close(padded(even).unflatten(1, (4, 5, 4)), primary(shown).unflatten(1, (4, 5, 4)))
+
+
 def test_a_shift_by_the_stride_shifts_the_primary_capsules_by_one(primary, features):
     grid = primary(features).unflatten(1, (4, 5, 4))
     shifted = primary(features.roll((2, 4), (2, 3))).unflatten(1, (4, 5, 4))

@@ -151,7 +151,8 @@ def test_a_misspelt_key_is_answered_with_the_nearest_known_one(text, meant, mist
 
 def test_without_a_near_one_the_known_keys_are_listed(mistakes):
     assert mistakes("optim: {nesterov: yes}") == [
-        "1: optim.nesterov: unknown key; known here: schedule, lr, step_decay, milestone"
+        "1: optim.nesterov: unknown key; known here: name, epsilon, weight_decay, lr, warmup_epochs, "
+        "clip_norm, schedule, step_decay, milestone"
     ]
 
 
@@ -165,6 +166,25 @@ def test_without_a_near_one_the_known_keys_are_listed(mistakes):
         ),
         (
             "optim: {floor: 0}",
+            "1: optim.floor: `floor` means nothing with schedule: multistep, the default here; "
+            "it belongs to schedule: exponential or cosine",
+        ),
+        (
+            "optim: {momentum: 0.9}",
+            "1: optim.momentum: `momentum` means nothing with name: adam, the default here; "
+            "it belongs to name: sgd",
+        ),
+        (
+            "optim: {name: sgd, epsilon: 0.1}",
+            "1: optim.epsilon: `epsilon` means nothing with name: sgd; it belongs to name: adam or adamw",
+        ),
+        (
+            "optim: {name: sgd, schedule: cosine, milestone: [3]}",
+            "1: optim.milestone: `milestone` means nothing with schedule: cosine; "
+            "it belongs to schedule: multistep",
+        ),
+        (
+            "optim: {name: adamw, floor: 0}",
             "1: optim.floor: `floor` means nothing with schedule: multistep, the default here; "
             "it belongs to schedule: exponential or cosine",
         ),
@@ -215,6 +235,15 @@ def test_a_key_of_another_kind_is_told_where_it_belongs(text, message, mistakes)
         ),
         ("optim:\n  schedule: 3", "2: optim.schedule: must be one of multistep, exponential, cosine (got 3)"),
         (
+            "optim: {name: adamax}",
+            '1: optim.name: must be one of adam, adamw, sgd; did you mean `adam`? (got "adamax")',
+        ),
+        (
+            "optim: {name: sgd, schedule: step}",
+            "1: optim.schedule: must be one of multistep, exponential, cosine; did you mean `multistep`? "
+            '(got "step")',
+        ),
+        (
             "dataset: {name: [mnist]}",
             "1: dataset.name: must be one of digits, mnist, fashion_mnist, shifted_mnist, affnist, "
             'affine_mnist, multi_mnist, cifar10, svhn, smallnorb, folder (got ["mnist"])',
@@ -253,6 +282,30 @@ def test_an_unknown_kind_is_answered_with_the_choices(text, message, mistakes):
             "2: checkpoint.use_checkpoint: needs checkpoint.model_path, the file to go on from",
         ),
         ("optim: {schedule: cosine, floor: 0.1}", "1: optim.floor: is above optim.lr (0.001)"),
+        ("optim: {name: sgd, schedule: cosine, floor: 0.1}", "1: optim.floor: is above optim.lr (0.001)"),
+        (
+            "optim: {name: sgd, step_decay: 0.5}",
+            "1: optim.step_decay: is applied at each milestone, and there is none: set optim.milestone, "
+            "as in [30, 40]",
+        ),
+        (
+            "stop_after_epochs_without_gain: 5",
+            "1: stop_after_epochs_without_gain: needs a validation split to tell a gain by: "
+            "set dataset.validation, as in 5000",
+        ),
+        (
+            "dataset: {name: svhn, clip: false}",
+            "1: dataset.clip: false is about brightness and contrast, and both are off: set it to true",
+        ),
+        (
+            "dataset: {name: cifar10, standardise: first}",
+            "1: dataset.brightness: 63 would leave nothing of an image: with dataset.standardise: first it "
+            "counts standard deviations, as in 2.0",
+        ),
+        (
+            "dataset: {name: cifar10, standardise: before}",
+            '1: dataset.standardise: must be first, last or false (got "before")',
+        ),
         (
             "optim: {schedule: exponential, lr: 1e-3, floor: 1e-2}",
             "1: optim.floor: is above optim.lr (0.001)",
@@ -470,6 +523,48 @@ def test_the_authors_preset_changes_what_is_left_out_and_nothing_else(loaded):
     assert (config.model.init, config.loss.margin) == ("authors", "authors")
 
 
+@pytest.mark.parametrize(
+    ("text", "routing"),
+    [
+        ("preset: authors\nmodel: {none_of_the_above: true}", "leaky"),
+        ("preset: authors\nmodel: {none_of_the_above: true, primary_routing: softmax}", "softmax"),
+        ("preset: authors\nmodel: {none_of_the_above: false}", "softmax"),
+        ("model: {none_of_the_above: true}", "squash"),
+    ],
+)
+def test_in_the_authors_preset_both_layers_leak_or_none(text, routing, loaded):
+    assert loaded(text).model.primary_routing == routing
+
+
+def test_in_the_authors_preset_both_layers_leak_by_set_as_well(loaded):
+    config = loaded("preset: authors", "model.none_of_the_above=true")
+    assert config.model.primary_routing == "leaky"
+    assert loaded(schema.to_yaml(config)) == config
+
+
+def test_standardise_true_is_what_it_was_before_there_were_two_orders(loaded):
+    for name, words in (("true", "last"), ("last", "last"), ("first", "first"), ("false", False)):
+        config = loaded(f"dataset: {{name: svhn, standardise: {name}}}")
+        assert config.dataset.standardise == words
+        assert loaded(schema.to_yaml(config)) == config
+
+
+def test_an_optimizer_and_a_schedule_are_chosen_by_themselves(loaded):
+    config = loaded("optim: {name: sgd, schedule: cosine, momentum: 0.5, floor: 0.0001}")
+    assert isinstance(config.optim, schema.SGD) and isinstance(config.optim, schema.CosineSchedule)
+    assert (config.optim.momentum, config.optim.floor, config.optim.weight_decay) == (0.5, 0.0001, 0.0)
+    changed = loaded("optim: {name: adamw}", "optim.schedule=exponential", "optim.clip_norm=2")
+    assert (changed.optim.name, changed.optim.decay, changed.optim.clip_norm) == ("adamw", 0.96, 2.0)
+    assert (changed.optim.weight_decay, changed.optim.warmup_epochs) == (0.01, 0.0)
+
+
+def test_both_words_of_an_optimizer_that_are_wrong_are_said_at_once(mistakes):
+    assert [line.split(": ")[1] for line in mistakes("optim: {name: a, schedule: b}")] == [
+        "optim.name",
+        "optim.schedule",
+    ]
+
+
 def test_a_presets_defaults_for_another_schedule_do_not_apply(loaded):
     assert loaded("preset: authors\noptim: {schedule: cosine}").optim == Cosine()
     assert loaded("preset: authors\noptim: {schedule: multistep, milestone: [3]}").optim == MultiStep(
@@ -553,7 +648,14 @@ def optims() -> st.SearchStrategy[dict[str, Any]]:
             {"schedule": st.just("exponential"), "lr": lr, "floor": floor},
             optional={"per": st.sampled_from(["step", "epoch"]), "every": st.integers(1, 10**6)},
         ),
-        st.fixed_dictionaries({"schedule": st.just("cosine"), "lr": lr, "floor": floor}),
+        st.fixed_dictionaries(
+            {"schedule": st.just("cosine"), "lr": lr, "floor": floor, "name": st.just("sgd")},
+            optional={"momentum": st.floats(0, 0.99), "clip_norm": st.none() | st.floats(1e-6, 1e6)},
+        ),
+        st.fixed_dictionaries(
+            {"name": st.just("adamw")},
+            optional={"weight_decay": st.floats(0, 1), "warmup_epochs": st.floats(0, 100)},
+        ),
     )
 
 

@@ -58,6 +58,34 @@ def test_gradients_lie_in_memory_as_pytorchs_compiler_is_told(of_features, of_we
 
 
 @pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(24, 24, 9), (9, 8, 3), (7, 5, 4), (4, 6, 2), (6, 6, 1)]
+)
+def test_padded_it_steps_over_each_second_pixel_with_the_gradients_of_float64(height, width, side, half):
+    """By a window of zeros that was written out: as many before as behind, or one more behind."""
+    tensors = operands(height, width, side, dtype=torch.float32)
+
+    def slowly(features, weight):
+        steps = [(size + 1) // 2 for size in (height, width)]
+        needed = [
+            max(2 * (count - 1) + side - size, 0) for count, size in zip(steps, (height, width), strict=True)
+        ]
+        frame = torch.zeros(4, 5, height + needed[0], width + needed[1], dtype=torch.float64)
+        top, left = needed[0] // 2, needed[1] // 2
+        frame[:, :, top : top + height, left : left + width] = features
+        windows = frame.unfold(2, side, 2).unfold(3, side, 2)
+        assert windows.shape[2:4] == tuple(steps)
+        return torch.einsum("bchwij,ocij->bohw", windows, weight)
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = with_gradients(lambda f, w: primary_convolution(f, w, same=True), tensors)
+    expected = with_gradients(slowly, [each.detach().double().requires_grad_() for each in tensors])
+    bound = 1e-2 if half else 1e-5
+    for one, wanted in zip(found, expected, strict=True):
+        assert (one.double() - wanted).norm() / wanted.norm() < bound
+
+
+@pytest.mark.parametrize("half", [False, True])
 def test_the_products_are_taken_in_bfloat16_only(half, monkeypatch):
     taken: list[torch.dtype] = []
     monkeypatch.setattr(convolution, "convolve", lambda f, w: taken.append(f.dtype) or convolve(f, w))

@@ -15,7 +15,7 @@ from capsnet.agreement import collect
 from capsnet.augmentation import Batch
 from capsnet.capsules import ClassCapsules
 from capsnet.execution import Execution, apply
-from capsnet.learner import adam
+from capsnet.optimizers import optimizer, set_rate
 from capsnet.routing import dynamic
 from capsnet.stepping import Stepper
 from capsnet.training import train
@@ -75,7 +75,9 @@ def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
     )
     network.cuda().to(memory_format=torch.channels_last)
     images = small_batch[0].float().cuda()
-    stepper = Stepper(network, adam(network, 0.0, "cuda"), config, execution, images=4)
+    still = optimizer(config.optim, network.parameters(), "cuda")
+    set_rate(still, 0.0)
+    stepper = Stepper(network, still, config, execution, images=4)
     batch = Batch(images, images, small_batch[1].cuda())
     for _ in range(4):  # what is launched before a graph is recorded, and the first replay
         stepper.step(batch, None)
@@ -130,8 +132,13 @@ def test_a_run_by_graphs_reaches_what_one_without_reaches(tiny_config, tiny_spli
     assert replayed["history"][-1]["train/loss"] < replayed["history"][0]["train/loss"]
 
 
-def test_the_rate_of_a_schedule_reaches_a_recorded_step(tiny_config, tiny_splits):
-    config = tiny_config(num_epochs=6, cuda_graph=True, optim={"milestone": [5], "step_decay": 1e-30})
+OPTIMIZERS = [{}, {"name": "adamw", "clip_norm": 0.1}, {"name": "sgd", "lr": 0.1, "warmup_epochs": 1.5}]
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS, ids=str)
+def test_the_rate_of_a_schedule_reaches_a_recorded_step(tiny_config, tiny_splits, optim):
+    falling = {"milestone": [5], "step_decay": 1e-30}
+    config = tiny_config(num_epochs=6, cuda_graph=True, optim=optim | falling)
     states = {
         progress.epoch: progress.snapshot()["model"]
         for progress in train(config, splits=tiny_splits)
@@ -141,11 +148,12 @@ def test_the_rate_of_a_schedule_reaches_a_recorded_step(tiny_config, tiny_splits
     assert torch.equal(states[6]["conv.weight"], states[5]["conv.weight"])
 
 
+@pytest.mark.parametrize("optim", OPTIMIZERS, ids=str)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_deterministic_run_broken_off_in_mid_epoch_ends_with_the_same_bits(
-    tiny_config, tiny_splits, precision
+    tiny_config, tiny_splits, precision, optim
 ):
-    config = tiny_config(deterministic=True, precision=precision)
+    config = tiny_config(deterministic=True, precision=precision, optim=optim)
     undisturbed = last(train(config, splits=tiny_splits))
     *_, progress = islice(train(config, splits=tiny_splits, interval_seconds=0), 12)
     resumed = last(train(config, progress.snapshot(), tiny_splits))

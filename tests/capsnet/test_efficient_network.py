@@ -169,6 +169,12 @@ def test_weights_begin_as_theirs():
         std = (2 / fan_in) ** 0.5
         assert named[name].std().item() == pytest.approx(std, rel=0.05), name
         assert 1.8 * std < named[name].abs().max().item() < 2.28 * std, name  # cut off at 2 / 0.88
+    glorot = (2 / (1024 + 784)) ** 0.5
+    decoder = {"decoder.layers.0": (2 / 160) ** 0.5, "decoder.layers.1": (2 / 512) ** 0.5}
+    for name, std in (decoder | {"decoder.layers.2": glorot}).items():
+        assert named[f"{name}.weight"].std().item() == pytest.approx(std, rel=0.01), name
+        assert 1.9 * std < named[f"{name}.weight"].abs().max().item() < 2.28 * std, name
+        assert not named[f"{name}.bias"].any(), name
     bound = (6 / (81 * 129)) ** 0.5
     assert 0.99 * bound < named["primary.weight"].abs().max() <= bound
     for name in ("classes.prior", "primary.bias", *(f"convolutions.{number}.bias" for number in range(4))):

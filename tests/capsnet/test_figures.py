@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
 from capsnet import execution, models, randomness
-from capsnet.augmentation import for_test
+from capsnet.augmentation import cropped, for_test
 from capsnet.config import Config
 from capsnet.figures import (
     animation,
@@ -411,13 +412,18 @@ def test_the_chosen_capsules_are_the_strongest_of_their_types(subject, tested):
         assert one.share == pytest.approx((amounts[one.number] / amounts.sum()).item())
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
-def test_the_frame_is_the_part_of_the_image_that_the_capsule_sees(tiny_config, padding):
-    model = {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, "padding": padding}
+@pytest.mark.parametrize(
+    ("padding", "primary_padding", "columns"),
+    [("valid", "valid", 2), ("same", "valid", 4), ("valid", "same", 4), ("same", "same", 6)],
+)
+def test_the_frame_is_the_part_of_the_image_that_the_capsule_sees(
+    tiny_config, padding, primary_padding, columns
+):
+    paddings = {"padding": padding, "primary_padding": primary_padding}
+    model = {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, **paddings}
     subject = subject_of(tiny_config(model=model | {"decoder": {"hidden": [16]}}, use_cuda=False))
     pixels = torch.rand(1, 1, 12, 12, requires_grad=True)
     capsules = subject.network.primary_capsules(pixels)
-    columns = 2 if padding == "valid" else 4
     for row, column in ((0, 0), (1, 1), (0, 1)):
         number = (row * columns + column) * 3 + 1
         (slope,) = torch.autograd.grad(capsules[0, number].sum(), pixels, retain_graph=True)
@@ -544,6 +550,26 @@ def test_of_standardised_inputs_the_pixels_are_shown(channels):
     for kind, figure in gallery(config, subject.network, images, subject.execution, []):
         if kind in ("reconstruct", "perturb"):
             assert any(contains(pixels_of(figure), shown.numpy()) for shown in sheet.zoomed(pixels)), kind
+
+
+def test_a_moved_image_is_seen_by_the_scale_of_its_whole_image():
+    config = Config.model_validate(
+        {
+            "dataset": {"name": "cifar10", "crop": 12, "standardise": "first", "brightness": 1.0},
+            "model": {"conv_channels": 6, "kernel_size": 5, "primary_types": 2, "decoder": {"hidden": [8]}},
+            "threads": 1,
+            "use_cuda": False,
+        }
+    )
+    subject = subject_of(config)
+    pixels = randomness.integers(0, 0, 255, (3, 3, 32, 32), "pixels").to(torch.uint8)
+    images = cropped(Images(pixels, torch.arange(3)), config.dataset)
+    motion = rotate.MOTIONS["shift"]
+    moved = rotate.moved(subject, images[1:2], 1, motion)
+    still = motion.amounts.index(0)
+    expected = subject.output(images[1:2]).lengths
+    torch.testing.assert_close(moved.lengths[still : still + 1], expected)
+    assert not torch.allclose(subject.output(replace(images, scale=None)).lengths[1:2], expected)
 
 
 # which pictures, of which image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from typing import Any
@@ -82,9 +83,12 @@ def test_a_refusal_names_few_steps_of_many_and_never_runs_out_of_words():
 
 models = st.one_of(
     st.builds(
-        lambda kernel_size, padding: model(kernel_size=kernel_size, padding=padding),
+        lambda kernel_size, paddings: model(
+            kernel_size=kernel_size, padding=paddings[0], primary_padding=paddings[1]
+        ),
         kernel_size=st.integers(1, 12),
-        padding=st.sampled_from(["valid", "same"]),
+        # Where both keep what is at the edges, no image is too small.
+        paddings=st.sampled_from([("valid", "valid"), ("same", "valid"), ("valid", "same")]),
     ),
     st.builds(
         lambda kernels, pool: model(
@@ -137,6 +141,46 @@ def test_a_window_steps_as_a_convolution_of_pytorch_does(kernel, stride, height,
     assert outputs.shape[2:] == (rows, columns)
     again = torch.conv_transpose2d(outputs, torch.zeros(1, 1, kernel, kernel), stride=stride)
     assert again.shape[2:] == (Window(kernel, stride).needs(rows), Window(kernel, stride).needs(columns))
+
+
+@settings(deadline=None, max_examples=60)
+@given(kernel=st.integers(1, 9), stride=st.integers(1, 4), side=st.integers(1, 30))
+def test_a_window_that_is_the_same_takes_a_step_for_each_stride_as_tensorflow_has_it(kernel, stride, side):
+    """Step n begins n·stride pixels after the first zero; none is beyond what the kernel needs."""
+    window = Window(kernel, stride, same=True)
+    before, behind = window.zeros(side)
+    assert window.over(side) == math.ceil(side / stride)
+    assert window.over(window.needs(window.over(side))) == window.over(side)
+    assert window.needs(window.over(side)) <= side
+    assert behind - before in (0, 1)
+    last = (window.over(side) - 1) * stride + kernel  # the end of the last step, from the first zero
+    assert last <= before + side + behind
+    assert before + behind == 0 or last == before + side + behind
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kernel=st.integers(1, 6),
+    padding=st.sampled_from(["valid", "same"]),
+    primary_padding=st.sampled_from(["valid", "same"]),
+    side=st.integers(12, 20),
+)
+def test_a_step_sees_the_pixels_that_change_it(kernel, padding, primary_padding, side):
+    windows = chain(model(kernel_size=kernel, padding=padding, primary_padding=primary_padding))
+    image = torch.rand(1, 1, side, requires_grad=True)
+    outputs: torch.Tensor = image
+    for window in windows.windows:
+        framed = torch.nn.functional.pad(outputs, window.zeros(outputs.shape[2]))
+        outputs = torch.conv1d(framed, torch.ones(1, 1, window.kernel), stride=window.stride)
+    assert outputs.shape[2] == windows.grids(side, side)[-1][0] == len(windows.centres(side))
+    for number in range(outputs.shape[2]):
+        (slope,) = torch.autograd.grad(outputs[0, 0, number], image, retain_graph=True)
+        first, end = windows.seen(side, number)
+        seen = slope[0, 0].nonzero()[:, 0].tolist()
+        assert (min(seen), max(seen) + 1) == (first, end)
+        assert end - first < kernel * 2 + 1
+        if end - first == 2 * kernel - 1:  # no edge cuts it
+            assert windows.centres(side)[number] == pytest.approx((first + end) / 2 / side)
 
 
 def test_a_place_in_a_long_chain_has_the_ending_of_its_number():

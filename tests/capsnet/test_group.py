@@ -91,7 +91,7 @@ def processes(tmp_path: Path) -> Iterator[Callable[..., Processes]]:
         each.close()
 
 
-CASES = ("capsules", "batch_norm", "dropout", "odd")
+CASES = ("capsules", "batch_norm", "dropout", "odd", "clipped")
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,10 @@ def test_dropout_draws_for_the_whole_batch():
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_workers_reach_the_weights_of_one(trained, size):
-    """With shifts, batch normalisation, dropout, uneven parts, and a last batch smaller than four workers."""
+    """With shifts, batch normalisation, dropout, uneven parts, and a last batch smaller than four workers.
+
+    And with a gradient that is shortened by its length over the whole batch.
+    """
     for case in CASES:
         together = read(trained(size) / f"{case}.pt")
         assert together["execution"]["workers"] == size
@@ -195,6 +198,14 @@ def test_a_checkpoint_of_four_goes_on_alone_and_one_of_one_goes_on_with_two(trai
     assert group.ends() == {0: 0, 1: 0}
     assert len(group.said("workers 1 -> 2.*the last bits may differ")) == 1
     require_same(undisturbed, read(tmp_path / "capsules.pt"))
+
+
+def test_all_workers_of_a_run_that_stops_early_end_by_themselves(processes, tmp_path):
+    members = processes(2, "early")
+    assert members.ends() == {0: 0, 1: 0}, members.output.read_text()
+    state = read(tmp_path / "early.pt")
+    assert [row["epoch"] for row in state["history"]] == [1, 2]
+    assert state["best"]["epoch"] == 1
 
 
 @pytest.mark.slow

@@ -35,6 +35,9 @@ VARIANTS = [
     {"model": {"routing": {"name": "attention"}, "class_bias": True, "primary_routing": "softmax"}},
     {"model": {"padding": "same"}},
     {"model": {"padding": "same", "kernel_size": 4}},
+    {"model": {"primary_padding": "same"}},
+    {"model": {"padding": "same", "primary_padding": "same", "kernel_size": 4}},
+    {"model": {"none_of_the_above": True}, "preset": "authors"},
 ]
 
 
@@ -102,6 +105,7 @@ WITHOUT = {"loss": {"with_reconstruction": False}}
         ({"model": {"class_bias": True}}, MNIST, 8_215_728),
         ({"preset": "authors"}, MNIST, 8_215_728),
         ({"model": {"none_of_the_above": True}}, MNIST, 8_215_568),
+        ({"model": {"primary_padding": "same"}}, MNIST, 8_215_568 + (10**2 - 6**2) * 32 * 1280),
         ({"model": {"routing": {"name": "attention"}}}, MNIST, 8_215_568),
         ({"model": {"routing": {"name": "self"}}}, MNIST, 8_215_568 + 1152 * 10 * (8 + 1)),
         ({"model": {"routing": {"name": "self"}}, **WITHOUT}, MNIST, 6_804_224 - 1_474_560 + 103_680),

@@ -17,6 +17,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "conv_channels": 8,
         "kernel_size": 5,
         "padding": "same",
+        "primary_padding": "same",
+        "primary_routing": "leaky",
         "primary_types": 2,
         "primary_dim": 4,
         "class_dim": 6,

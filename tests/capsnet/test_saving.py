@@ -81,12 +81,12 @@ def test_an_error_of_the_writer_is_raised_at_the_next_call(state, tmp_path):
 
 def test_saving_is_due_after_the_interval_at_the_end_and_where_weights_are_kept():
     settings = Checkpoint(interval_seconds=30, keep_every=5)
-    assert due(settings, ended=None, num_epochs=10, seconds=30)
-    assert not due(settings, ended=None, num_epochs=10, seconds=29)
-    assert not due(settings, ended=4, num_epochs=10, seconds=1)
-    assert due(settings, ended=5, num_epochs=10, seconds=1)
-    assert due(settings, ended=10, num_epochs=10, seconds=1)
-    assert not due(Checkpoint(), ended=5, num_epochs=10, seconds=1)
+    assert due(settings, ended=None, is_over=False, seconds=30)
+    assert not due(settings, ended=None, is_over=False, seconds=29)
+    assert not due(settings, ended=4, is_over=False, seconds=1)
+    assert due(settings, ended=5, is_over=False, seconds=1)
+    assert due(settings, ended=9, is_over=True, seconds=1)
+    assert not due(Checkpoint(), ended=5, is_over=False, seconds=1)
 
 
 @pytest.fixture

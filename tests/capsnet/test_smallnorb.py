@@ -9,10 +9,12 @@ import pytest
 import torch
 from small_sets import matrix_bytes, patterned, training_losses, write_smallnorb
 
-from capsnet import binary_matrix, datasets, smallnorb
+from capsnet import augmentation, binary_matrix, datasets, smallnorb
+from capsnet import config as config_module
 from capsnet.config import SmallNORB
 from capsnet.images import DataError
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TRAIN = "smallnorb-5x46789x9x18x6x2x96x96-training"
 TEST = "smallnorb-5x01235x9x18x6x2x96x96-testing"
 
@@ -109,6 +111,35 @@ def test_the_test_shows_the_middle_of_each_image(folder, tmp_path):
     _, whole = smallnorb.load(tmp_path, 48)
     assert torch.equal(splits.test.images, whole.images[:, :, 8:40, 8:40])
     assert datasets.shape(dataset) == datasets.ImageShape(2, 32, 32, classes=5)
+
+
+def lights_effect(dataset):
+    """The root mean square of what light changes about the network's inputs."""
+    images = datasets.load(dataset, seed=0).train
+    draws = augmentation.draw(dataset, seed=0, epoch=1, count=len(images))
+    unlit = {name: drawn for name, drawn in draws.items() if name not in augmentation.LIGHT}
+    one, other = (augmentation.augment(images, each, dataset).inputs for each in (draws, unlit))
+    return (one - other).square().mean().sqrt().item()
+
+
+def test_standardised_first_the_light_reaches_the_network_and_last_it_hardly_does(folder, tmp_path):
+    config = config_module.load(EXPERIMENTS / "smallnorb_em.yaml", [f"dataset.root={tmp_path}"])
+    assert isinstance(config.dataset, SmallNORB)
+    # By at most 2 deviations, evenly: √(4/3); and by contrast, 0.5 to 1.5 times: √(1/12) of the crop's own.
+    assert lights_effect(config.dataset) == pytest.approx((4 / 3 + 1 / 12) ** 0.5, rel=0.15)
+    of_before = {"standardise": "last", "brightness": 32.0, "contrast": (0.5, 1.5), "clip": True}
+    assert lights_effect(config.dataset.model_copy(update=of_before)) < 0.1
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_standardised_first_a_test_goes_by_the_whole_image(folder, tmp_path, part):
+    dataset = SmallNORB(root=str(tmp_path), standardise="first", brightness=1.0, validation=10)
+    found = getattr(datasets.load(dataset, seed=0), part)
+    train, test = smallnorb.load(tmp_path, 48)
+    whole = test if part == "test" else datasets.hold_back(train, 10, 0)[1]
+    assert whole is not None
+    expected = augmentation.standardised(whole.images / 255)[:, :, 8:40, 8:40]
+    torch.testing.assert_close(augmentation.for_test(found, dataset).inputs, expected)
 
 
 def with_count(content, count):

@@ -21,8 +21,8 @@ from capsnet.config import Config
 from capsnet.execution import Execution
 from capsnet.graphs import held
 from capsnet.images import ImageShape
-from capsnet.learner import adam
 from capsnet.models import build
+from capsnet.optimizers import optimizer
 from capsnet.stepping import Stepper
 from capsnet.training import train
 
@@ -101,7 +101,8 @@ def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
 def test_a_compiled_run_broken_off_in_mid_epoch_ends_with_the_same_bits(
     tiny_config, tiny_splits, precision, caplog
 ):
-    config = tiny_config(num_epochs=2, compile=True, precision=precision)
+    optim = {"name": "adamw", "clip_norm": 0.05, "warmup_epochs": 1.5}
+    config = tiny_config(num_epochs=2, compile=True, precision=precision, optim=optim)
     with caplog.at_level(logging.INFO, logger="capsnet"):
         undisturbed = last(train(config, splits=tiny_splits))
     assert "the first step is compiled, which takes some 20 s" in caplog.text
@@ -111,7 +112,8 @@ def test_a_compiled_run_broken_off_in_mid_epoch_ends_with_the_same_bits(
     state = progress.snapshot()
     assert (state["epoch"], state["step"]) != (0, 0)
     assert equal(last(train(config, state, tiny_splits)), undisturbed)
-    plain = last(train(tiny_config(num_epochs=2, precision=precision), splits=tiny_splits))
+    eager = tiny_config(num_epochs=2, precision=precision, optim=optim)
+    plain = last(train(eager, splits=tiny_splits))
     assert not equal(plain, undisturbed)  # else nothing was compiled
     loss, plain_loss = (state["history"][-1]["train/loss"] for state in (undisturbed, plain))
     assert loss == pytest.approx(plain_loss, rel=1e-2)
@@ -232,7 +234,9 @@ def test_a_compiled_step_takes_a_held_batch_without_being_compiled_again(small_c
     execution = Execution("cpu", "float32", 1, "channels_last", False, compile=True)
     network = small_network().float().to(memory_format=torch.channels_last)
     config = small_config(batch_size=3)
-    stepper = Stepper(network, adam(network, 0.0, "cpu"), config, execution, images=3)
+    stepper = Stepper(
+        network, optimizer(config.optim, network.parameters(), "cpu"), config, execution, images=3
+    )
     batch = Batch(images := torch.rand(3, 2, 9, 8), images, torch.arange(3))
     stepper.step(batch, None)
     stepper.step(batch, None)

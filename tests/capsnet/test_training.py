@@ -253,8 +253,13 @@ OWN = {"name": "folder", "root": "images", "size": 28, "classes": 3}
 @pytest.mark.parametrize(
     ("before", "now", "words"),
     [
-        ({"name": "svhn"}, {"standardise": True}, "dataset.standardise was False and is now True"),
-        ({"name": "cifar10"}, {"standardise": False}, "dataset.standardise was True and is now False"),
+        ({"name": "svhn"}, {"standardise": True}, "dataset.standardise was False and is now 'last'"),
+        ({"name": "cifar10"}, {"standardise": False}, "dataset.standardise was 'last' and is now False"),
+        (
+            {"name": "cifar10", "brightness": 1.0},
+            {"standardise": "first"},
+            "dataset.standardise was 'last' and is now 'first'",
+        ),
         (OWN, {"resize": True}, "dataset.resize was False and is now True"),
         ({"name": "multi_mnist"}, {"shift": 3}, "dataset.shift was 4 and is now 3"),
     ],

@@ -116,6 +116,39 @@ def test_an_attempt_with_nothing_left_to_train_has_a_result_of_its_own(assignmen
     assert standing.status.fields.get("accuracy") is not None
 
 
+# A rate at which nothing is learnt: the first epoch stays the best.
+STILL = f"{SMALL}stop_after_epochs_without_gain: 1\noptim: {{lr: 1.0e-12}}\n".replace(
+    "size: 12", "size: 12, validation: 50"
+).replace("num_epochs: 2", "num_epochs: 4")
+
+
+def test_an_attempt_that_stops_early_has_finished_and_says_why_and_how_far(
+    assignment: Assignment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    early = replace(assignment, config=STILL)
+    standing = performed(early)
+    ended = ending(standing)
+    assert (ended.kind, ended.epochs) == ("finished", 2)
+    assert (ended.reason or "").startswith("stopped early after epoch 2 of 4: no gain on the validation")
+    assert f"{ended.reason}\n" in capsys.readouterr().out
+    assert storage.read_ending(early.paths) == ended
+    assert checkpoint.load(early.paths.checkpoint)["epoch"] == 2
+    assert list(early.paths.figures.iterdir())
+
+
+def test_an_attempt_of_a_run_that_had_stopped_early_trains_only_where_it_may_go_longer(
+    assignment: Assignment,
+) -> None:
+    performed(replace(assignment, config=STILL))
+    again = next_attempt(assignment, STILL)
+    ended = ending(performed(again))
+    assert (ended.kind, ended.epochs) == ("finished", 2) and ended.reason is not None
+    assert checkpoint.load(again.paths.checkpoint)["epoch"] == 2
+    longer = next_attempt(again, STILL.replace("gain: 1", "gain: null"))
+    ended = ending(performed(longer))
+    assert (ended.kind, ended.reason, ended.epochs) == ("finished", None, 4)
+
+
 @pytest.mark.filterwarnings("default:the checkpoint was made otherwise")
 def test_threads_are_those_of_before_unless_there_were_other_workers(
     assignment: Assignment, capsys: pytest.CaptureFixture[str]

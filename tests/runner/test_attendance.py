@@ -59,7 +59,7 @@ def test_an_ending_closes_the_attempt_with_what_the_worker_said(
     *_, last = attend(running, answer(kind, "why"), NOW, None)
     assert isinstance(last, Close)
     assert (last.event, last.outcome) == (event, kind)
-    assert last.reason == ("why" if kind == "failed" else None)
+    assert last.reason == (None if kind == "stopped" else "why")
 
 
 def test_a_worker_that_died_without_an_ending_is_lost(running: Run) -> None:
@@ -69,6 +69,12 @@ def test_a_worker_that_died_without_an_ending_is_lost(running: Run) -> None:
 def test_a_worker_that_wrote_its_ending_before_it_died_has_finished(running: Run) -> None:
     seen = Seen(dead="gone", ending=Ending(1, "finished", None, NOW))
     assert attend(running, seen, NOW, None) == [Close(Event.FINISH, "finished", None)]
+
+
+def test_how_far_a_run_came_that_stopped_early_is_known_from_its_ending_alone(running: Run) -> None:
+    ended = Ending(1, "finished", "stopped early after epoch 3 of 5", NOW, epochs=3)
+    (close,) = attend(running, Seen(dead="gone", ending=ended), NOW, None)
+    assert close == Close(Event.FINISH, "finished", "stopped early after epoch 3 of 5", 3)
 
 
 def test_the_last_loss_says_how_often_it_died(running: Run) -> None:

@@ -25,7 +25,7 @@ FLOORS = {
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
-        "evaluation checkpoint saving snapshot state history execution schedules",
+        "evaluation checkpoint saving snapshot state history execution schedules stopping optimizers",
         "training learner stepping graphs batches pace triton_kernel triton_agreement",
         "tensorboard progressbar",
         "keeper figures.*",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from cli_harness import TINY, Lab
 
 from capsnet import yamlfile
 from runner import exits
+from runner.editing import edited
+from runner.narration import next_steps
 from runner.rows import Run
 from runner.states import State
 
@@ -81,6 +84,108 @@ def test_resume_extends_a_finished_run_and_changes_only_what_was_set(lab: Lab) -
     after = yamlfile.parse(run.config, "row").data
     assert (run.state, run.num_epochs) == (State.QUEUED, 200)
     assert after == {**before, "num_epochs": 200, "optim": {**before["optim"], "lr": 0.25}}
+
+
+EARLY = "dataset: {name: digits, validation: 100}\nnum_epochs: 10\nstop_after_epochs_without_gain: 3\n"
+REASON = "stopped early after epoch 4 of 10: no gain on the validation split since epoch 1"
+
+
+def stopped_early(lab: Lab) -> int:
+    number = lab.submit(EARLY)
+    lab.start(number)
+    lab.report(number, epoch=4, durable_epoch=4, durable_step=0)
+    lab.end(number, State.FINISHED, REASON, epochs=4)
+    return number
+
+
+def test_a_run_that_stopped_early_shows_how_far_it_came_and_why(lab: Lab) -> None:
+    number = stopped_early(lab)
+    (line,) = lab.call("queue").out.splitlines()[1:]
+    assert " FINISHED " in line and " 4/10 " in line and REASON in line
+    shown = lab.call("show", number).out
+    assert f"FINISHED: {REASON}\n" in shown and "epoch 4/10" in shown
+    goes_on = "python -m runner resume 1 --set stop_after_epochs_without_gain=null"
+    assert f"`{goes_on}` goes on" in lab.call("interrupt", number).err
+    waited = lab.call("wait", number)
+    assert (waited.code, REASON in waited.err) == (0, True)
+    assert next_steps(lab.run(number))["go on"] == goes_on
+
+
+@pytest.mark.parametrize("settings", [[], ["num_epochs=20"], ["stop_after_epochs_without_gain=3"]])
+def test_a_run_that_stopped_early_and_may_not_go_longer_is_not_resumed(lab: Lab, settings: list[str]) -> None:
+    number = stopped_early(lab)
+    done = lab.call("resume", number, *(word for setting in settings for word in ("--set", setting)))
+    assert (done.code, done.err.count("\n")) == (exits.USAGE, 1)
+    assert "stopped early" in done.err and "--set stop_after_epochs_without_gain=null" in done.err
+    assert lab.run(number).state is State.FINISHED
+
+
+@pytest.mark.parametrize("allowed", ["null", "5"])
+def test_a_run_that_stopped_early_goes_on_where_it_may_go_longer(lab: Lab, allowed: str) -> None:
+    number = stopped_early(lab)
+    done = lab.call("resume", number, "--set", f"stop_after_epochs_without_gain={allowed}")
+    assert done.code == 0, done.err
+    run = lab.run(number)
+    assert (run.state, run.num_epochs, run.durable_epoch, run.reason) == (State.QUEUED, 10, 4, None)
+
+
+def test_a_resume_changes_the_optimizers_settings(lab: Lab) -> None:
+    number = lab.ended(State.INTERRUPTED, text=TINY + "optim: {name: sgd, momentum: 0.5}\n")
+    settings = "optim.lr=0.25", "optim.weight_decay=0.1", "optim.clip_norm=1", "optim.warmup_epochs=0.5"
+    words = [word for setting in (*settings, "optim.momentum=0.8") for word in ("--set", setting)]
+    assert lab.call("resume", number, *words).code == 0
+    optim = yamlfile.parse(lab.run(number).config, "row").data["optim"]
+    assert (optim["name"], optim["lr"], optim["weight_decay"]) == ("sgd", 0.25, 0.1)
+    assert (optim["clip_norm"], optim["warmup_epochs"], optim["momentum"]) == (1.0, 0.5, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("optim.name=adamw", "--set optim.name=adamw: a resume goes on with its optimizer; "),
+        ("optim={schedule: cosine}", "run 1 is trained by sgd: name it where you set all of optim; "),
+    ],
+)
+def test_a_resume_does_not_change_the_optimizer_itself(lab: Lab, setting: str, said: str) -> None:
+    number = lab.ended(State.INTERRUPTED, text=TINY + "optim: {name: sgd}\n")
+    before = lab.run(number)
+    done = lab.call("resume", number, "--set", setting)
+    assert (done.code, done.err.count("\n")) == (exits.USAGE, 1)
+    assert done.err.startswith(said)
+    assert lab.run(number) == before
+    assert lab.call("resume", number, "--set", "optim={name: sgd, schedule: cosine}").code == 0
+
+
+OLDER = """\
+name: older
+num_epochs: 10
+dataset: {validation: 0, shift: 0, root: /data, standardise: true, name: svhn}
+optim: {schedule: multistep, lr: 0.001, step_decay: 0.1, milestone: []}
+checkpoint: {model_path: null, log_dir: null}
+runner: {gpus: auto, cpus: auto}
+"""
+
+
+@pytest.mark.parametrize(("code", "new_code"), [("0" * 64, False), ("0" * 64, True), (None, False)])
+def test_a_run_that_keeps_older_code_keeps_its_keys_and_words(
+    lab: Lab, code: str | None, new_code: bool
+) -> None:
+    run = replace(lab.run(lab.ended(State.INTERRUPTED)), config=OLDER, code=code, submit_directory="/work")
+    settings = ["num_epochs=20", "optim.lr=0.5", "dataset.root=elsewhere"]
+    config = edited(run, settings, best=False, environment={}, new_code=new_code).config
+    assert config is not None
+    data = yamlfile.parse(config, "row").data
+    assert (data["num_epochs"], data["optim"]["lr"]) == (20, 0.5)
+    assert data["dataset"]["root"] == "/work/elsewhere"
+    keeps = code is not None and not new_code
+    assert (data["dataset"]["standardise"] is True) is keeps
+    assert ("epsilon" in data["optim"], "clip" in data["dataset"]) == (not keeps, not keeps)
+    if keeps:
+        older = yamlfile.parse(OLDER, "row").data
+        assert [list(data), *map(list, (data["optim"], data["dataset"]))] == [
+            list(older),
+            *map(list, (older["optim"], older["dataset"])),
+        ]
 
 
 def test_a_run_that_failed_for_want_of_its_data_can_be_told_where_they_are(lab: Lab) -> None:

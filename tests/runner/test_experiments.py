@@ -176,7 +176,7 @@ def test_the_sample_shows_every_key_of_every_kind():
 
 def test_the_kinds_in_the_samples_comments_show_their_defaults():
     blocks = alternatives(SAMPLE.read_text())
-    assert len(blocks) == 21
+    assert len(blocks) == 23
     for block in blocks:
         chosen = innermost(block)
         assert chosen.model_fields_set == type(chosen).model_fields.keys()

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from generated import splits_of
 
+from capsnet import augmentation, datasets, models, training
 from capsnet import checkpoint as checkpoints
 from capsnet import config as schema
-from capsnet import datasets, models
 from runner import model_artifact, source
 from runner.capsnet_pyfunc import Classifier
 from runner.tracking import quiet
@@ -120,3 +121,23 @@ def test_a_model_standardises_images_as_its_network_was_trained(tmp_path: Path) 
     with torch.inference_mode():
         lengths = network(torch.from_numpy((images - mean) / deviation)).lengths
     np.testing.assert_allclose(Classifier(tmp_path).predict(images), lengths.numpy(), rtol=1e-4)
+
+
+def test_a_model_that_standardises_first_takes_whole_images(tmp_path: Path) -> None:
+    text = "dataset: {name: smallnorb, standardise: first, brightness: 2}\nnum_epochs: 1\n"
+    text += "batch_size: 8\nmodel: {conv_channels: 4, primary_types: 2, decoder: {hidden: [8]}}\n"
+    text += "use_cuda: false\nthreads: 1\n"
+    config = schema.parse(text)
+    splits = splits_of(config.dataset, train=8, test=3)
+    *_, end = training.train(config, splits=splits)
+    checkpoints.save(end.snapshot(), tmp_path / "checkpoint.pt")
+    data = tmp_path / "network"
+    data.mkdir()
+    shape = model_artifact._write_weights(tmp_path / "checkpoint.pt", data)
+    assert shape == [2, 48, 48, 5]
+    whole = splits.train[:3]
+    images = whole.images.numpy().astype(np.float32) / 255
+    tested = augmentation.cropped(whole, config.dataset)
+    with torch.inference_mode():
+        expected = end.network.eval()(augmentation.for_test(tested, config.dataset).inputs).lengths
+    np.testing.assert_allclose(Classifier(data).predict(images), expected.numpy(), rtol=1e-4)

@@ -558,6 +558,29 @@ def test_a_finished_run_whose_history_lags_behind_is_tried_again(
     assert scheduler.run(running_run).published_state is None
 
 
+def test_a_run_that_stopped_early_is_complete_after_its_last_epoch(
+    running_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    store: Store,
+    tiny_checkpoint: Path,
+) -> None:
+    reason = "stopped early after epoch 2 of 3: no gain on the validation split since epoch 1"
+    scheduler.measure(running_run, 1, [1])
+    shutil.copy(tiny_checkpoint, scheduler.paths(running_run).attempt(1).checkpoint)
+    scheduler.end(running_run, Event.FINISH, reason, epochs=2)
+    publish()
+    assert "ends at epoch 1 of 2" in (scheduler.run(running_run).publish_error or "")
+    scheduler.measure(running_run, 1, [1, 2])
+    publish()
+    run = mlflow_run(tracker)
+    assert (run.info.status, run.data.tags["runner.reason"]) == ("FINISHED", reason)
+    assert steps(tracker) == [1, 2]
+    assert [(output.step) for output in run.outputs.model_outputs] == [2]
+    assert store.unpublished() == []
+
+
 def test_a_store_that_was_emptied_gets_the_run_again_from_the_beginning(
     running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
 ) -> None:

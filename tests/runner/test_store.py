@@ -402,6 +402,23 @@ class TestResuming:
         run = row(store, finished)
         assert (run.state, run.num_epochs, run.config) == (State.QUEUED, 51, "num_epochs: 51\n")
 
+    def test_a_run_that_stopped_early_goes_on_only_where_it_may_go_longer(
+        self, store: Store, running: int, epoch: int
+    ) -> None:
+        store.report(epoch, running, 1, 105.0, durable_epoch=29, durable_step=7)
+        store.end(epoch, running, 1, Event.FINISH, 110.0, "finished", "stopped early after epoch 30", 30)
+        run = row(store, running)
+        assert (run.state, run.reason) == (State.FINISHED, "stopped early after epoch 30")
+        assert (run.durable_epoch, run.durable_step, run.last_epoch, run.num_epochs) == (30, 0, 30, 50)
+        for num_epochs in (None, 50, 100):
+            with pytest.raises(IllegalMove, match="add --set stop_after_epochs_without_gain=null"):
+                store.resume(running, num_epochs=num_epochs, now=120.0)
+        with pytest.raises(IllegalMove, match="only with more than 30 epochs: add --set num_epochs=60"):
+            store.resume(running, num_epochs=30, longer=True, now=120.0)
+        store.resume(running, num_epochs=50, longer=True, now=120.0)
+        run = row(store, running)
+        assert (run.state, run.reason, run.stopped_early) == (State.QUEUED, None, False)
+
     @pytest.mark.parametrize("stage", ["queued", "running"])
     def test_a_run_that_has_not_ended_cannot_be_resumed(
         self, store: Store, stage: str, request: pytest.FixtureRequest
