@@ -23,7 +23,7 @@ from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
 from runner.storage import EndingKind
 from runner.system_metrics import visible_gpus
-from runner.wording import OTHER_DATA, beginning
+from runner.wording import OTHER_DATA, beginning, run_label
 from runner.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -286,13 +286,16 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> bool:
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
     _greet(assignment, config, state)
     begun = (state["epoch"], state["step"]) if state is not None else (0, 0)
+    label = run_label(assignment.run, assignment.name)
     standing.note(from_epoch=begun[0], from_step=begun[1])
     if state is not None and state["epoch"] >= config.num_epochs:
         return _take_over(assignment, state, standing)
     with (
         notices.shown(sys.stdout),
         _together(assignment, config, standing) as group,
-        AttemptKeeper(standing.place, assignment.paths, config, state, standing.note_trouble) as keeper,
+        AttemptKeeper(
+            standing.place, assignment.paths, config, state, label, standing.note_trouble
+        ) as keeper,
     ):
         for progress in training.train(config, state, group=group):
             if orders.abandoned:

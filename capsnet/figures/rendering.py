@@ -1,0 +1,68 @@
+"""Matplotlib without the user's settings, and figures as the bytes of PNG, PDF and SVG files.
+
+Only matplotlib's objects are used: no pyplot, no backend but the one that writes the format asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from capsnet.figures.kinds import DPI
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Read when matplotlib is imported: with a backend that is not installed, as a notebook names one to its
+# commands, the import fails.
+SETTINGS = ("MPLBACKEND", "MATPLOTLIBRC")
+# Nothing that differs from one drawing to the next, or from one version of matplotlib to the next.
+METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+
+
+def load() -> None:
+    """Import matplotlib, whatever backend and settings file the environment names. Raises ImportError."""
+    named = {name: os.environ.pop(name) for name in SETTINGS if name in os.environ}
+    try:
+        import matplotlib  # noqa: F401 - for its effect: later imports find it loaded
+    finally:
+        os.environ.update(named)
+
+
+@contextmanager
+def defaults() -> Iterator[None]:
+    """Within it pictures look the same everywhere, whatever style the user's matplotlibrc asks for."""
+    load()
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["pdf.fonttype"] = 42  # TrueType: many journals refuse the default, Type 3
+        matplotlib.rcParams["svg.hashsalt"] = "capsnet"  # else the names of elements are drawn by chance
+        yield
+
+
+def encoded(figure: Figure, kind: str, dpi: int | None = None) -> bytes:
+    """A figure as the bytes of a "png", "pdf" or "svg" file, the same ones each time.
+
+    `dpi`: dots per inch of a PNG, and of the images inside a PDF or an SVG.
+    """
+    file = io.BytesIO()
+    with defaults(), warnings.catch_warnings():
+        # A sign that the font lacks is drawn as a box; a warning beside it would help nobody.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(file, format=kind, dpi=dpi or DPI[kind], metadata=METADATA[kind])
+    return file.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    return encoded(figure, "png")
