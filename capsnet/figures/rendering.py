@@ -43,7 +43,9 @@ def defaults() -> Iterator[None]:
     load()
     import matplotlib
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A sign that the font lacks is drawn as a box; a warning beside it would help nobody.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams["pdf.fonttype"] = 42  # TrueType: many journals refuse the default, Type 3
         matplotlib.rcParams["svg.hashsalt"] = "capsnet"  # else the names of elements are drawn by chance
@@ -56,9 +58,7 @@ def encoded(figure: Figure, kind: str, dpi: int | None = None) -> bytes:
     `dpi`: dots per inch of a PNG, and of the images inside a PDF or an SVG.
     """
     file = io.BytesIO()
-    with defaults(), warnings.catch_warnings():
-        # A sign that the font lacks is drawn as a box; a warning beside it would help nobody.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with defaults():
         figure.savefig(file, format=kind, dpi=dpi or DPI[kind], metadata=METADATA[kind])
     return file.getvalue()
 

@@ -119,7 +119,7 @@ def figures(
     kept = storage.of(home)
     with ExitStack() as stack:
         drawn = [_saved(kept, each, stack) for each in chosen]
-        jobs = _jobs(kinds or [ALL], drawn)
+        jobs = planned(kinds or [ALL], drawn)
         if output is not None and len(jobs) > 1:
             raise CommandError(
                 f"--output {output} is for one picture, or for all of one run; these are {len(jobs)}: "
@@ -151,7 +151,7 @@ def _saved(kept: Storage, run: Run, stack: ExitStack) -> Drawn:
     return Drawn(run, checkpoint)
 
 
-def _jobs(kinds: Sequence[str], runs: Sequence[Drawn]) -> list[Job]:
+def planned(kinds: Sequence[str], runs: Sequence[Drawn]) -> list[Job]:
     """Each kind of each run; but curves are of all runs together."""
     jobs: list[Job] = []
     for kind in kinds:

@@ -855,7 +855,7 @@ def words_of(figure: Figure) -> list[Text]:
 def faults_of(figure: Figure) -> list[str]:
     """Text that leaves the figure, lies over other text, or has another size than papers have."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    figure.draw_without_rendering()  # but laid out
     words = words_of(figure)
     assert len(words) > 2
     boxes = [text.get_window_extent(canvas.get_renderer()).padded(-1) for text in words]
