@@ -133,7 +133,7 @@ def draw(found: torch.Tensor, shown: Example, places: int, names: list[str], ori
     """Entropies [R, N, I] of couplings to so many `places`, and the example; R names."""
     title = f"Routing couplings: {found.shape[1]} test images of {found.shape[2]:,} primary capsules"
     figure = style.chart(style.PAGE, HEIGHT, title, origin)
-    histogram, heat = figure.subplots(1, 2, width_ratios=(1, 2.1))
+    histogram, heat = figure.subplots(1, 2, width_ratios=(1, 2.3))
     _histogram(histogram, found, places, names)
     _heat(heat, shown, 1 / places, names)
     return figure

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from capsnet.config import Config
-from capsnet.figures import scales, style, titles
+from capsnet.figures import legend, scales, style, titles
 from capsnet.figures.kinds import OVERLAID, FigureError
+from capsnet.figures.legend import Dashes, Entry
 from capsnet.history import Row, best_row
 
 if TYPE_CHECKING:
@@ -18,14 +19,10 @@ if TYPE_CHECKING:
 
 # Of one run each part has a colour; of several the runs have. The line says the part either way.
 PARTS = {"train": style.GREY, "validation": style.ORANGE, "test": style.BLUE}
-Style = Literal["--", ":", "-"]
-LINES: dict[str, Style] = {"train": "--", "validation": ":", "test": "-"}
+LINES: dict[str, Dashes] = {"train": "--", "validation": ":", "test": "-"}
 BEST = "validation/accuracy"  # chooses the best epoch
 MARKED = 60  # epochs at most, of all runs together, of which each gets a dot
 HEIGHT = 2.5  # inches of the charts
-LEGEND = 0.18  # inches of a line of the legend
-ROOM = style.PAGE - 2 * style.MARGIN  # inches across for the legend
-HANDLE = 0.5  # inches that an entry of the legend takes beside its text
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class History:
 
 
 def curve(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    """The epochs that measured a metric, and what they measured, as far as it is finite."""
-    measured = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+    """The epochs that measured a metric, and what they measured, as far as an axis can show it."""
+    measured = [row for row in rows if abs(row.get(name, math.nan)) < scales.HUGE]
     return [row["epoch"] for row in measured], [row[name] for row in measured]
 
 
@@ -66,14 +63,13 @@ def draw(histories: Sequence[History]) -> Figure:
     title = "Loss and error by epoch" + (f", {len(histories)} runs" if len(histories) > 1 else "")
     labels, origin = named(histories)
     entries = _entries(histories, labels)
-    columns = _legend_columns(entries)
-    figure = style.chart(style.PAGE, HEIGHT + LEGEND * _legend_lines(entries, columns), title, origin)
+    figure = style.chart(style.PAGE, HEIGHT + legend.height(entries), title, origin)
     loss, error = figure.subplots(1, 2)
     _chart(loss, histories, losses, "loss")
     _chart(error, histories, errors, "error, %")
     if len(histories) == 1:
         _mark_best(error, histories[0].rows)
-    _add_legend(figure, entries, columns)
+    legend.add(figure, entries)
     return figure
 
 
@@ -101,58 +97,17 @@ def named(histories: Sequence[History]) -> tuple[list[str], str]:
     return labels, titles.BETWEEN.join(common)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A line of the legend."""
-
-    text: str
-    colour: str
-    line: Style
-
-
 def _entries(histories: Sequence[History], labels: Sequence[str]) -> list[Entry]:
     """The runs by their colours, where there are several, and the parts of the data by their lines."""
     parts = [part for part in PARTS if any(_has(history.rows, part) for history in histories)]
     if len(histories) == 1:
         return [Entry(part, PARTS[part], LINES[part]) for part in parts]
-    texts = ["\n".join(style.wrapped(label, ROOM - HANDLE, style.text_width)) for label in labels]
-    runs = [Entry(text, colour, "-") for text, colour in zip(texts, style.SERIES, strict=False)]
+    runs = [Entry(label, colour, "-") for label, colour in zip(labels, style.SERIES, strict=False)]
     return runs + [Entry(part, style.GREY, LINES[part]) for part in parts]
 
 
 def _has(rows: Sequence[Row], part: str) -> bool:
     return bool(losses(rows, part)[0] or errors(rows, part)[0])
-
-
-def _legend_columns(entries: Sequence[Entry]) -> int:
-    if any("\n" in entry.text for entry in entries):
-        return 1
-    widest = max((style.text_width(entry.text) for entry in entries), default=0) + HANDLE
-    return max(1, min(len(entries), math.floor(ROOM / widest)))
-
-
-def _legend_lines(entries: Sequence[Entry], columns: int) -> int:
-    if columns > 1:
-        return math.ceil(len(entries) / columns)
-    return sum(entry.text.count("\n") + 1 for entry in entries)
-
-
-def _add_legend(figure: Figure, entries: Sequence[Entry], columns: int) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=entry.colour, linestyle=entry.line, linewidth=1.4) for entry in entries]
-    figure.legend(
-        handles,
-        [entry.text for entry in entries],
-        loc="outside lower left",
-        ncols=columns,
-        frameon=False,
-        fontsize=style.TEXT,
-        handlelength=2.2,
-        borderpad=0.35,
-        borderaxespad=style.MARGIN * style.POINTS / style.TEXT - 0.35,
-        labelspacing=0.3,
-    )
 
 
 Measure = Callable[[Sequence[Row], str], tuple[list[float], list[float]]]

@@ -1,7 +1,4 @@
-"""Axes that a person reads: round numbers on logarithms, whole epochs.
-
-Letters of shapes: none; all is plain numbers.
-"""
+"""Axes that a person reads: round numbers on logarithms, whole epochs."""
 
 from __future__ import annotations
 
@@ -12,10 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FEWEST, MOST = 3, 10  # ticks on a logarithm, where round numbers allow it
+ENOUGH, FEWEST, MOST = 4, 3, 10  # ticks on a logarithm, where round numbers allow it
 EPOCHS = 8  # ticks of epochs at most
 BELOW = 3.0  # how many times a zero lies below the smallest positive number
-STEPS = ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1,))  # within a decade, the finest first
+TINY, HUGE = 1e-300, 1e300  # between them an axis has room for margins
+STEPS = ((1,), (1, 2, 5), (1, 2, 3, 5, 7), (1, 2, 3, 4, 5, 6, 7, 8, 9))  # within a decade, the coarsest first
 
 
 def epochs(first: int, last: int) -> list[int]:
@@ -38,11 +36,11 @@ def marks(low: float, high: float) -> list[float]:
     for steps in STEPS:
         all_ = [float(f"{step}e{decade}") for decade in decades for step in steps]
         found = [mark for mark in all_ if low <= mark <= high]
-        if len(found) <= MOST:
+        if len(found) >= ENOUGH:
             break
-    if len(found) > MOST:
-        return found[:: math.ceil(len(found) / MOST)]
-    return found if len(found) >= FEWEST else _evenly(low, high)
+    if len(found) < FEWEST:
+        return _evenly(low, high)
+    return found[:: math.ceil(len(found) / MOST)]
 
 
 def _evenly(low: float, high: float) -> list[float]:
@@ -62,10 +60,10 @@ def with_epochs(axes: Axes, first: int, last: int) -> None:
 def with_logarithm(axes: Axes, values: Sequence[float]) -> float | None:
     """Make the height of what will be drawn logarithmic; at which height a zero lies, marked "0".
 
-    None: nothing positive, or something negative, so that the axis stays as it is.
+    None: nothing positive, or something without a logarithm, so that the axis stays as it is.
     """
     positive = [value for value in values if value > 0]
-    if not positive or min(values) < 0:
+    if not positive or min(values) < 0 or min(positive) < TINY:
         return None
     least, most = min(positive), max(positive)
     zero = least / BELOW

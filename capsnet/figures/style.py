@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -128,7 +129,8 @@ def wrapped(text: str, room: float, measure: Callable[[str], float]) -> list[str
             lines[-1] += f" {word}"
             continue
         while measure(word) > room and len(word) > 1:
-            cut = next(cut for cut in range(len(word) - 1, 0, -1) if cut == 1 or measure(word[:cut]) <= room)
+            cuts = range(1, len(word))
+            cut = max(1, bisect_right(cuts, room, key=lambda cut, word=word: measure(word[:cut])))
             lines.append(word[:cut])
             word = word[cut:]
         lines.append(word)

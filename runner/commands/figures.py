@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 More = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RUN|KIND]...",
+        metavar="RUN|KIND",
         help=f"More runs, and kinds of pictures: {', '.join(KINDS)}; without one all that take seconds.",
         show_default=False,
     ),
@@ -49,7 +49,11 @@ Format = Annotated[
 Dpi = Annotated[
     int | None,
     typer.Option(
-        "--dpi", min=DPI_RANGE[0], max=DPI_RANGE[1], help="Dots per inch of a PNG.", show_default=False
+        "--dpi",
+        min=DPI_RANGE[0],
+        max=DPI_RANGE[1],
+        help="Dots per inch of a PNG, and of the images in a PDF or an SVG.",
+        show_default=False,
     ),
 ]
 

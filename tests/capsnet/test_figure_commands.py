@@ -250,9 +250,9 @@ def test_the_curves_of_several_runs_are_one_picture_in_the_first_ones_folder(run
 
 
 def test_labels_are_what_pictures_call_the_runs(run, second, capsys):
-    words = ["curves", "run", "other", "--label", "run 3 (a)", "--label", "$x_1$"]
-    assert main([*words, "--output", "a.svg"]) == 0
-    assert {"run 3 (a)", "$x_1$"} <= set(words_of(Path("a.svg")).splitlines())
+    for label in ("run 3 (a)", "$\\nothing$", "_a"):
+        assert main(["curves", "run", "other", "--label", "b", "--label", label, "--output", "a.svg"]) == 0
+        assert {"b", label} <= set(words_of(Path("a.svg")).splitlines())
     assert main(["perturb", "run", "--label", "run 3 (a)", "--output", "b.svg"]) == 0
     origin = "run 3 (a) · capsnet, 3 routing iterations · digits · epoch 1"
     assert origin in words_of(Path("b.svg"))
@@ -412,6 +412,7 @@ def test_a_table_that_is_none_of_ours_is_one_line(run, capsys, text, why):
         "epoch,train/loss,test/accuracy\n1,nan,nan\n2,-inf,inf\n",
         "epoch,train/loss,test/accuracy\n1,0,0.5\n2,0.0,1\n",
         "epoch\n1\n2\n",
+        "epoch,train/loss,test/loss,test/accuracy\n1,1e308,5e-324,1e-320\n2,1,0,1e300\n",
     ],
 )
 def test_curves_of_whatever_a_table_holds_are_drawn_without_a_warning(run, capsys, text):

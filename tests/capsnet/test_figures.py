@@ -14,7 +14,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image
+from PIL import Image, ImageDraw
 from PIL.GifImagePlugin import GifImageFile
 
 from capsnet import execution, models, randomness
@@ -321,6 +321,24 @@ def test_the_animation_has_a_frame_for_each_amount_and_goes_on_for_ever(subject,
             top = len(frame) - animation.LINE - len(shown)
             part = frame[top:, animation.MARGIN :][: len(shown), : shown.shape[1]]
             assert np.abs(part - shown).mean() < 8  # of 255: a GIF has few colours
+
+
+def test_the_frames_of_an_animation_have_room_for_what_it_is_of(subject, tested):
+    seen = rotate.moved(subject, tested[:1], 0, rotate.MOTIONS["shift"])
+    sizes = []
+    for origin in ("a", "a " * 300):
+        with GifImageFile(io.BytesIO(animation.gif(replace(seen, origin=origin)))) as gif:
+            sizes.append(gif.size)
+    assert sizes[0][0] == sizes[1][0] and sizes[1][1] >= sizes[0][1] + 5 * animation.SMALL_LINE
+
+
+def test_the_font_of_an_animation_has_a_minus():
+    def drawn(text: str) -> bytes:
+        image = Image.new("L", (20, 20))
+        ImageDraw.Draw(image).text((2, 2), text, 255, animation._font(animation.LETTERS))
+        return image.tobytes()
+
+    assert drawn("−") != drawn("\uffff"), "the box for what a font lacks"
 
 
 # reconstruct, overlap
@@ -635,7 +653,8 @@ def test_epochs_are_marked_from_the_first_on_and_never_at_zero(last, expected):
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (0.6, 13, [0.7, 1, 2, 3, 5, 7, 10]),
+        (0.6, 13, [1, 2, 5, 10]),
+        (0.067, 0.4, [0.07, 0.1, 0.2, 0.3]),
         (0.08, 45, [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]),
         (0.0011, 100, [0.01, 0.1, 1, 10, 100]),
         (0.71, 0.79, [0.72, 0.74, 0.76, 0.78]),
