@@ -133,9 +133,9 @@ def draw(found: torch.Tensor, shown: Example, places: int, names: list[str], ori
     """Entropies [R, N, I] of couplings to so many `places`, and the example; R names."""
     title = f"Routing couplings: {found.shape[1]} test images of {found.shape[2]:,} primary capsules"
     figure = style.chart(style.PAGE, HEIGHT, title, origin)
-    histogram, heat = figure.subplots(1, 2, width_ratios=(1, 2.3))
-    _histogram(histogram, found, places, names)
-    _heat(heat, shown, 1 / places, names)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2.3))
+    _histogram(left, found, places, names)
+    _heat(right, shown, 1 / places, names)
     return figure
 
 

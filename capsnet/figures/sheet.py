@@ -27,8 +27,8 @@ LINE = 23  # dots from one line of text to the next
 MARGIN = round(style.MARGIN * DOTS)
 GAP = 3  # dots between images
 APART = 9  # dots between a name and its row
-CELL = 90  # dots: the most that an image on a sheet has a side
-TALLEST = 1200  # dots: the most that the rows of a block take together
+LEAST, CELL = 24, 90  # dots: the least and the most that an image may have a side
+TALLEST = 1200  # dots: the most that the rows of a block take together, as far as that leaves them the least
 COLUMNS = 12  # at most, side by side; more go below
 
 Pieces = Sequence[tuple[str, str]]  # words and their colours
@@ -68,7 +68,16 @@ class Layout:
     left: int  # of the first column
     side: int  # of an image, at most
     width: int  # of an image
-    across: int  # from one column to the next
+    across: int  # from one column to the next; images stand in the middle of theirs
+
+    @property
+    def inset(self) -> int:
+        """From the left of a column to its image."""
+        return (self.across - GAP - self.width) // 2
+
+    def right(self, columns: int) -> int:
+        """Of the last of so many columns."""
+        return self.left + columns * self.across - GAP
 
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
@@ -123,8 +132,9 @@ def draw(blocks: Sequence[Block], title: str, origin: str, note: str = "") -> Fi
         _head(block) + picture.shape[0] + LINE for block, picture in zip(blocks, pictures, strict=True)
     ]
     body = MARGIN + sum(heights) - LINE + MARGIN + (LINE if note else 0)
-    right = layout.left + max(picture.shape[1] for picture in pictures) + MARGIN
-    page = style.page(max(style.COLUMN, right / DOTS), body / DOTS, title, origin)
+    right = layout.right(max(block.columns for block in blocks)) + MARGIN
+    width = max(right, _dots(note, style.SMALL) + 2 * MARGIN, round(style.COLUMN * DOTS))
+    page = style.page(width / DOTS, body / DOTS, title, origin)
     total = page.figure.get_figheight() * DOTS
     top = total - body + MARGIN
     for block, picture, height in zip(blocks, pictures, heights, strict=True):
@@ -146,16 +156,16 @@ def laid_out(blocks: Sequence[Block]) -> tuple[list[Block], Layout]:
     room = round(style.PAGE * DOTS) - left - MARGIN + GAP
     labels = [label for block in blocks for _, labels in block.captions for label in labels]
     widest = max(map(_label_dots, labels), default=0) + GAP
-    strips = [strip for block in blocks for strip in block.strips(min(COLUMNS, room // widest))]
+    strips = [strip for block in blocks for strip in block.strips(max(1, min(COLUMNS, room // widest)))]
     columns = max(strip.columns for strip in strips)
     rows = max(len(strip.rows) for strip in strips)
-    side = min(CELL, room // columns - GAP, (TALLEST + GAP) // rows - GAP)
+    side = max(LEAST, min(CELL, room // columns - GAP, (TALLEST + GAP) // rows - GAP))
     width = zoomed(blocks[0].rows[0][1][:1], side).shape[2]
     return strips, Layout(left, side, width, max(widest, width + GAP))
 
 
-def _dots(text: str) -> int:
-    return math.ceil(style.text_width(text) * DOTS)
+def _dots(text: str, size: float = style.TEXT) -> int:
+    return math.ceil(style.text_width(text, size) * DOTS)
 
 
 def _label_dots(label: Label) -> int:
@@ -180,10 +190,10 @@ def _place(figure: Figure, block: Block, picture: np.ndarray, layout: Layout, to
     for name, labels in block.captions:
         _write(figure, names, top + LINE / 2, name, align="right", colour=style.GREY)
         for column, label in enumerate(labels):
-            middle = layout.left + layout.across * column + layout.width / 2
+            middle = layout.left + layout.across * column + layout.inset + layout.width / 2
             _write_label(figure, middle, top + LINE / 2, label)
         top += LINE
-    _show(figure, picture, layout.left, top)
+    _show(figure, picture, layout.left + layout.inset, top)
     pitch = (picture.shape[0] + GAP) / len(block.rows)
     for row, (name, _) in enumerate(block.rows):
         middle = top + pitch * row + (pitch - GAP) / 2

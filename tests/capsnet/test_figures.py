@@ -927,6 +927,9 @@ def drawings(subject: Any, tested: Images, tiny_splits: Any, pairs: Any) -> dict
         drawn[f"couplings to {places}"] = couplings.draw(entropies, shown, places, names, LONG)
     wide = Images(torch.zeros(30, 1, 28, 28, dtype=torch.uint8), torch.arange(100, 130))
     cases = reconstruct.Cases(wide, wide.labels + 70, torch.zeros(30, 1, 28, 28), torch.zeros(30, 1, 28, 28))
+    grid = torch.zeros(100, 11, 1, 28, 28)
+    drawn["many dimensions"] = perturb.draw(wide[:1], 100, grid, 7, LONG, "effect")
+    drawn["a note"] = sheet.draw([sheet.Block([("", wide.images[:1])])], "title", "of", "note " * 25)
     drawn["reconstruct of many classes"] = reconstruct.draw(cases, cases, "title " * 40, LONG)
     return drawn
 
