@@ -113,7 +113,7 @@ def _imported(tree: ast.AST, root: Path) -> Iterator[str]:
 
 
 def essence(node: object) -> str:
-    """What a piece of code does, as text: without positions, comments, docstrings and imports.
+    """Code as text, without positions, comments, docstrings and imports.
 
     The same in all versions of Python, which differ in the fields that are empty.
     """
@@ -126,13 +126,13 @@ def essence(node: object) -> str:
 
 
 def _does_nothing(node: object) -> bool:
-    """Whether it is an import or, on a line of its own, a text."""
+    """Return whether it is an import or, on a line of its own, a text."""
     is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return is_text or isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def staleness(picture: Picture, root: Path = ROOT) -> str | None:
-    """Why a picture is to be drawn anew, and the command that does it; None where it is not."""
+    """The reason to draw a picture anew, with the command that does it; None where there is none."""
     file = picture.file(root)
     how = f"python docs/pictures.py {picture.name}"
     if not file.exists():

@@ -43,7 +43,7 @@ Picture = tuple[Path, bytes]
 
 @dataclass(frozen=True)
 class Target:
-    """Where to, and as what: as the user says, or as is usual."""
+    """The destination and the format of pictures: as the user says, or the default."""
 
     named: Path | None  # a file; of `figures` a folder
     format: str  # of charts
@@ -93,12 +93,12 @@ def _checkpoints(arguments: Namespace) -> tuple[list[str], list[str | None]]:
         raise FigureError(f"name a checkpoint, as in: python -m capsnet {arguments.command} out/quickstart")
     labels: list[str | None] = arguments.label or [None] * len(named)
     if len(labels) != len(named):
-        raise FigureError(f"{len(labels)} times --label, but {len(named)} checkpoints: give each one label")
+        raise FigureError(f"{len(labels)} labels for {len(named)} checkpoints: give --label once for each")
     return named, labels
 
 
 def _target(arguments: Namespace) -> Target:
-    """Raises FigureError where nothing can be written there, before anything is computed."""
+    """Check and return what the user says. Raises FigureError where nothing can be written there."""
     kind, text, dpi = arguments.command, arguments.output, arguments.dpi
     if kind == ALL or text is None:
         folder = None if text is None else output.named_folder(text)

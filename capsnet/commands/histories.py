@@ -13,7 +13,7 @@ from capsnet.figures.curves import History
 from capsnet.figures.kinds import FigureError
 from capsnet.files import CHECKPOINT
 from capsnet.history import Row, read_history
-from capsnet.state import config_of
+from capsnet.state import State, config_of
 
 MOST_EPOCHS = 10**9  # of a table that is believed
 
@@ -36,15 +36,15 @@ def load(path: Path, label: str | None = None) -> Source:
         name = label or table.absolute().parent.name
         return Source(History(name, _read(table)), table.with_name(CHECKPOINT))
     state = checkpoint.load(where)
-    config = _config(where, state)
-    return Source(History(label or config.name, state["history"], config), where)
+    return Source(History(label or state["config"]["name"], state["history"], _config(state)), where)
 
 
-def _config(where: Path, state: checkpoint.State) -> Config:
+def _config(state: State) -> Config | None:
+    """The configuration; None where this version cannot read it: curves need the metrics alone."""
     try:
         return config_of(state)
-    except checkpoint.CheckpointError as error:  # which does not name the file
-        raise checkpoint.CheckpointError(f"{where}: {error}") from error
+    except checkpoint.CheckpointError:
+        return None
 
 
 def _read(table: Path) -> list[Row]:

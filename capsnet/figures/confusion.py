@@ -1,4 +1,4 @@
-"""Which classes are taken for which other ones: the errors in colour, the right answers in grey.
+"""Classes that are taken for other ones: the errors in colour, the right answers in grey.
 
 Letters of shapes: J classes.
 """
@@ -69,7 +69,7 @@ def draw(counts: torch.Tensor, title: str, origin: str) -> Figure:
 
 
 def _fits(counts: torch.Tensor, width: float) -> bool:
-    """Whether the largest count is no wider than its cell."""
+    """Return whether the largest count is no wider than its cell."""
     cell = (width - BESIDE) / len(counts)
     return style.text_width(str(int(counts.max())), style.SMALL) < 0.95 * cell
 

@@ -165,7 +165,7 @@ def _histogram(axes: Axes, found: torch.Tensor, places: int, names: list[str]) -
 
 
 def scale_end(means: torch.Tensor, even: float) -> float:
-    """Where a scale of couplings from 0 ends: twice the even share, or as round a multiple as holds them."""
+    """The end of a scale from 0 for these couplings: twice the even share, or the next round multiple."""
     highest = float(means.max())
     return next((even * times for times in (2, 5, 10, 20, 50) if highest <= even * times <= 1), 1.0)
 

@@ -39,7 +39,7 @@ def load() -> None:
 
 @contextmanager
 def defaults() -> Iterator[None]:
-    """Within it pictures look the same everywhere, whatever style the user's matplotlibrc asks for."""
+    """Make pictures look the same everywhere, whatever style the user's matplotlibrc asks for."""
     load()
     import matplotlib
 

@@ -157,7 +157,7 @@ def draw(seen: Moved, measured: list[tuple[float, float]], count: int) -> Figure
 
 
 def title(seen: Moved) -> str:
-    """What is seen, in words."""
+    """Say in words which image is seen, and how it is moved."""
     shows = " and ".join(map(str, seen.labels))
     amounts = seen.motion.text(seen.motion.amounts[0], seen.motion.amounts[-1])
     return f"Test image {seen.sample}, which shows {shows}, {amounts}"

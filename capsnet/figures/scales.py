@@ -58,9 +58,9 @@ def with_epochs(axes: Axes, first: int, last: int) -> None:
 
 
 def with_logarithm(axes: Axes, values: Sequence[float]) -> float | None:
-    """Make the height of what will be drawn logarithmic; at which height a zero lies, marked "0".
+    """Make the vertical axis of these values logarithmic; return the height of zero, which is marked "0".
 
-    None: nothing positive, or something without a logarithm, so that the axis stays as it is.
+    None: nothing is positive, or something has no logarithm, and the axis stays as it is.
     """
     positive = [value for value in values if value > 0]
     if not positive or min(values) < 0 or min(positive) < TINY:
@@ -81,5 +81,5 @@ def with_logarithm(axes: Axes, values: Sequence[float]) -> float | None:
 
 
 def raised(values: Iterable[float], zero: float | None) -> list[float]:
-    """The values as they are drawn: zeros at their height."""
+    """Replace zeros by the height at which they are drawn."""
     return [value if value or zero is None else zero for value in values]

@@ -48,7 +48,7 @@ class Block:
         return len(self.rows[0][1])
 
     def strips(self, most: int) -> Iterator[Block]:
-        """The same in parts of at most so many columns, to go one below the other."""
+        """Split into blocks of at most so many columns, to go one below the other."""
         count = math.ceil(self.columns / most)
         each = math.ceil(self.columns / count)
         for start in range(0, self.columns, each):
@@ -63,7 +63,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the images of all blocks lie, in dots."""
+    """The places of the images of all blocks, in dots."""
 
     left: int  # of the first column
     side: int  # of an image, at most
@@ -72,11 +72,11 @@ class Layout:
 
     @property
     def inset(self) -> int:
-        """From the left of a column to its image."""
+        """Dots from the left of a column to its image."""
         return (self.across - GAP - self.width) // 2
 
     def right(self, columns: int) -> int:
-        """Of the last of so many columns."""
+        """The right edge of the last of so many columns."""
         return self.left + columns * self.across - GAP
 
 

@@ -1,4 +1,4 @@
-"""What a picture is of, in the words of its heading: run, model, data set, epoch. Imports no PyTorch."""
+"""The run, model, data set and epoch of a picture, in the words of its heading. Imports no PyTorch."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ Dpi = Annotated[
 
 @dataclass(frozen=True)
 class Options:
-    """What all pictures of a call have in common."""
+    """Options that all pictures of a call have in common."""
 
     best: bool
     output: str | None

@@ -101,22 +101,33 @@ def test_a_picture_that_is_drawn_anew_carries_its_digest_and_keeps_its_pixels(co
         assert np.array_equal(np.asarray(drawn), pixels)
 
 
-def test_the_script_draws_and_stamps_and_says_which_command_failed(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+TRAIN = "import pathlib; pathlib.Path('out/mnist_small').mkdir(parents=True); print('trained')"
+DRAW = "from PIL import Image; import os, sys; file, network = sys.argv[1:]; "
+DRAW += "Image.new('RGB', (9, 1 + len(os.listdir(network)))).save(file)"
+
+
+def test_the_script_trains_draws_and_stamps_and_says_which_picture_failed(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code = "from PIL import Image; import sys; Image.new('RGB', (9, 9)).save(sys.argv[1])"
-    drawn = replace(ROTATE, commands=(f"python -c {shlex.quote(code)} {{picture}}",))
+    drawn = replace(ROTATE, commands=(f"python -c {shlex.quote(DRAW)} {{picture}} {{network}}",))
     failing = replace(ROTATE, name="failing", commands=("python -c 'raise SystemExit(3)'",))
-    monkeypatch.setattr(pictures, "PICTURES", [drawn, failing])
+    monkeypatch.setattr(pictures, "PICTURES", [drawn])
+    monkeypatch.setattr(pictures, "TRAINING", f"python -c {shlex.quote(TRAIN)}")
     edit(copy, "rotate", "MEASURED = 24", "MEASURED = 23")
     for words, exit_code, said in (
-        (["--check"], 1, "docs/rotate.png is older than the code that draws it"),
-        (["rotate"], 0, "python -c "),
-        ([], 1, "docs/failing.png: a command failed (3)"),
+        (
+            ["--check"],
+            1,
+            "docs/rotate.png is older than the code that draws it: python docs/pictures.py rotate",
+        ),
+        (["rotate"], 0, "trained"),
+        (["--check"], 0, ""),
+        ([], 0, "no picture is older than the code that draws it"),
     ):
         assert pictures.main(words, copy) == exit_code
-        printed = capsys.readouterr()
-        assert said in printed.out + printed.err
-    assert pictures.staleness(drawn, copy) is None
+        assert said in capfd.readouterr().out.splitlines() or not said
     with Image.open(drawn.file(copy)) as picture:
-        assert picture.size == (9, 9)
+        assert picture.size == (9, 1), "of the network that was trained"
+    monkeypatch.setattr(pictures, "PICTURES", [drawn, failing])
+    assert pictures.main([], copy) == 1
+    assert capfd.readouterr().err == "docs/failing.png: a command failed (3)\n"

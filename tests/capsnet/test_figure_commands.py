@@ -136,6 +136,16 @@ def test_curves_need_the_table_of_metrics_only(run, capsys):
     assert capsys.readouterr().out == "run/figures/curves.png\n" * 2
 
 
+def test_curves_need_no_configuration_that_this_version_can_read(run, capsys):
+    state = checkpoint.load(run / "checkpoint.pt")
+    state["config"]["of_another_version"] = 1
+    checkpoint.save(state, Path("other.pt"))
+    assert main(["curves", "other.pt", "--output", "a.svg"]) == 0
+    assert "tiny" in words_of(Path("a.svg")).splitlines(), "not which model and data set"
+    capsys.readouterr()
+    assert error_of(capsys, "confusion", "other.pt").startswith("other.pt: ")
+
+
 def test_a_folder_that_is_a_link_to_one_that_is_not_there_yet_is_made(run, capsys):
     (run / "figures").symlink_to("attempts/1/figures")
     assert main(["confusion", "run"]) == 0
@@ -238,7 +248,7 @@ def second(run) -> Path:
 
 
 def words_of(svg: Path) -> str:
-    """What an SVG says; its letters are drawn, and what they say stands beside them."""
+    """The texts of an SVG: its letters are drawn as lines, and each text stands beside them as a comment."""
     return "\n".join(re.findall(r"<!-- (.*) -->", svg.read_text()))
 
 
@@ -257,7 +267,7 @@ def test_labels_are_what_pictures_call_the_runs(run, second, capsys):
     origin = "run 3 (a) · capsnet, 3 routing iterations · digits · epoch 1"
     assert origin in words_of(Path("b.svg"))
     capsys.readouterr()
-    message = "1 times --label, but 2 checkpoints: give each one label"
+    message = "1 labels for 2 checkpoints: give --label once for each"
     assert error_of(capsys, "curves", "run", "other", "--label", "a") == message
 
 

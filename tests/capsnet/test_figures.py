@@ -509,7 +509,7 @@ COUNTS = torch.tensor([[5, 0, 1], [0, 7, 0], [2, 0, 9]])
 
 
 def colours_of(axes: Any) -> np.ma.MaskedArray:
-    """What the cells of a table are coloured by, as far as they are."""
+    """The values by which the cells of a table are coloured, as far as they are."""
     return np.ma.masked_invalid(axes.collections[0].get_array())
 
 
