@@ -30,13 +30,13 @@ def add(command: Add) -> None:
             _network(parser)
         if kind not in ("curves", *WITHOUT_CHANCE):
             _seed(parser)
-        suffixes = ", ".join(f".{name}" for name in (*FORMATS, *(("gif",) if kind == "rotate" else ())))
+        *others, last = (f".{name}" for name in (*FORMATS, *(["gif"] if kind == "rotate" else [])))
         parser.add_argument(
             "--output",
             metavar="FILE",
-            help=f"a file in a folder that is there, its name ending in {suffixes}; {PLACE}",
+            help=f"a {', '.join(others)} or {last} file, in a folder that is there; {PLACE}",
         )
-        _format(parser)
+        _format(parser, ", or as FILE ends")
         _what(parser, kind)
     everything = command(ALL, "draw all pictures of a run that take seconds", "out/quickstart --format pdf")
     _checkpoint(everything)
@@ -45,7 +45,7 @@ def add(command: Add) -> None:
     everything.add_argument(
         "--output", metavar="FOLDER", help=f"made where it is missing, but not the folder it lies in; {PLACE}"
     )
-    _format(everything)
+    _format(everything, "")
 
 
 def _checkpoint(parser: ArgumentParser, several: bool = False) -> None:
@@ -77,8 +77,8 @@ def _seed(parser: ArgumentParser) -> None:
     )
 
 
-def _format(parser: ArgumentParser) -> None:
-    parser.add_argument("--format", choices=FORMATS, help=f"default: {FORMATS[0]}, or as FILE ends")
+def _format(parser: ArgumentParser, otherwise: str) -> None:
+    parser.add_argument("--format", choices=FORMATS, help=f"default: {FORMATS[0]}{otherwise}")
     parser.add_argument(
         "--dpi",
         metavar="N",
