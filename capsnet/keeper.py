@@ -129,7 +129,7 @@ class Keeper:
         """
         self.settle()
         try:
-            rendering.load()  # told apart from an import that fails for another reason
+            rendering.import_matplotlib()  # told apart from an import that fails for another reason
         except ImportError:
             self._shown.line("no figures: pip install matplotlib")
             return

@@ -72,7 +72,7 @@ def run(arguments: Namespace) -> int:
 
 def _load_matplotlib() -> None:
     try:
-        rendering.load()
+        rendering.import_matplotlib()
     except ImportError as error:
         raise FigureError("pictures are drawn with matplotlib: pip install matplotlib") from error
     except Exception as error:  # whatever its own start goes wrong by, as a settings file that is no text

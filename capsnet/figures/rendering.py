@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from capsnet.figures.kinds import DPI
@@ -17,9 +18,6 @@ from capsnet.figures.kinds import DPI
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Read when matplotlib is imported: with a backend that is not installed, as a notebook names one to its
-# commands, the import fails.
-SETTINGS = ("MPLBACKEND", "MATPLOTLIBRC")
 # Nothing that differs from one drawing to the next, or from one version of matplotlib to the next.
 METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -28,19 +26,29 @@ METADATA: dict[str, dict[str, None]] = {
 }
 
 
-def load() -> None:
-    """Import matplotlib, whatever backend and settings file the environment names. Raises ImportError."""
-    named = {name: os.environ.pop(name) for name in SETTINGS if name in os.environ}
+def import_matplotlib() -> None:
+    """Import matplotlib, whatever backend the environment names. Raises ImportError.
+
+    Notebooks set MPLBACKEND for every command that they start, and matplotlib refuses to be imported where
+    that backend is not installed. Pyplot, where others use it in this process, still gets that backend.
+    """
+    if sys.modules.get("matplotlib") is not None:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
     try:
-        import matplotlib  # noqa: F401 - for its effect: later imports find it loaded
+        import matplotlib
     finally:
-        os.environ.update(named)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
 
 
 @contextmanager
 def defaults() -> Iterator[None]:
     """Make pictures look the same everywhere, whatever style the user's matplotlibrc asks for."""
-    load()
+    import_matplotlib()
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
