@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from capsnet.config import Config
-from capsnet.figures import output, sheet
+from capsnet.figures import output, rendering
 from capsnet.figures.gallery import gallery
+from capsnet.figures.subject import Subject
 from capsnet.history import results
 from capsnet.patience import TRIES, SavingError, Trouble, described
 from capsnet.progressbar import Numbers, View
@@ -32,11 +33,13 @@ class Keeper:
         state: State | None,
         shown: View,
         *,
+        label: str | None = None,
         save: Save | None = None,
         troubled: Callable[[Trouble | None], None] = lambda trouble: None,
     ) -> None:
         """`tensorboard`: a folder; `state`: what training goes on from.
 
+        `label`: what pictures call the run, if not by its name.
         `save`: what makes a state safe, if not a file at `checkpoint` alone. `troubled` hears, beside
         `shown`, why nothing can be saved at the moment, and when that is over.
 
@@ -44,6 +47,7 @@ class Keeper:
         """
         _make(tensorboard)
         self._config = config
+        self._label = label
         self._shown = shown
         self._troubled = troubled
         self._tensorboard = tensorboard
@@ -136,12 +140,12 @@ class Keeper:
         """
         self.settle()
         try:
-            import matplotlib  # noqa: F401 - told apart from an import that fails for another reason
+            rendering.import_matplotlib()  # told apart from an import that fails for another reason
         except ImportError:
             self._shown.line("no figures: pip install matplotlib")
             return
         try:
-            with sheet.defaults():
+            with rendering.defaults():
                 self._write_pictures(progress)
         except KeyboardInterrupt:
             self._shown.line("stopped drawing; `python -m capsnet figures` draws what is missing")
@@ -150,9 +154,10 @@ class Keeper:
             self._shown.line(f"warning: not all figures were drawn: {type(error).__name__}: {cause}")
 
     def _write_pictures(self, progress: Progress) -> None:
-        drawn = gallery(self._config, progress.network, progress.test, progress.execution, self.history)
-        for name, figure in drawn:
-            content = sheet.png(figure)
+        config = self._config
+        subject = Subject(config, progress.network, progress.execution, self._label, progress.epoch)
+        for name, figure in gallery(subject, progress.test, self.history, config.seed):
+            content = rendering.png(figure)
             output.save(content, self._figures / f"{name}.png")
             if board := self._opened_board():
                 board.picture(progress.epoch, name, content)

@@ -23,7 +23,7 @@ from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
 from runner.storage import EndingKind
 from runner.system_metrics import visible_gpus
-from runner.wording import OTHER_DATA, beginning
+from runner.wording import OTHER_DATA, beginning, run_label
 from runner.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -290,6 +290,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[
         config = config.model_copy(update={"threads": max(1, int(assignment.cpus))})
     _greet(assignment, config, state)
     begun = (state["epoch"], state["step"]) if state is not None else (0, 0)
+    label = run_label(assignment.run, assignment.name)
     standing.note(from_epoch=begun[0], from_step=begun[1])
     allowed = config.stop_after_epochs_without_gain
     if state is not None and stopping.is_over(state["history"], config.num_epochs, allowed):
@@ -298,7 +299,9 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[
     with (
         notices.shown(sys.stdout),
         _together(assignment, config, standing) as group,
-        AttemptKeeper(standing.place, assignment.paths, config, state, standing.note_trouble) as keeper,
+        AttemptKeeper(
+            standing.place, assignment.paths, config, state, label, standing.note_trouble
+        ) as keeper,
     ):
         for progress in training.train(config, state, group=group):
             if orders.abandoned:

@@ -38,9 +38,13 @@ class AttemptKeeper:
         attempt: AttemptPaths,
         config: Config,
         state: State | None,
+        label: str,
         troubled: Callable[[Trouble | None], None],
     ) -> None:
-        """`troubled` hears why nothing can be saved at the moment, and (None) when that is over."""
+        """`label`: what pictures call the run.
+
+        `troubled` hears why nothing can be saved at the moment, and (None) when that is over.
+        """
         named, run = config.checkpoint, place.run
         board = run.tensorboard
         if named.log_dir:
@@ -56,6 +60,7 @@ class AttemptKeeper:
             board,
             state,
             Lines(sys.stdout),
+            label=label,
             save=self._save,
             troubled=troubled,
         )

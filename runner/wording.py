@@ -11,6 +11,11 @@ NOTHING = "-"
 OTHER_DATA = "--set dataset.root=FOLDER"  # what a run wants at a `resume` where its data are not
 
 
+def run_label(number: int, name: str) -> str:
+    """A run in a title: "run 3 (mnist_small)"."""
+    return f"run {number} ({name})"
+
+
 def duration(seconds: float | None) -> str:
     """Two leading units: "40s", "3m 05s", "2h 10m", "4d 3h"; "-" where it is not known."""
     if seconds is None or not math.isfinite(seconds):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from capsnet import checkpoint
+from capsnet.commands import histories
 from capsnet.commands.trained import Trained, load_trained
 from capsnet.figures import (
     animation,
@@ -23,76 +24,119 @@ from capsnet.figures import (
     perturb,
     primary,
     reconstruct,
+    rendering,
     rotate,
-    sheet,
 )
 from capsnet.figures.gallery import gallery
-from capsnet.figures.kinds import ALL, IMAGES, FigureError
+from capsnet.figures.kinds import ALL, FORMATS, IMAGES, FigureError
 from capsnet.figures.needs import require
 from capsnet.figures.subject import Subject, choose, spread_out
-from capsnet.files import CHECKPOINT
-from capsnet.history import Row, read_history
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_EPOCHS = 10**9  # of a table that is believed
+ANIMATION = "gif"  # which "rotate" gives besides
+COMPARED = "curves-compared"  # the name of the curves of several runs
 
 Picture = tuple[Path, bytes]
 
 
+@dataclass(frozen=True)
+class Target:
+    """The destination and the format of pictures: as the user says, or the default."""
+
+    named: Path | None  # a file; of `figures` a folder
+    format: str  # of charts
+    dpi: int | None
+
+    def file(self, folder: Path, name: str) -> Path:
+        """The file of a picture: the one that is named, or one in `folder`."""
+        return self.named or output.can_hold(folder / f"{name}.{self.format}")
+
+    def encoded(self, figure: Figure) -> bytes:
+        return rendering.encoded(figure, self.format, self.dpi)
+
+
 def run(arguments: Namespace) -> int:
     """Draw, write, print the paths; the exit code."""
-    path = _checkpoint(arguments)
-    try:
-        import matplotlib  # noqa: F401 - now, not after minutes of computing
-    except ImportError as error:
-        raise FigureError("pictures are drawn with matplotlib: pip install matplotlib") from error
-    with sheet.defaults():
-        for file, content in _pictures(arguments, path):
+    paths, labels = _checkpoints(arguments)
+    target = _target(arguments)
+    _load_matplotlib()  # now, not after minutes of computing
+    with rendering.defaults():
+        for file, content in _pictures(arguments, paths, labels, target):
             with output.mistakes(file):
                 output.save(content, file)
             print(file, flush=True)
     return 0
 
 
-def _checkpoint(arguments: Namespace) -> str:
-    """The checkpoint, which may be named in two ways."""
-    given = {name for name in (arguments.checkpoint, arguments.model_path) if name is not None}
-    if len(given) == 2:
-        raise FigureError(
-            f"CHECKPOINT is {arguments.checkpoint} and --model-path is {arguments.model_path}: name one"
-        )
-    if not given:
+def _load_matplotlib() -> None:
+    try:
+        rendering.import_matplotlib()
+    except ImportError as error:
+        raise FigureError("pictures are drawn with matplotlib: pip install matplotlib") from error
+    except Exception as error:  # whatever its own start goes wrong by, as a settings file that is no text
+        raise FigureError(f"matplotlib cannot be imported: {error}") from error
+
+
+def _checkpoints(arguments: Namespace) -> tuple[list[str], list[str | None]]:
+    """The checkpoints, which may be named in two ways, and what each run is called if not by its name."""
+    given = arguments.checkpoint
+    named = given if isinstance(given, list) else [] if given is None else [given]
+    if arguments.model_path is not None and arguments.model_path not in named:
+        if named:
+            raise FigureError(
+                f"CHECKPOINT is {' '.join(named)} and --model-path is {arguments.model_path}: name one"
+            )
+        named = [arguments.model_path]
+    if not named:
         raise FigureError(f"name a checkpoint, as in: python -m capsnet {arguments.command} out/quickstart")
-    return given.pop()
+    labels: list[str | None] = arguments.label or [None] * len(named)
+    if len(labels) != len(named):
+        raise FigureError(f"{len(labels)} labels for {len(named)} checkpoints: give --label once for each")
+    return named, labels
 
 
-def _pictures(arguments: Namespace, path: str) -> Iterator[Picture]:
+def _target(arguments: Namespace) -> Target:
+    """Check and return what the user says. Raises FigureError where nothing can be written there."""
+    kind, text, dpi = arguments.command, arguments.output, arguments.dpi
+    if kind == ALL or text is None:
+        folder = None if text is None else output.named_folder(text)
+        return Target(folder, arguments.format or FORMATS[0], dpi)
+    file = output.named_file(text, (*FORMATS, ANIMATION) if kind == "rotate" else FORMATS)
+    its = output.format_of(file)
+    if arguments.format not in (None, its):
+        raise FigureError(f"{file} is no file of --format {arguments.format}: leave one of the two out")
+    if its == ANIMATION and dpi is not None:
+        raise FigureError(f"--dpi {dpi} is of charts: {file} has pixels of its own")
+    return Target(file, its, dpi)
+
+
+def _pictures(
+    arguments: Namespace, paths: list[str], labels: list[str | None], target: Target
+) -> Iterator[Picture]:
     if arguments.command == "curves":
-        return _curves(arguments, Path(path))
-    trained = load_trained(path, best=arguments.best, data=arguments.data)
+        return _curves(paths, labels, target)
+    trained = load_trained(paths[0], best=arguments.best, data=arguments.data)
     if getattr(arguments, "seed", None) is None:
         arguments.seed = trained.config.seed
-    return _all(arguments, trained) if arguments.command == ALL else _one(arguments, trained)
+    subject = Subject(
+        trained.config, trained.network, trained.execution, labels[0], trained.epoch, arguments.best
+    )
+    if arguments.command == ALL:
+        return _all(arguments, trained, subject, target)
+    require(arguments.command, trained.config)
+    if arguments.command == "rotate":
+        return _rotate(arguments, trained, subject, target)
+    file = target.file(output.folder_of(trained.path), arguments.command)
+    return iter([(file, target.encoded(_drawn(arguments, trained, subject)))])
 
 
-def _one(arguments: Namespace, trained: Trained) -> Iterator[Picture]:
-    """A picture of the kind asked for; of an image in motion an animation and a chart."""
-    kind = arguments.command
-    require(kind, trained.config)
-    if kind == "rotate":
-        return _rotate(arguments, trained)
-    file = _file(arguments, output.folder_of(trained.path) / f"{kind}.png")
-    return iter([(file, sheet.png(_drawn(arguments, trained)))])
-
-
-def _drawn(arguments: Namespace, trained: Trained) -> Figure:
-    subject, test, seed = _subject(trained), trained.test(), arguments.seed
-    count = _count(arguments)
+def _drawn(arguments: Namespace, trained: Trained, subject: Subject) -> Figure:
+    test, seed, count = trained.test(), arguments.seed, _count(arguments)
     match arguments.command:
         case "confusion":
-            return confusion.picture(trained.config, test, subject.answers(test))
+            return confusion.picture(subject, test, subject.answers(test))
         case "reconstruct":
             return reconstruct.picture(subject, test, subject.answers(test), seed, count)
         case "overlap":
@@ -100,89 +144,50 @@ def _drawn(arguments: Namespace, trained: Trained) -> Figure:
     sample, label = choose(test, seed, sample=arguments.sample, digit=arguments.digit)
     match arguments.command:
         case "perturb":
-            return perturb.picture(subject, test, sample, label)
+            return perturb.picture(subject, test, sample, label, arguments.order)
         case "couplings":
             return couplings.picture(subject, test, seed, sample, count)
     decoder = primary.train(subject, trained.train(), seed, arguments.steps, _say)
     return primary.picture(subject, decoder, test, sample)
 
 
-def _rotate(arguments: Namespace, trained: Trained) -> Iterator[Picture]:
+def _rotate(arguments: Namespace, trained: Trained, subject: Subject, target: Target) -> Iterator[Picture]:
     """The animation is there before the chart, which takes longer; a file of one kind is that one only."""
     folder, name = output.folder_of(trained.path), arguments.map
-    if arguments.output is None:
-        files = [output.checked(folder / f"{name}{suffix}", (suffix,)) for suffix in (".gif", ".png")]
-    else:
-        files = [_file(arguments, folder, (".png", ".gif"))]
-    if arguments.images is not None and all(file.suffix.lower() == ".gif" for file in files):
-        raise FigureError(f"--images {arguments.images} is of the chart: {files[0]} shows one image only")
-    subject, test, seed, motion = _subject(trained), trained.test(), arguments.seed, rotate.MOTIONS[name]
+    moving = target.format == ANIMATION
+    if moving and arguments.images is not None:
+        raise FigureError(f"--images {arguments.images} is of the chart: {target.named} shows one image only")
+    chart = None if moving else target.file(folder, name)
+    film = target.named if moving else None if target.named else output.can_hold(folder / f"{name}.gif")
+    test, seed, motion = trained.test(), arguments.seed, rotate.MOTIONS[name]
     sample, _ = choose(test, seed, sample=arguments.sample, digit=arguments.digit)
     seen = rotate.moved(subject, test[sample : sample + 1], sample, motion)
-    for file in files:
-        if file.suffix.lower() == ".gif":
-            yield file, animation.gif(seen)
-        else:
-            some = test[spread_out(torch.arange(len(test)), _count(arguments), seed, "rotate")]
-            yield file, sheet.png(rotate.draw(seen, rotate.accuracies(subject, some, motion), len(some)))
+    if film is not None:
+        yield film, animation.gif(seen)
+    if chart is not None:
+        some = test[spread_out(torch.arange(len(test)), _count(arguments), seed, "rotate")]
+        drawn = rotate.draw(seen, rotate.accuracies(subject, some, motion), len(some))
+        yield chart, target.encoded(drawn)
 
 
-def _curves(arguments: Namespace, path: Path) -> Iterator[Picture]:
-    """From a checkpoint, or from the table of metrics beside it where that is named or alone is left."""
-    where = checkpoint.locate(path)
-    table = path if path.suffix == ".csv" else checkpoint.history_path(where)
-    if path.suffix == ".csv" or (table.exists() and not where.exists()):
-        history, name = _read(table), table.absolute().parent.name
-        where = table.with_name(CHECKPOINT)
-    else:
-        state = checkpoint.load(where)
-        history, name = state["history"], state["config"]["name"]
-    file = _file(arguments, output.folder_of(where) / "curves.png")
-    yield file, sheet.png(curves.draw(history, name))
+def _curves(paths: list[str], labels: list[str | None], target: Target) -> Iterator[Picture]:
+    sources = [histories.load(Path(path), label) for path, label in zip(paths, labels, strict=True)]
+    name = "curves" if len(sources) == 1 else COMPARED
+    file = target.file(output.folder_of(sources[0].checkpoint), name)
+    yield file, target.encoded(curves.draw(histories.told_apart(sources)))
 
 
-def _read(table: Path) -> list[Row]:
-    try:
-        history = read_history(table)
-    except OSError as error:
-        raise FigureError(f"{table}: {error.strerror}") from error
-    except TypeError as error:  # what csv makes of fields that no column is named for
-        raise FigureError(f"{table} holds no metrics by epoch: a line has more fields than names") from error
-    except (ValueError, csv.Error) as error:
-        raise FigureError(f"{table} holds no metrics by epoch: {error}") from error
-    if any(not 0 <= row.get("epoch", -1) <= MOST_EPOCHS for row in history):
-        raise FigureError(f"{table} holds no metrics by epoch")
-    return history
-
-
-def _all(arguments: Namespace, trained: Trained) -> Iterator[Picture]:
-    folder = output.checked_folder(_named(arguments, output.folder_of(trained.path)))
-    config = trained.config.model_copy(update={"seed": arguments.seed})
+def _all(arguments: Namespace, trained: Trained, subject: Subject, target: Target) -> Iterator[Picture]:
+    folder = target.named or output.folder_of(trained.path)
+    output.can_hold(folder / f"curves.{target.format}")
     history = checkpoint.load(trained.path)["history"]
-    for kind, drawn in gallery(config, trained.network, trained.test(), trained.execution, history):
-        yield output.checked(folder / f"{kind}.png", (".png",)), sheet.png(drawn)
-
-
-def _file(arguments: Namespace, default: Path, suffixes: tuple[str, ...] = (".png",)) -> Path:
-    return output.checked(_named(arguments, default), suffixes)
-
-
-def _named(arguments: Namespace, default: Path) -> Path:
-    """Where to, as the user says; `default` where nothing is said."""
-    if arguments.output is None:
-        return default
-    if not arguments.output:
-        raise FigureError("--output is empty: give it a name, or leave it out")
-    return Path(arguments.output)
+    for kind, figure in gallery(subject, trained.test(), history, arguments.seed):
+        yield folder / f"{kind}.{target.format}", target.encoded(figure)
 
 
 def _count(arguments: Namespace) -> int:
     """How many test images, as the user says or as is usual; 0 of a kind that shows one."""
     return getattr(arguments, "images", None) or IMAGES.get(arguments.command, 0)
-
-
-def _subject(trained: Trained) -> Subject:
-    return Subject(trained.config, trained.network, trained.execution)
 
 
 def _say(text: str) -> None:

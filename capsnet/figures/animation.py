@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from capsnet.figures import sheet
+from capsnet.figures import sheet, style
 from capsnet.figures.rotate import Moved
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
 
-SIDE = 140  # pixels of the image
-HEAD = 26  # pixels above it
+SIDE = 140  # pixels of the image, at most
+MARGIN = 14  # pixels around everything
+LINE = 26  # pixels of a line of text
+LETTERS = 12  # pixels of their size
+SMALL_LINE, SMALL_LETTERS = 16, 10  # likewise, of what the picture is of
 FRAME_MILLISECONDS = 80
 COLOURS = 256  # of a frame: with fewer, small bars lose theirs beside a photograph
-INK = "#606060"
 NAMED = 12  # classes at most that get their number below the bar
 
 
@@ -54,27 +57,42 @@ def gif(seen: Moved) -> bytes:
 
 
 def _frame(seen: Moved, pictures: list[torch.Tensor], place: int) -> Image:
-    """One frame: the amount, the pictures side by side, the bars; names below them."""
-    from PIL import Image, ImageDraw, ImageFont
+    """One frame: what it is of, the amount, the pictures side by side, the bars; names below them."""
+    from PIL import Image, ImageDraw
 
     height, width = pictures[0].shape[:2]
     lengths = seen.lengths[place].tolist()
     bar = max(3, min(20, 400 // len(lengths)))
-    lefts = [sheet.MARGIN + column * (width + sheet.MARGIN) for column in range(len(pictures) + 1)]
-    top, base = HEAD, HEAD + height
-    frame = Image.new("RGB", (lefts[-1] + bar * len(lengths) + sheet.MARGIN, base + HEAD), "white")
-    pen, font = ImageDraw.Draw(frame), ImageFont.load_default(13)
+    lefts = [MARGIN + column * (width + MARGIN) for column in range(len(pictures) + 1)]
+    across = lefts[-1] + bar * len(lengths) + MARGIN
+    font, small = _font(LETTERS), _font(SMALL_LETTERS)
+    lines = style.wrapped(seen.origin, across - 2 * MARGIN, small.getlength)
+    above = MARGIN // 2 + SMALL_LINE * len(lines)
+    top = above + LINE
+    base = top + height
+    frame = Image.new("RGB", (across, base + LINE), "white")
+    pen = ImageDraw.Draw(frame)
+    for number, line in enumerate(lines):
+        pen.text((MARGIN, MARGIN // 2 + SMALL_LINE * (number + 0.5)), line, style.GREY, small, anchor="lm")
     for left, picture, name in zip(lefts, pictures, ("image", "reconstruction"), strict=False):
         frame.paste(Image.fromarray(np.ascontiguousarray(picture.numpy())), (left, top))
-        pen.text((left + width / 2, base + HEAD / 2), name, fill=INK, font=font, anchor="mm")
+        pen.text((left + width / 2, base + LINE / 2), name, style.GREY, font, anchor="mm")
     amount = seen.motion.text(seen.motion.amounts[place])
-    pen.text((lefts[0], HEAD / 2), amount, fill=sheet.BLACK, font=font, anchor="lm")
-    pen.text((lefts[-1], HEAD / 2), f"{seen.scores}, up to 1", fill=INK, font=font, anchor="lm")
-    pen.line((lefts[-1], top, lefts[-1] + bar * len(lengths), top), fill="#cfcfcf")
+    pen.text((lefts[0], above + LINE / 2), amount, style.BLACK, font, anchor="lm")
+    pen.text((lefts[-1], above + LINE / 2), f"{seen.scores}, up to 1", style.GREY, font, anchor="lm")
+    pen.line((lefts[-1], top, lefts[-1] + bar * len(lengths), top), fill=style.PALE)
     for number, length in enumerate(lengths):
         x = lefts[-1] + bar * number
-        colour = sheet.BLUE if number in seen.labels else sheet.ORANGE
+        colour = style.BLUE if number in seen.labels else style.ORANGE
         pen.rectangle((x + 1, base - round(height * length), x + bar - 2, base), fill=colour)
         if len(lengths) <= NAMED:
-            pen.text((x + bar / 2, base + HEAD / 2), str(number), fill=INK, font=font, anchor="mm")
+            pen.text((x + bar / 2, base + LINE / 2), str(number), style.GREY, font, anchor="mm")
     return frame.quantize(COLOURS, dither=Image.Dither.NONE)
+
+
+def _font(pixels: int) -> FreeTypeFont:
+    """The font of all pictures: Pillow's own lacks the minus."""
+    from matplotlib.font_manager import FontProperties, findfont
+    from PIL import ImageFont
+
+    return ImageFont.truetype(findfont(FontProperties()), pixels)

@@ -19,7 +19,7 @@ from capsnet.augmentation import for_test
 from capsnet.capsule_network import CapsNet
 from capsnet.capsules import SelfRoutedCapsules
 from capsnet.config import CapsNetModel, Config, SelfRouting
-from capsnet.figures import sheet
+from capsnet.figures import heat, style
 from capsnet.figures.kinds import IMAGES
 from capsnet.figures.subject import Subject, classes, spread_out
 from capsnet.images import Images
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 50
+HEIGHT = 2.5  # inches of the charts
+SMALL_EFFECT = 0.005  # couplings that differ by less are written with one more digit,
+FEW = 10  # where no more classes than these leave room for it
+DARK = 0.35  # from the middle of the scale, of 1: where black numbers could not be read
 NUMBERED = 12  # classes at most: more would leave no room for the numbers
 PART = 16  # images at once: couplings take 10 numbers a primary capsule
 
@@ -122,60 +126,69 @@ def picture(
     model = subject.config.model
     assert isinstance(model, CapsNetModel)
     places = len(shown.means[0]) + model.none_of_the_above
-    return draw(counted(subject, test[indices]), shown, places, stages(subject.config))
+    return draw(counted(subject, test[indices]), shown, places, stages(subject.config), subject.origin)
 
 
-def draw(found: torch.Tensor, shown: Example, places: int, names: list[str]) -> Figure:
+def draw(found: torch.Tensor, shown: Example, places: int, names: list[str], origin: str) -> Figure:
     """Entropies [R, N, I] of couplings to so many `places`, and the example; R names."""
-    drawn = sheet.figure(980, 400)
-    histogram, heat = drawn.subplots(1, 2, width_ratios=(1, 1.25))
-    drawn.subplots_adjust(left=0.06, right=0.98, bottom=0.14, top=0.78, wspace=0.16)
-    _histogram(histogram, found, places, names)
-    _heat(heat, shown, names)
-    title = f"Routing couplings, {found.shape[1]} test images of {found.shape[2]:,} primary capsules"
-    sheet.write(drawn, sheet.MARGIN, sheet.MARGIN + sheet.LINE / 2, title, size=sheet.TEXT + 2)
-    return drawn
+    title = f"Routing couplings: {found.shape[1]} test images of {found.shape[2]:,} primary capsules"
+    figure = style.chart(style.PAGE, HEIGHT, title, origin)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2.3))
+    _histogram(left, found, places, names)
+    _heat(right, shown, 1 / places, names)
+    return figure
 
 
 def _histogram(axes: Axes, found: torch.Tensor, places: int, names: list[str]) -> None:
     """The entropies of each iteration after the first, in which all are the same."""
-    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
 
-    most, later = math.log2(places), len(found) - 1
-    axes.axvline(most, color=sheet.GREY, linewidth=1.5, linestyle="--", label=f"{names[0]}: even")
+    most = math.log2(places)
+    axes.axvline(most, color=style.GREY, linewidth=1, linestyle="--", label=f"{names[0]}: even")
     low = min(float(found.min()), most - 0.01)
+    colours = (style.SKY, style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.AMBER, style.BLACK)
     for number, values in enumerate(found[1:].flatten(1)):
         counts, edges = torch.histogram(values, BINS, range=(low, most + 1e-4))
-        colour = colormaps["cividis"](0.85 * (1 - number / max(1, later - 1)))
         shares = (100 * counts / len(values)).numpy()
-        axes.stairs(shares, edges.numpy(), color=colour, label=names[number + 1], linewidth=1.8)
-    axes.set_title("entropy of a primary capsule's couplings", loc="left", size=sheet.TEXT)
-    axes.set_xlabel("bits", size=sheet.TEXT)
+        colour = colours[number % len(colours)]
+        axes.stairs(shares, edges.numpy(), color=colour, label=names[number + 1], linewidth=1.2)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.set_xlabel("entropy of its couplings, bits", size=style.TEXT)
     axes.set_yscale("log")  # most capsules have hardly a preference, and would hide those that have
     axes.set_ylim(0.01, 150)
     axes.set_yticks((0.01, 0.1, 1, 10, 100), ("0.01", "0.1", "1", "10", "100"))
-    axes.set_ylabel("primary capsules, in %", size=sheet.TEXT)
-    axes.tick_params(labelsize=sheet.TEXT)
+    axes.set_ylabel("primary capsules, %", size=style.TEXT)
+    axes.tick_params(labelsize=style.SMALL)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=sheet.TEXT, loc="upper left")
+    axes.legend(frameon=False, fontsize=style.SMALL, loc="upper left")
 
 
-def _heat(axes: Axes, shown: Example, names: list[str]) -> None:
-    """The mean couplings of the example, an iteration a row."""
-    means = shown.means
-    count = means.shape[1]
-    low, high = float(means.min()), float(means.max())
-    digits = 3 if high - low > 0.005 else 4
-    axes.imshow(means.numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    if count <= NUMBERED:
-        for (row, column), value in np.ndenumerate(means.numpy()):
-            colour = "white" if value < (low + high) / 2 else sheet.BLACK
-            text = f"{value:.{digits}f}".removeprefix("0")
-            axes.text(column, row, text, ha="center", va="center", color=colour, size=sheet.TEXT)
-        axes.set_xticks(range(count))
-    axes.set_yticks(range(len(names)), [name.removeprefix("iteration ").split()[0] for name in names])
-    axes.tick_params(length=0, labelsize=sheet.TEXT)
-    axes.set_xlabel("class", size=sheet.TEXT)
-    axes.set_ylabel("iteration" if names[0].startswith("iteration") else "training", size=sheet.TEXT)
-    title = f"mean coupling of test image {shown.sample}, which shows {shown.shows}"
-    axes.set_title(title, loc="left", size=sheet.TEXT)
+def scale_end(means: torch.Tensor, even: float) -> float:
+    """The end of a scale from 0 for these couplings: twice the even share, or the next round multiple."""
+    highest = float(means.max())
+    return next((even * times for times in (2, 5, 10, 20, 50) if highest <= even * times <= 1), 1.0)
+
+
+def _heat(axes: Axes, shown: Example, even: float, names: list[str]) -> None:
+    """The mean couplings of the example, an iteration a row; white is the even share, on a scale from 0."""
+    from matplotlib.colors import TwoSlopeNorm
+
+    means, end = shown.means.numpy(), scale_end(shown.means, even)
+    scale = TwoSlopeNorm(even, vmin=0, vmax=end)
+    mesh = heat.cells(axes, means, "PuOr_r", scale)
+    columns = {}
+    if means.shape[1] <= NUMBERED:
+        cells = [(row, column) for row, column in np.ndindex(*means.shape)]
+        dark = np.abs(scale(means) - 0.5) > DARK
+        fine = np.ptp(means) < SMALL_EFFECT and means.shape[1] <= FEW
+        digits = 4 if fine else 3
+        texts = {cell: f"{means[cell]:.{digits}f}".removeprefix("0") for cell in cells}
+        heat.number(axes, texts, {cell: "white" if dark[cell] else style.BLACK for cell in cells})
+        columns = {number: str(number) for number in range(means.shape[1])}
+    heat.name(axes, dict(enumerate(n.removeprefix("iteration ").split()[0] for n in names)), columns)
+    axes.set_xlabel("class", size=style.TEXT)
+    axes.set_ylabel("iteration" if names[0].startswith("iteration") else "training", size=style.TEXT)
+    axes.set_title(f"test image {shown.sample}, which shows {shown.shows}", loc="left", size=style.TEXT)
+    ticks = (0, even / 2, even, (even + end) / 2, end)
+    heat.explain(axes, mesh, f"mean coupling; white: even, {even:.3g}", "right", ticks, pad=0.03)

@@ -1,142 +1,164 @@
-"""Loss and accuracy by epoch."""
+"""Loss and error by epoch, of one run or of several in the same chart."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from capsnet.figures import sheet
-from capsnet.figures.kinds import FigureError
+from capsnet.config import Config
+from capsnet.figures import legend, scales, style, titles
+from capsnet.figures.kinds import OVERLAID, FigureError
+from capsnet.figures.legend import Dashes, Entry
 from capsnet.history import Row, best_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PARTS = {"train": sheet.GREY, "validation": sheet.ORANGE, "test": sheet.BLUE}
-ALL = 0.01  # percent: how far beyond 100% the scale would end, which on a logarithm is nowhere
-MARKS = (
-    (0, 50, 90, 99, 99.9, 100),
-    (0, 20, 40, 60, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 100),
-    (*range(0, 90, 5), *range(90, 99), 98.4, 98.8, 99, 99.2, 99.4, 99.6, 99.7, 99.8, 99.85, 99.9, 99.95, 100),
-)
+# Of one run each part has a colour; of several the runs have. The line says the part either way.
+PARTS = {"train": style.GREY, "validation": style.ORANGE, "test": style.BLUE}
+LINES: dict[str, Dashes] = {"train": "--", "validation": ":", "test": "-"}
 BEST = "validation/accuracy"  # chooses the best epoch
-MARKED = 30  # epochs at most of which each gets a dot
+MARKED = 60  # epochs at most, of all runs together, of which each gets a dot
+HEIGHT = 2.5  # inches of the charts
 
 
-def curve(history: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    """The epochs that measured a metric, and what they measured, as far as it is finite."""
-    measured = [row for row in history if math.isfinite(row.get(name, math.nan))]
+@dataclass(frozen=True)
+class History:
+    """The metrics of a run by epoch, and what the run is called."""
+
+    label: str
+    rows: Sequence[Row]
+    config: Config | None = None  # None: a table of metrics alone
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Model and data set, where they are known."""
+        return () if self.config is None else (titles.model(self.config), titles.dataset(self.config))
+
+
+def curve(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    """The epochs that measured a metric, and what they measured, as far as an axis can show it."""
+    measured = [row for row in rows if abs(row.get(name, math.nan)) < scales.HUGE]
     return [row["epoch"] for row in measured], [row[name] for row in measured]
 
 
-def draw(history: Sequence[Row], title: str) -> Figure:
-    """Two charts side by side, stretched where they end up. FigureError where no epoch has ended yet."""
-    if not history:
-        raise FigureError("no curves picture: no epoch has ended yet")
-    drawn = sheet.figure(900, 380)
-    loss, accuracy = drawn.subplots(1, 2)
-    drawn.subplots_adjust(left=0.07, right=0.98, bottom=0.14, top=0.8, wspace=0.2)
-    for axes, metric, factor in ((loss, "loss", 1.0), (accuracy, "accuracy", 100.0)):
-        _chart(axes, history, metric, factor)
-    _scale_loss(loss)
-    _scale_accuracy(accuracy)
-    if best := best_row([row for row in history if math.isfinite(row.get(BEST, math.nan))]):
-        _mark(accuracy, best)
-    if loss.lines:
-        loss.legend(frameon=False, fontsize=sheet.TEXT)
-    sheet.write(drawn, sheet.MARGIN, sheet.MARGIN + sheet.LINE / 2, title, size=sheet.TEXT + 2)
-    return drawn
+def losses(rows: Sequence[Row], part: str) -> tuple[list[float], list[float]]:
+    """Epochs and losses of a part of the data."""
+    return curve(rows, f"{part}/loss")
 
 
-def _chart(axes: Axes, history: Sequence[Row], metric: str, factor: float) -> None:
-    from matplotlib.ticker import MaxNLocator
+def errors(rows: Sequence[Row], part: str) -> tuple[list[float], list[float]]:
+    """Epochs and errors of a part of the data, in percent."""
+    epochs, accuracies = curve(rows, f"{part}/accuracy")
+    # Rounded: 100 * (1 - 0.9) is not 10, and a flawless epoch is to be exactly 0.
+    return epochs, [round(100 * (1 - accuracy), 9) for accuracy in accuracies]
 
-    marker = "o" if len(history) <= MARKED else ""
-    for part, colour in PARTS.items():
-        epochs, values = curve(history, f"{part}/{metric}")
-        if epochs:
-            scaled = [value * factor for value in values]
-            axes.plot(epochs, scaled, color=colour, label=part, marker=marker, markersize=3, linewidth=1.5)
-    if len(history) == 1:
-        axes.set_xlim(history[0]["epoch"] - 0.5, history[0]["epoch"] + 0.5)
-    axes.set_xlabel("epoch", size=sheet.TEXT)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.tick_params(labelsize=sheet.TEXT)
+
+def draw(histories: Sequence[History]) -> Figure:
+    """Two charts side by side. FigureError where no epoch has ended yet, or with too many runs."""
+    _require_epochs(histories)
+    title = "Loss and error by epoch" + (f", {len(histories)} runs" if len(histories) > 1 else "")
+    labels, origin = named(histories)
+    entries = _entries(histories, labels)
+    figure = style.chart(style.PAGE, HEIGHT + legend.height(entries), title, origin)
+    loss, error = figure.subplots(1, 2)
+    _chart(loss, histories, losses, "loss")
+    _chart(error, histories, errors, "error, %")
+    if len(histories) == 1:
+        _mark_best(error, histories[0].rows)
+    legend.add(figure, entries)
+    return figure
+
+
+def _require_epochs(histories: Sequence[History]) -> None:
+    if len(histories) > OVERLAID:
+        raise FigureError(
+            f"no curves picture: {len(histories)} runs are too many for one chart, {OVERLAID} at most"
+        )
+    for history in histories:
+        if not history.rows:
+            whose = f" of {history.label}" if len(histories) > 1 else ""
+            raise FigureError(f"no curves picture: no epoch{whose} has ended yet")
+
+
+def named(histories: Sequence[History]) -> tuple[list[str], str]:
+    """A label for each run, with what sets it apart; and a line of what all have in common."""
+    if len(histories) == 1:
+        return [histories[0].label], titles.BETWEEN.join((histories[0].label, *histories[0].facts))
+    facts = [history.facts for history in histories]
+    common = [fact for fact in facts[0] if all(fact in others for others in facts)]
+    labels = [
+        titles.BETWEEN.join((history.label, *(fact for fact in history.facts if fact not in common)))
+        for history in histories
+    ]
+    return labels, titles.BETWEEN.join(common)
+
+
+def _entries(histories: Sequence[History], labels: Sequence[str]) -> list[Entry]:
+    """The runs by their colours, where there are several, and the parts of the data by their lines."""
+    parts = [part for part in PARTS if any(_has(history.rows, part) for history in histories)]
+    if len(histories) == 1:
+        return [Entry(part, PARTS[part], LINES[part]) for part in parts]
+    runs = [Entry(label, colour, "-") for label, colour in zip(labels, style.SERIES, strict=False)]
+    return runs + [Entry(part, style.GREY, LINES[part]) for part in parts]
+
+
+def _has(rows: Sequence[Row], part: str) -> bool:
+    return bool(losses(rows, part)[0] or errors(rows, part)[0])
+
+
+Measure = Callable[[Sequence[Row], str], tuple[list[float], list[float]]]
+
+
+def _chart(axes: Axes, histories: Sequence[History], measure: Measure, name: str) -> None:
+    """The curves of all runs and parts, over the epochs of all runs."""
+    measured = [
+        (number, part, *measure(history.rows, part))
+        for number, history in enumerate(histories)
+        for part in PARTS
+    ]
+    zero = scales.with_logarithm(axes, [value for *_, values in measured for value in values])
+    epochs = [int(row["epoch"]) for history in histories for row in history.rows]
+    marker = "o" if len(epochs) <= MARKED else ""
+    for number, part, at, values in measured:
+        if at:
+            axes.plot(
+                at,
+                scales.raised(values, zero),
+                color=PARTS[part] if len(histories) == 1 else style.SERIES[number],
+                linestyle=LINES[part],
+                linewidth=1.4 if part == "test" else 1.0,
+                marker=marker,
+                markersize=2.5,
+                label=part,
+            )
+    scales.with_epochs(axes, min(epochs), max(epochs))
+    axes.set_title(name + (", logarithmic" if zero is not None else ""), loc="left", size=style.TEXT)
+    axes.set_xlabel("epoch", size=style.TEXT)
+    axes.tick_params(labelsize=style.SMALL)
     axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _scale_loss(axes: Axes) -> None:
-    """Logarithmic: what a long run gains at its end is a small part of what it gained at first."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    if not any(np.max(line.get_ydata()) > 0 for line in axes.lines):
-        axes.set_title("loss", loc="left", size=sheet.TEXT)  # nothing that has a logarithm
+def _mark_best(axes: Axes, rows: Sequence[Row]) -> None:
+    """The epoch that validation chose, on the side of its line that has more room."""
+    best = best_row([row for row in rows if math.isfinite(row.get(BEST, math.nan))])
+    if best is None:
         return
-    axes.set_title("loss, logarithmic", loc="left", size=sheet.TEXT)
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    digits = range(1, 10) if high < 5 * low else (1, 2, 5) if high < 500 * low else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=tuple(digits)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _scale_accuracy(axes: Axes) -> None:
-    """As far from 90% to 99% as from there to 99.9%."""
-    from matplotlib.ticker import FixedFormatter, FixedLocator
-
-    axes.set_title("accuracy, in %, stretched towards 100", loc="left", size=sheet.TEXT)
-    low, high = (float(shrunk(edge)) for edge in _with_margin(axes))
-    axes.set_yscale("function", functions=(stretched, shrunk))
-    axes.set_ylim(low, high)
-    ticks = marks(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
-    axes.yaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-
-
-def _with_margin(axes: Axes) -> tuple[float, float]:
-    """The least and the largest value of all lines, stretched, and a little more on both sides."""
-    values = [stretched(line.get_ydata()) for line in axes.lines]
-    low, high = (min(map(np.min, values)), max(map(np.max, values))) if values else (0.0, 1.0)
-    margin = 0.05 * (high - low) or 0.05
-    return max(low - margin, stretched(0.0)), min(high + margin, stretched(100.0))
-
-
-def stretched(percent):
-    """How high a percentage stands: the nearer to 100, the more room."""
-    return -np.log10(100 + ALL - np.clip(percent, 0, 100))
-
-
-def shrunk(height):
-    """The percentage at a height."""
-    return 100 + ALL - np.power(10.0, -np.asarray(height))
-
-
-def marks(low: float, high: float) -> list[float]:
-    """Round percentages from `low` to `high`: the coarsest ones that are four, or the finest."""
-    found: list[float] = []
-    for percentages in MARKS:
-        found = [mark for mark in percentages if low <= mark <= high]
-        if len(found) >= 4:
-            break
-    return found
-
-
-def _mark(axes: Axes, best: Row) -> None:
-    """The epoch that validation chose."""
-    axes.axvline(best["epoch"], color=sheet.ORANGE, linewidth=0.8, linestyle=":")
+    axes.axvline(best["epoch"], color=style.ORANGE, linewidth=0.8, linestyle=(0, (1, 3)))
+    left, right = axes.get_xlim()
+    before = best["epoch"] - left > right - best["epoch"]
     axes.annotate(
         f"best on validation: {best['epoch']:.0f}",
-        (best["epoch"], 0.02),
+        (best["epoch"], 1),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
-        xytext=(-3, 0),
-        ha="right",
-        size=sheet.TEXT - 1,
-        color=sheet.ORANGE,
+        xytext=(-3 if before else 3, 0),
+        ha="right" if before else "left",
+        va="top",
+        size=style.SMALL,
+        color=style.ORANGE,
     )

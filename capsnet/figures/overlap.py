@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from capsnet.figures import sheet
+from capsnet.figures import sheet, style
 from capsnet.figures.kinds import IMAGES
 from capsnet.figures.reconstruct import split
 from capsnet.figures.subject import Subject, accuracy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Light enough for a black ground, and together (almost) white, as two digits that lie over each other are.
 INKS = torch.tensor([[0.25, 0.6, 1.0], [1.0, 0.5, 0.1]])
-COLOURS = (sheet.BLUE, sheet.ORANGE)  # of the labels, on white
+COLOURS = (style.BLUE, style.ORANGE)  # of the labels, on white
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,14 @@ def picture(
 ) -> Figure:
     """At most `count` right ones and as many wrong ones of the test images, chosen by `seed`."""
     hits, misses = (pairs(subject, test, answers, chosen) for chosen in split(test, answers, seed, count))
-    return draw(hits, misses, accuracy(test.labels, answers))
+    return draw(hits, misses, accuracy(test.labels, answers), subject.origin)
 
 
-def draw(hits: Pairs | None, misses: Pairs | None, title: str) -> Figure:
+def draw(hits: Pairs | None, misses: Pairs | None, title: str, origin: str) -> Figure:
     """The right ones above the wrong ones, labels and answers in the colours of their digits."""
     found = (("both right", hits), ("wrong", misses))
-    return sheet.draw([_block(name, some) for name, some in found if some is not None], title)
+    blocks = [_block(name, some) for name, some in found if some is not None]
+    return sheet.draw(blocks, title, origin)
 
 
 def _block(name: str, some: Pairs) -> sheet.Block:

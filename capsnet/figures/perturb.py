@@ -31,20 +31,34 @@ def grid(subject: Subject, capsules: torch.Tensor, label: int) -> torch.Tensor:
     return subject.reconstruct(tried, classes).unflatten(0, (dimensions, len(STEPS)))
 
 
-def picture(subject: Subject, test: Images, sample: int, label: int) -> Figure:
-    """Of the test image of this number, and of the class `label` that it shows."""
+def effects(images: torch.Tensor) -> torch.Tensor:
+    """The grid [D, S, C, H, W] -> [D]: by how much the largest steps change a pixel, on average, of 1."""
+    unchanged = images[:, len(STEPS) // 2, None]
+    return (images[:, [0, -1]] - unchanged).abs().flatten(1).mean(1)
+
+
+def picture(subject: Subject, test: Images, sample: int, label: int, order: str = "index") -> Figure:
+    """Of the test image of this number, and of the class `label` that it shows.
+
+    `order`: the dimensions by their number, "index", or by what they change, "effect", the most first.
+    """
     image = test[sample : sample + 1]
-    return draw(image, label, grid(subject, subject.output(image).capsules, label), sample)
+    images = grid(subject, subject.output(image).capsules, label)
+    return draw(image, label, images, sample, subject.origin, order)
 
 
-def draw(image: Images, label: int, images: torch.Tensor, sample: int) -> Figure:
+def draw(image: Images, label: int, images: torch.Tensor, sample: int, origin: str, order: str) -> Figure:
     """A batch of one image, and the grid of its class: a row for each dimension."""
-    rows = [(f"{dimension}", row) for dimension, row in enumerate(images)]
+    changes = effects(images)
+    by_effect = changes.argsort(descending=True, stable=True).tolist()
+    numbers = by_effect if order == "effect" else range(len(images))
+    rows = [(f"{number} ({changes[number]:.1%})", images[number]) for number in numbers]
     captions = [("dimension", [_signed(step) for step in STEPS])]
     shown = image.images if image.parts is None else image.parts[:, image.labels[0].tolist().index(label)]
     first = sheet.Block([("image", shown.cpu())])
     title = f"Class capsule {label} of test image {sample}, one dimension changed at a time"
-    return sheet.draw([first, sheet.Block(rows, captions)], title)
+    note = f"In brackets: the mean change of a pixel by a step of {STEPS[-1]}, in % of its range."
+    return sheet.draw([first, sheet.Block(rows, captions)], title, origin, note)
 
 
 def _signed(step: float) -> str:

@@ -179,7 +179,7 @@ def picture(subject: Subject, decoder: nn.Module, test: Images, sample: int) -> 
     title = f"Test image {sample} ({classes(image)}): primary capsules as coupled to class {answer}"
     first = [sheet.pixels(image.images.cpu())[0]]
     first += [_framed(first[0], *seen_by(subject, capsule)) for capsule in chosen]
-    return draw(first, scaled(decoder, told, chosen), chosen, title)
+    return draw(first, scaled(decoder, told, chosen), chosen, title, subject.origin)
 
 
 def _framed(image: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
@@ -193,7 +193,9 @@ def _framed(image: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
     return framed
 
 
-def draw(first: list[torch.Tensor], images: torch.Tensor, chosen: list[Capsule], title: str) -> Figure:
+def draw(
+    first: list[torch.Tensor], images: torch.Tensor, chosen: list[Capsule], title: str, origin: str
+) -> Figure:
     """The image with what a capsule sees, and its row of images [S, C, H, W], for all and for each chosen."""
     names = ["all capsules"]
     names += [f"type {one.type} at {one.row},{one.column} ({one.share:.1%})" for one in chosen]
@@ -202,4 +204,4 @@ def draw(first: list[torch.Tensor], images: torch.Tensor, chosen: list[Capsule],
         for name, image, row in zip(names, first, images, strict=True)
     ]
     captions = [("times its coupling", ["image", *(f"{scale:g}" for scale in SCALES)])]
-    return sheet.draw([sheet.Block(rows, captions)], title)
+    return sheet.draw([sheet.Block(rows, captions)], title, origin)

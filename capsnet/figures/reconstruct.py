@@ -58,10 +58,10 @@ def picture(
 ) -> Figure:
     """At most `count` right ones and as many wrong ones of the test images, chosen by `seed`."""
     hits, misses = (cases(subject, test, answers, chosen) for chosen in split(test, answers, seed, count))
-    return draw(hits, misses, accuracy(test.labels, answers))
+    return draw(hits, misses, accuracy(test.labels, answers), subject.origin)
 
 
-def draw(hits: Cases | None, misses: Cases | None, title: str) -> Figure:
+def draw(hits: Cases | None, misses: Cases | None, title: str, origin: str) -> Figure:
     """The right ones above the wrong ones; those also as they look by the capsule of the label."""
     blocks = []
     if hits is not None:
@@ -69,7 +69,7 @@ def draw(hits: Cases | None, misses: Cases | None, title: str) -> Figure:
     if misses is not None:
         rows = [*_rows(misses), ("as the label", misses.as_labelled)]
         blocks.append(sheet.Block(rows, [("label → answer", _labels(misses))], "wrong"))
-    return sheet.draw(blocks, title)
+    return sheet.draw(blocks, title, origin)
 
 
 def _rows(cases: Cases) -> list[tuple[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ import torch
 
 from capsnet.affine import affine_maps, warp
 from capsnet.config import CapsNetModel, CNNModel, Config, MatrixCapsNetModel, SelfRouting
-from capsnet.figures import sheet
+from capsnet.figures import sheet, style
 from capsnet.figures.subject import Subject, right
 from capsnet.images import Images
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MEASURED = 24  # amounts, about, at which it is
 THUMBNAILS = 13  # at most
+THUMBNAIL = 72  # dots: the most that one has a side
+HEIGHT = 4.0  # inches of the charts
+LEGEND = 17  # points between the axes and the thumbnails
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Moved:
     lengths: torch.Tensor  # float [A, J]
     reconstructions: torch.Tensor | None  # float [A, C, H, W]; None without a decoder
     scores: str  # what the lengths are
+    origin: str  # the run, the model, the data set
 
 
 def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved:
@@ -98,6 +102,7 @@ def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved
         lengths=lengths,
         reconstructions=torch.cat(shown) if shown else None,
         scores=_scores(subject.config),
+        origin=subject.origin,
     )
 
 
@@ -133,30 +138,29 @@ def accuracies(subject: Subject, images: Images, motion: Motion) -> list[tuple[f
 
 def draw(seen: Moved, measured: list[tuple[float, float]], count: int) -> Figure:
     """The length of each class over the amount, and the accuracy on `count` test images."""
-    motion = seen.motion
-    drawn = sheet.figure(900, 620)
-    shows = " and ".join(map(str, seen.labels))
-    title = (
-        f"Test image {seen.sample}, which shows {shows}, {motion.text(motion.amounts[0], motion.amounts[-1])}"
-    )
-    sheet.write(drawn, sheet.MARGIN, sheet.MARGIN + sheet.LINE / 2, title, size=sheet.TEXT + 2)
-    curves = drawn.add_axes((0.07, 0.42, 0.89, 0.34))
-    shares = drawn.add_axes((0.07, 0.1, 0.89, 0.22), sharex=curves)
-    _thumbnails(drawn, curves, seen)
-    _lengths(curves, seen)
-    curves.set_ylabel(f"{seen.scores} of the class", size=sheet.TEXT)
-    shares.plot(*zip(*((a, 100 * share) for a, share in measured), strict=True), color=sheet.BLUE, marker=".")
+    figure = style.chart(style.PAGE, HEIGHT, title(seen), seen.origin)
+    lengths, shares = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
+    _draw_lengths(lengths, seen)
+    _draw_thumbnails(lengths, seen)
+    shares.plot(*zip(*((a, 100 * share) for a, share in measured), strict=True), color=style.BLUE, marker=".")
     shares.set_ylim(0, 104)
-    shares.set_ylabel("accuracy, in %", size=sheet.TEXT)
-    shares.set_title(f"{count} test images, likewise", loc="left", size=sheet.TEXT)
-    shares.set_xlabel(motion.axis, size=sheet.TEXT)
-    for axes in (curves, shares):
-        axes.set_xlim(motion.amounts[0], motion.amounts[-1])
-        axes.tick_params(labelsize=sheet.TEXT)
+    shares.set_ylabel("accuracy, %", size=style.TEXT)
+    shares.set_title(f"{count} test images, {seen.motion.words} as much", loc="left", size=style.TEXT)
+    shares.set_xlabel(seen.motion.axis, size=style.TEXT)
+    shares.set_xticks([seen.motion.amounts[place] for place in _marked(seen.motion)])
+    for axes in (lengths, shares):
+        axes.set_xlim(seen.motion.amounts[0], seen.motion.amounts[-1])
+        axes.tick_params(labelsize=style.SMALL)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
-    shares.set_xticks([motion.amounts[place] for place in _marked(motion)])
-    return drawn
+    return figure
+
+
+def title(seen: Moved) -> str:
+    """Say in words which image is seen, and how it is moved."""
+    shows = " and ".join(map(str, seen.labels))
+    amounts = seen.motion.text(seen.motion.amounts[0], seen.motion.amounts[-1])
+    return f"Test image {seen.sample}, which shows {shows}, {amounts}"
 
 
 def _marked(motion: Motion) -> list[int]:
@@ -166,36 +170,54 @@ def _marked(motion: Motion) -> list[int]:
     return list(range(0, last + 1, last // parts))
 
 
-def _lengths(axes: Axes, seen: Moved) -> None:
+def _draw_lengths(axes: Axes, seen: Moved) -> None:
     """The label's class bold, those that are longest somewhere in colours, the others pale."""
     labels = seen.labels
     winners = [c for c in seen.lengths.argmax(1).unique().tolist() if c not in labels]
     often = sorted(winners, key=lambda c: -int((seen.lengths.argmax(1) == c).sum()))
-    colours = dict(zip(often, (sheet.ORANGE, sheet.GREEN, sheet.PURPLE, sheet.SKY), strict=False))
+    colours = dict(zip(often, (style.ORANGE, style.GREEN, style.PURPLE, style.SKY), strict=False))
     for number, lengths in enumerate(seen.lengths.T):
         bold = number in labels
-        colour = sheet.BLUE if bold else colours.get(number, "#cfcfcf")
-        named = bold or number in colours
+        colour = style.BLUE if bold else colours.get(number, style.PALE)
+        is_named = bold or number in colours
         axes.plot(
             seen.motion.amounts,
             lengths.tolist(),
             color=colour,
-            linewidth=2.4 if bold else 1.4 if named else 0.8,
+            linewidth=2.0 if bold else 1.2 if is_named else 0.7,
             linestyle="--" if number in labels[1:] else "-",
-            label=f"class {number}" if named else None,
-            zorder=3 if bold else 2 if named else 1,
+            label=f"class {number}" if is_named else None,
+            zorder=3 if bold else 2 if is_named else 1,
         )
     axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, fontsize=sheet.TEXT, loc="lower left", ncols=5, bbox_to_anchor=(0, 1.0))
+    axes.set_ylabel(f"{seen.scores} of the class", size=style.TEXT)
+    axes.legend(
+        frameon=False,
+        fontsize=style.TEXT,
+        loc="lower left",
+        ncols=6,
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        handlelength=1.6,
+    )
 
 
-def _thumbnails(drawn: Figure, axes: Axes, seen: Moved) -> None:
+def _draw_thumbnails(axes: Axes, seen: Moved) -> None:
     """The image at the marked amounts, each above its place on the axis."""
-    count, places = len(seen.motion.amounts), _marked(seen.motion)
-    pictures = sheet.zoomed(seen.images[places], side=32)
-    width, height = drawn.get_figwidth() * sheet.DPI, drawn.get_figheight() * sheet.DPI
-    left, right_end = axes.get_position().x0 * width, axes.get_position().x1 * width
-    bottom = round(axes.get_position().y1 * height) + 2 * sheet.LINE
-    for place, picture in zip(places, pictures.numpy(), strict=True):
-        middle = left + (right_end - left) * place / (count - 1)
-        drawn.figimage(picture, xo=round(middle - picture.shape[1] / 2), yo=bottom, origin="upper")
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    places = _marked(seen.motion)
+    for place, picture in zip(places, sheet.zoomed(seen.images[places], THUMBNAIL).numpy(), strict=True):
+        image = OffsetImage(picture, zoom=style.POINTS / style.DOTS, interpolation="nearest")
+        box = AnnotationBbox(
+            image,
+            (seen.motion.amounts[place], 1),
+            xycoords=("data", "axes fraction"),
+            xybox=(0, LEGEND),
+            boxcoords="offset points",
+            box_alignment=(0.5, 0),
+            frameon=False,
+            pad=0,
+            annotation_clip=False,
+        )
+        axes.add_artist(box)

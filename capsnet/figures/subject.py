@@ -14,6 +14,7 @@ from capsnet import objective, randomness
 from capsnet.augmentation import for_test
 from capsnet.config import Config
 from capsnet.execution import Execution
+from capsnet.figures import titles
 from capsnet.figures.kinds import FigureError
 from capsnet.images import Images
 from capsnet.network import Network, Output
@@ -21,11 +22,19 @@ from capsnet.network import Network, Output
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, how it was configured, and how it is computed."""
+    """A trained network, how it was configured, how it is computed, and what headings call it."""
 
     config: Config
     network: Network
     execution: Execution
+    label: str | None = None  # the run's, where that is not its name
+    epoch: int | None = None  # of the weights
+    best: bool = False  # validation chose that epoch
+
+    @property
+    def origin(self) -> str:
+        """The run, the model, the data set and the epoch, as one line."""
+        return titles.origin(self.config, self.label, self.epoch, self.best)
 
     @torch.no_grad()
     def output(self, images: Images) -> Output:
@@ -65,9 +74,10 @@ def right(labels: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
 
 
 def accuracy(labels: torch.Tensor, answers: torch.Tensor) -> str:
-    """A heading: how many of the test images were answered wrongly."""
+    """A title: how many of the test images were answered rightly."""
     wrong = int((~right(labels.cpu(), answers)).sum())
-    return f"{wrong:,} of {len(labels):,} test images answered wrongly ({1 - wrong / len(labels):.2%} right)"
+    errors = f"{wrong:,} error{'' if wrong == 1 else 's'}"
+    return f"{1 - wrong / len(labels):.2%} right: {errors} in {len(labels):,} test images"
 
 
 def spread_out(indices: torch.Tensor, count: int, seed: int, purpose: str) -> torch.Tensor:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from PIL.GifImagePlugin import GifImageFile
 
 from capsnet import checkpoint
 from capsnet.cli import main, parser
+from capsnet.commands import figures
 from capsnet.config import Config
 from capsnet.figures import output, rotate, subject
 from capsnet.figures.kinds import KINDS, MOTIONS
@@ -78,9 +82,10 @@ def test_an_image_in_motion_gives_an_animation_and_a_chart(run, capsys):
 
 
 def test_the_name_of_the_output_says_which_of_the_two_is_wanted(run, capsys):
-    assert main(["rotate", "run", "--output", "new/folder/turned.GIF"]) == 0
-    assert capsys.readouterr().out == "new/folder/turned.GIF\n"
-    with GifImageFile("new/folder/turned.GIF") as gif:
+    Path("there").mkdir()
+    assert main(["rotate", "run", "--output", "there/turned.GIF"]) == 0
+    assert capsys.readouterr().out == "there/turned.GIF\n"
+    with GifImageFile("there/turned.GIF") as gif:
         assert (gif.format, gif.n_frames) == ("GIF", 72)
     assert not (run / "figures").exists()
 
@@ -88,7 +93,7 @@ def test_the_name_of_the_output_says_which_of_the_two_is_wanted(run, capsys):
 def test_the_checkpoint_can_be_named_in_two_ways_and_the_output_as_one_likes(run, capsys):
     main(["perturb", "--model-path", "run/checkpoint.pt", "--output", "a.png", "--sample", "3"])
     main(["perturb", "run/checkpoint.pt", "--model-path", "run/checkpoint.pt", "--output", "b.png"])
-    main(["perturb", "run/checkpoint.pt", "--output", "c.png", "--sample", "3", "--best"])
+    main(["perturb", "run/checkpoint.pt", "--output", "c.png", "--sample", "3"])
     assert capsys.readouterr().out.split() == ["a.png", "b.png", "c.png"]
     assert Path("a.png").read_bytes() == Path("c.png").read_bytes()
 
@@ -131,26 +136,168 @@ def test_curves_need_the_table_of_metrics_only(run, capsys):
     assert capsys.readouterr().out == "run/figures/curves.png\n" * 2
 
 
+def test_curves_need_no_configuration_that_this_version_can_read(run, capsys):
+    state = checkpoint.load(run / "checkpoint.pt")
+    state["config"]["of_another_version"] = 1
+    checkpoint.save(state, Path("other.pt"))
+    assert main(["curves", "other.pt", "--output", "a.svg"]) == 0
+    assert "tiny" in words_of(Path("a.svg")).splitlines(), "not which model and data set"
+    capsys.readouterr()
+    assert error_of(capsys, "confusion", "other.pt").startswith("other.pt: ")
+
+
 def test_a_folder_that_is_a_link_to_one_that_is_not_there_yet_is_made(run, capsys):
     (run / "figures").symlink_to("attempts/1/figures")
     assert main(["confusion", "run"]) == 0
     assert (run / "attempts/1/figures/confusion.png").exists()
 
 
-def test_an_output_that_cannot_be_one_is_an_error(run, capsys):
+def test_an_output_that_cannot_be_one_is_known_before_anything_is_read_or_computed(run, capsys, monkeypatch):
+    monkeypatch.setattr(figures, "load_trained", None)
     Path("file").write_text("")
+    endings = "the name of this picture ends in .png, .pdf or .svg"
     for name, message in (
         ("run", "run is a folder: name a file in it, as in run/figure.png"),
-        ("a.jpg", "a.jpg: the name of this picture ends in .png, as in a.png"),
-        ("a", "a: the name of this picture ends in .png, as in a.png"),
-        ("a.gif", "a.gif: the name of this picture ends in .png, as in a.png"),
-        ("file/a.png", f"file/a.png cannot be written: {Path('file').absolute()} is a file"),
-        ("file/new/a.png", f"file/new/a.png cannot be written: {Path('file').absolute()} is a file"),
+        ("a.jpg", f"a.jpg: {endings}, as in a.png"),
+        ("a.txt", f"a.txt: {endings}, as in a.png"),
+        ("a", f"a: {endings}, as in a.png"),
+        ("a.gif", f"a.gif: {endings}, as in a.png"),
+        ("file/a.png", "file/a.png cannot be written: file is a file"),
     ):
         assert error_of(capsys, "confusion", "run", "--output", name) == message
-    assert error_of(capsys, "rotate", "run", "--output", "a.pdf").endswith(
-        "ends in .png or .gif, as in a.png"
+    assert error_of(capsys, "rotate", "run", "--output", "a.jpg") == (
+        "a.jpg: the name of this picture ends in .png, .pdf, .svg or .gif, as in a.png"
     )
+
+
+@pytest.mark.parametrize("name", ["new/a.png", "/nonexist/dir/a.png", "new/er/a.pdf"])
+def test_a_folder_that_is_not_there_is_an_error_and_no_new_folder(run, capsys, name):
+    message = f"{name} cannot be written: there is no folder {Path(name).parent}; make it, or name another"
+    for kind in ("confusion", "curves", "rotate"):
+        assert error_of(capsys, kind, "run", "--output", name) == message
+    assert not Path("new").exists() and not Path("/nonexist").exists()
+
+
+def test_of_all_pictures_the_folder_is_made_but_not_the_one_it_lies_in(run, capsys):
+    message = "new/er cannot be written: there is no folder new; make it, or name another"
+    assert error_of(capsys, "figures", "run", "--output", "new/er") == message
+    assert not Path("new").exists()
+    assert main(["figures", "run", "--output", "new/"]) == 0
+    assert Path("new/confusion.png").exists()
+
+
+HEADS = {"png": b"\x89PNG\r\n", "pdf": b"%PDF-", "svg": b"<?xml"}
+
+
+@pytest.mark.parametrize("form", HEADS)
+@pytest.mark.parametrize("kind", ["perturb", "curves"])
+def test_a_picture_has_the_format_of_its_name_and_the_same_bytes_when_it_is_drawn_again(run, kind, form):
+    for name in ("a", "b"):
+        assert main([kind, "run", "--output", f"{name}.{form.upper()}"]) == 0
+    first, second = (Path(f"{name}.{form.upper()}").read_bytes() for name in "ab")
+    assert first == second and first.startswith(HEADS[form])
+    today = str(date.today()).encode()
+    for word in (b"Software", b"CreationDate", b"Producer", b"dc:date", b"matplotlib.org", today):
+        assert word not in first
+
+
+def test_a_pdf_holds_its_letters_as_truetype(run):
+    main(["perturb", "run", "--output", "a.pdf"])
+    content = Path("a.pdf").read_bytes()
+    assert b"/FontFile2" in content and b"/Type3" not in content
+
+
+def test_dots_are_those_of_a_png_or_of_the_images_in_a_pdf(run):
+    main(["curves", "run", "--output", "a.png"])
+    main(["curves", "run", "--output", "b.png", "--dpi", "300"])
+    with Image.open("a.png") as a, Image.open("b.png") as b:
+        assert (2 * a.width, 2 * a.height) == pytest.approx(b.size, abs=1)
+        assert round(b.info["dpi"][0]) == 300
+    for dpi in ("50", "200"):
+        main(["perturb", "run", "--output", f"{dpi}.pdf", "--dpi", dpi])
+    assert Path("200.pdf").stat().st_size > 1.5 * Path("50.pdf").stat().st_size
+
+
+def test_the_format_of_pictures_whose_files_have_no_names_can_be_chosen(run, capsys):
+    assert main(["rotate", "run", "--format", "pdf", *FEW["rotate"]]) == 0
+    assert capsys.readouterr().out.split() == ["run/figures/rotate.gif", "run/figures/rotate.pdf"]
+    assert (run / "figures/rotate.pdf").read_bytes().startswith(b"%PDF-")
+    assert main(["figures", "run", "--format", "svg", "--output", "all"]) == 0
+    assert {file.suffix for file in Path("all").iterdir()} == {".svg"}
+
+
+def test_options_that_contradict_the_output_are_errors(run, capsys):
+    message = "a.pdf is no file of --format svg: leave one of the two out"
+    assert error_of(capsys, "confusion", "run", "--output", "a.pdf", "--format", "svg") == message
+    message = "--dpi 300 is of charts: a.gif has pixels of its own"
+    assert error_of(capsys, "rotate", "run", "--output", "a.gif", "--dpi", "300") == message
+    for dpi in ("10", "5000", "x"):
+        with pytest.raises(SystemExit) as ended:
+            main(["confusion", "run", "--dpi", dpi])
+        assert ended.value.code == 2
+
+
+@pytest.fixture
+def second(run) -> Path:
+    """Another run, of the same name."""
+    Path("other").mkdir()
+    for file in run.iterdir():
+        if file.is_file():
+            (Path("other") / file.name).hardlink_to(file)
+    return Path("other")
+
+
+def words_of(svg: Path) -> str:
+    """The texts of an SVG: its letters are drawn as lines, and each text stands beside them as a comment."""
+    return "\n".join(re.findall(r"<!-- (.*) -->", svg.read_text()))
+
+
+def test_the_curves_of_several_runs_are_one_picture_in_the_first_ones_folder(run, second, capsys):
+    assert main(["curves", "run", "other/history.csv"]) == 0
+    assert capsys.readouterr().out == "run/figures/curves-compared.png\n"
+    assert main(["curves", "run", "other", "--output", "a.svg"]) == 0
+    assert {"tiny (run)", "tiny (other)"} <= set(words_of(Path("a.svg")).splitlines())
+
+
+def test_labels_are_what_pictures_call_the_runs(run, second, capsys):
+    for label in ("run 3 (a)", "$\\nothing$", "_a"):
+        assert main(["curves", "run", "other", "--label", "b", "--label", label, "--output", "a.svg"]) == 0
+        assert {"b", label} <= set(words_of(Path("a.svg")).splitlines())
+    assert main(["perturb", "run", "--label", "run 3 (a)", "--output", "b.svg"]) == 0
+    origin = "run 3 (a) · capsnet, 3 routing iterations · digits · epoch 1"
+    assert origin in words_of(Path("b.svg"))
+    capsys.readouterr()
+    message = "1 labels for 2 checkpoints: give --label once for each"
+    assert error_of(capsys, "curves", "run", "other", "--label", "a") == message
+
+
+def test_the_best_weights_are_named_in_the_heading(run):
+    assert main(["perturb", "run", "--best", "--output", "a.svg"]) == 0
+    assert "epoch 1, best on validation" in words_of(Path("a.svg"))
+
+
+def test_a_label_in_a_script_that_the_font_lacks_is_drawn_without_a_warning(run, capsys):
+    assert main(["curves", "run", "--label", "実験", "--output", "a.pdf"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_backend_and_the_style_that_the_environment_names_change_nothing(run):
+    """In a process of its own, as matplotlib reads them once."""
+    Path("style").mkdir()
+    Path("style/matplotlibrc").write_text("backend: TkAgg\nfont.size: 30\naxes.facecolor: black\n")
+    backend = "module://matplotlib_inline.backend_inline"  # as notebooks set it, for commands too
+    environment = os.environ | {"MPLBACKEND": backend, "MATPLOTLIBRC": str(Path("style").absolute())}
+    code = (
+        "import os, sys\n"
+        "from capsnet.cli import main\n"
+        "code = main(['curves', 'run', '--output', 'set.png'])\n"
+        "loaded = [name for name in sys.modules if name.startswith(('matplotlib.pyplot', 'tkinter'))]\n"
+        "print(code, loaded, os.environ['MPLBACKEND'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == (f"set.png\n0 [] {backend}\n", "")
+    main(["curves", "run", "--output", "plain.png"])
+    assert Path("set.png").read_bytes() == Path("plain.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -195,9 +342,11 @@ def test_a_name_that_is_too_long_is_known_before_anything_is_computed(run, capsy
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(run, capsys):
-    name = f"new/{'n' * 300}/a.png"
-    error = error_of(capsys, "curves", "run", "--output", name)
-    assert error == f"{name} cannot be written: File name too long"
+    name = "n" * 300
+    assert (
+        error_of(capsys, "figures", "run", "--output", name)
+        == f"{name} cannot be written: File name too long"
+    )
 
 
 def test_two_may_write_a_picture_at_once(tmp_path, monkeypatch):
@@ -273,6 +422,7 @@ def test_a_table_that_is_none_of_ours_is_one_line(run, capsys, text, why):
         "epoch,train/loss,test/accuracy\n1,nan,nan\n2,-inf,inf\n",
         "epoch,train/loss,test/accuracy\n1,0,0.5\n2,0.0,1\n",
         "epoch\n1\n2\n",
+        "epoch,train/loss,test/loss,test/accuracy\n1,1e308,5e-324,1e-320\n2,1,0,1e300\n",
     ],
 )
 def test_curves_of_whatever_a_table_holds_are_drawn_without_a_warning(run, capsys, text):
@@ -310,7 +460,9 @@ def test_every_kind_has_a_command_with_help_and_numbers_are_checked(capsys):
         with pytest.raises(SystemExit) as ended:
             main([kind, "--help"])
         assert ended.value.code == 0
-        assert f"example: python -m capsnet {kind} out/quickstart" in capsys.readouterr().out
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"example: python -m capsnet {kind} out/quickstart" in said
+        assert "--dpi N dots per inch; default: 150" in said
     for words in (["--seed", "-1"], ["--sample", "x"], ["--images", "0"], ["--map", "fold"]):
         with pytest.raises(SystemExit) as ended:
             parser().parse_args(["rotate", "run", *words])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image, ImageDraw
 from PIL.GifImagePlugin import GifImageFile
 
 from capsnet import execution, models, randomness
@@ -25,11 +29,15 @@ from capsnet.figures import (
     perturb,
     primary,
     reconstruct,
+    rendering,
     rotate,
+    scales,
     sheet,
+    style,
+    titles,
 )
 from capsnet.figures.gallery import gallery
-from capsnet.figures.kinds import KINDS, FigureError
+from capsnet.figures.kinds import KINDS, ORDERS, FigureError
 from capsnet.figures.needs import obstacle
 from capsnet.figures.subject import Subject, choose, right, spread_out
 from capsnet.images import Images, shape
@@ -70,8 +78,11 @@ def pairs() -> tuple[Any, Images]:
     return subject_of(config), Images(images, labels, pixels)
 
 
+SIDE = 60  # dots: a 28×28 image on any sheet has 56
+
+
 def pixels_of(figure) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(sheet.png(figure))).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(rendering.png(figure))).convert("RGB"))
 
 
 # perturb
@@ -104,9 +115,8 @@ def test_of_two_digits_perturb_shows_the_one_whose_capsule_it_changes(pairs):
     subject, images = pairs
     figure = perturb.picture(subject, images, sample=1, label=3)
     drawn = pixels_of(figure)
-    digit = sheet.zoomed(images.parts[1:2, 1])[0].numpy()
-    assert contains(drawn, digit)
-    assert not contains(drawn, sheet.zoomed(images.parts[1:2, 0])[0].numpy())
+    digits = [sheet.zoomed(images.parts[1:2, part], SIDE)[0].numpy() for part in (1, 0)]
+    assert [contains(drawn, digit) for digit in digits] == [True, False]
 
 
 def contains(picture: np.ndarray, part: np.ndarray) -> bool:
@@ -118,6 +128,25 @@ def contains(picture: np.ndarray, part: np.ndarray) -> bool:
             if window.shape == part.shape and (window == part).all():
                 return True
     return False
+
+
+def test_the_effect_of_a_dimension_is_how_much_its_largest_steps_change_a_pixel():
+    images = torch.zeros(3, 11, 1, 2, 2)
+    images[1, 0] = 0.2  # the first step
+    images[1, 10, 0, 0, 0] = 0.4  # one pixel of four at the last one
+    images[2, 3] = 1  # in between: counts for nothing
+    torch.testing.assert_close(perturb.effects(images), torch.tensor([0.0, 0.15, 0.0]))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_perturb_has_the_dimensions_by_number_or_by_effect(subject, tested, order):
+    capsules = subject.output(tested[4:5]).capsules
+    effects = perturb.effects(perturb.grid(subject, capsules, 4))
+    figure = perturb.picture(subject, tested, sample=4, label=4, order=order)
+    found = re.findall(r"(\d+) \((\S+)%\)", "\n".join(text.get_text() for text in figure.texts))
+    rows = {int(number): float(change) for number, change in found}
+    assert list(rows) == (effects.argsort(descending=True).tolist() if order == "effect" else list(range(16)))
+    assert rows == {number: pytest.approx(100 * float(effects[number]), abs=0.051) for number in rows}
 
 
 # couplings
@@ -186,6 +215,21 @@ def test_the_example_weighs_each_capsule_by_its_length(subject, tested):
         torch.testing.assert_close(shown.means[number].double(), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("highest", "end"), [(0.108, 0.2), (0.199, 0.2), (0.21, 0.5), (0.6, 1.0), (1.0, 1.0), (math.nan, 1.0)]
+)
+def test_the_scale_of_couplings_goes_from_zero_to_a_round_multiple_of_the_even_share(highest, end):
+    means = torch.full((3, 10), 0.1)
+    means[2, 4] = highest
+    assert couplings.scale_end(means, even=0.1) == pytest.approx(end)
+    shown = couplings.Example(7, "4", means)
+    _, heat, bar = couplings.draw(torch.ones(3, 2, 4), shown, 10, ["iteration 1", "2", "3"], "of").axes
+    heights = np.asarray(heat.collections[0].norm(np.array([0, 0.1, end])))
+    assert heights.tolist() == pytest.approx([0, 0.5, 1])
+    assert bar.get_ylabel() == "mean coupling; white: even, 0.1"
+    assert [ticks_of(bar.yaxis)[place] for place in (0, 2, -1)] == ["0", "0.1", f"{end:g}"]
+
+
 @pytest.fixture
 def self_routed(tiny_config) -> Any:
     """As after some training: routing that is not even any more."""
@@ -205,7 +249,7 @@ def test_self_routing_is_shown_before_training_and_after(self_routed, tested):
     assert found.shape == (2, 21, 12)
     assert found[0].mean() == pytest.approx(math.log2(10), abs=1e-6)
     torch.testing.assert_close(found[1].double(), expected, atol=1e-4, rtol=1e-4)
-    histogram, heat = couplings.picture(self_routed, tested, seed=0, sample=0).axes
+    histogram, heat, _ = couplings.picture(self_routed, tested, seed=0, sample=0).axes
     legend = histogram.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["before training: even", "after training"]
@@ -274,8 +318,27 @@ def test_the_animation_has_a_frame_for_each_amount_and_goes_on_for_ever(subject,
             gif.seek(number)
             frame = np.asarray(gif.convert("RGB")).astype(int)
             shown = sheet.zoomed(seen.images[places[number]][None], animation.SIDE)[0].numpy()
-            part = frame[animation.HEAD :, sheet.MARGIN :][: len(shown), : shown.shape[1]]
+            top = len(frame) - animation.LINE - len(shown)
+            part = frame[top:, animation.MARGIN :][: len(shown), : shown.shape[1]]
             assert np.abs(part - shown).mean() < 8  # of 255: a GIF has few colours
+
+
+def test_the_frames_of_an_animation_have_room_for_what_it_is_of(subject, tested):
+    seen = rotate.moved(subject, tested[:1], 0, rotate.MOTIONS["shift"])
+    sizes = []
+    for origin in ("a", "a " * 300):
+        with GifImageFile(io.BytesIO(animation.gif(replace(seen, origin=origin)))) as gif:
+            sizes.append(gif.size)
+    assert sizes[0][0] == sizes[1][0] and sizes[1][1] >= sizes[0][1] + 5 * animation.SMALL_LINE
+
+
+def test_the_font_of_an_animation_has_a_minus():
+    def drawn(text: str) -> bytes:
+        image = Image.new("L", (20, 20))
+        ImageDraw.Draw(image).text((2, 2), text, 255, animation._font(animation.LETTERS))
+        return image.tobytes()
+
+    assert drawn("−") != drawn("\uffff"), "the box for what a font lacks"
 
 
 # reconstruct, overlap
@@ -304,7 +367,7 @@ def test_without_wrong_answers_there_are_only_right_ones(subject, tested):
     figure = reconstruct.picture(subject, flawless, labels, seed=0)
     words = [text.get_text() for text in figure.texts]
     assert "right" in words and "wrong" not in words
-    assert "0 of 21 test images answered wrongly (100.00% right)" in words
+    assert "100.00% right: 0 errors in 21 test images" in words
 
 
 def test_each_digit_of_a_pair_is_reconstructed_in_its_colour(pairs):
@@ -444,70 +507,183 @@ def test_the_decoder_is_always_told_of_a_capsule_and_sometimes_of_all():
     assert 0.1 < (counts <= 3).float().mean() < 0.5
 
 
-# confusion, curves
+# confusion
+
+
+COUNTS = torch.tensor([[5, 0, 1], [0, 7, 0], [2, 0, 9]])
+
+
+def colours_of(axes: Any) -> np.ma.MaskedArray:
+    """The values by which the cells of a table are coloured, as far as they are."""
+    return np.ma.masked_invalid(axes.collections[0].get_array())
 
 
 def test_the_confusion_picture_says_the_counts_that_are_not_zero():
-    counts = torch.tensor([[5, 0, 1], [0, 7, 0], [2, 0, 9]])
-    figure = confusion.draw(counts, "title")
-    said = {tuple(map(int, text.get_position())): text.get_text() for text in figure.axes[0].texts}
+    axes = confusion.draw(COUNTS, "title", "of").axes[0]
+    said = {(int(x), int(y)): text.get_text() for text in axes.texts for x, y in [text.get_position()]}
     assert said == {(0, 0): "5", (2, 0): "1", (1, 1): "7", (0, 2): "2", (2, 2): "9"}
-    shown = figure.axes[0].images[0].get_array()
-    assert shown is not None
-    np.testing.assert_allclose(shown[0], np.sqrt([5 / 6, 0, 1 / 6]))
+
+
+def test_only_errors_have_a_colour_and_right_answers_are_grey_whatever_their_number():
+    axes, bar = confusion.draw(COUNTS, "title", "of").axes
+    shown = colours_of(axes)
+    assert shown.mask.tolist() == [[True, True, False], [True, True, True], [False, True, True]]
+    np.testing.assert_allclose(shown.compressed(), [100 / 6, 100 * 2 / 11])
+    assert axes.collections[0].get_clim() == pytest.approx((0, 100 * 2 / 11))
+    greys = [tuple(patch.get_path().get_extents(patch.get_patch_transform()).min) for patch in axes.patches]
+    assert greys == [(0, 0), (1, 1), (2, 2)]
+    assert bar.get_xlabel() == "errors, % of the images of a label"
+
+
+def test_without_an_error_the_confusion_picture_has_no_colour():
+    axes = confusion.draw(torch.eye(3, dtype=torch.int64), "title", "of").axes[0]
+    assert colours_of(axes).mask.all()
+    assert axes.collections[0].get_clim() == (0, 1)
 
 
 def test_many_classes_get_colours_without_numbers():
-    figure = confusion.draw(torch.eye(200, dtype=torch.int64), "title")
+    figure = confusion.draw(torch.eye(200, dtype=torch.int64), "title", "of")
     assert len(figure.axes[0].texts) == 0
-    assert max(pixels_of(figure).shape) < 1000
+    assert len(figure.axes[0].get_xticks()) <= 10
+    assert max(pixels_of(figure).shape) < 1200
+
+
+def test_counts_that_a_column_has_no_room_for_take_the_width_of_the_page():
+    widths = [
+        confusion.draw(count * torch.eye(10, dtype=torch.int64), "", "").get_figwidth()
+        for count in (1_135, 25_000)
+    ]
+    assert widths == pytest.approx([style.COLUMN, style.PAGE], abs=0.01)
+
+
+# curves
+
+
+HISTORY = [
+    {"epoch": 1, "train/loss": 0.5, "test/loss": 0.4, "test/accuracy": 0.8, "validation/accuracy": 0.7},
+    {"epoch": 2, "train/loss": 0.3, "test/loss": 0.2, "test/accuracy": 0.9, "validation/accuracy": 0.6},
+]
+
+
+def lines_of(axes: Any) -> dict[str, list[list[float]]]:
+    return {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
+
+
+def ticks_of(axis: Any) -> list[str]:
+    return [text.get_text() for text in axis.get_ticklabels()]
 
 
 def test_the_curves_are_those_of_the_history():
-    history = [
-        {"epoch": 1, "train/loss": 0.5, "test/loss": 0.4, "test/accuracy": 0.8, "validation/accuracy": 0.7},
-        {"epoch": 2, "train/loss": 0.3, "test/loss": 0.2, "test/accuracy": 0.9, "validation/accuracy": 0.6},
+    loss, error = curves.draw([curves.History("a", HISTORY)]).axes
+    assert lines_of(loss) == {"train": [[1, 0.5], [2, 0.3]], "test": [[1, 0.4], [2, 0.2]]}
+    drawn = lines_of(error)
+    assert (drawn["test"], drawn["validation"]) == ([[1, 20], [2, 10]], [[1, 30], [2, 40]])
+    assert [text.get_text() for text in error.texts] == ["best on validation: 1"]
+
+
+def test_the_curves_of_several_runs_have_a_colour_each_and_a_line_for_each_part():
+    other = [row | {"test/loss": 0.1} for row in HISTORY[:1]]
+    figure = curves.draw([curves.History("first", HISTORY), curves.History("second", other)])
+    loss = figure.axes[0]
+    drawn = {
+        (line.get_color(), line.get_linestyle()): np.asarray(line.get_xydata()).tolist()
+        for line in loss.lines
+    }
+    assert drawn[style.BLUE, "-"] == [[1, 0.4], [2, 0.2]]
+    assert drawn[style.ORANGE, "-"] == [[1, 0.1]]
+    assert drawn[style.BLUE, "--"] == [[1, 0.5], [2, 0.3]]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "first",
+        "second",
+        "train",
+        "validation",
+        "test",
     ]
-    loss, accuracy = curves.draw(history, "title").axes
-    drawn = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in loss.lines}
-    assert drawn == {"train": [[1, 0.5], [2, 0.3]], "test": [[1, 0.4], [2, 0.2]]}
-    drawn = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in accuracy.lines}
-    assert drawn["test"] == [[1, 80], [2, 90]]
-    assert [text.get_text() for text in accuracy.texts] == ["best on validation: 1"]
+    assert not figure.axes[1].texts, "several runs have no best epoch in common"
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (10.0, 97.0, [20, 40, 60, 80, 90, 95]),
-        (87.0, 99.75, [90, 95, 98, 99, 99.5]),
-        (98.7, 99.3, [98.8, 99, 99.2]),
-        (0.0, 100.0, [0, 50, 90, 99, 99.9, 100]),
-    ],
-)
-def test_accuracy_is_marked_at_round_numbers(low, high, expected):
-    assert curves.marks(low, high) == expected
+def test_of_several_runs_the_heading_has_what_they_have_in_common_and_the_legend_the_rest():
+    configs = [Config.model_validate({"dataset": {"name": "digits"}, "route_iters": n}) for n in (1, 3)]
+    histories = [curves.History(f"run {n}", HISTORY, config) for n, config in enumerate(configs)]
+    assert curves.named(histories) == (
+        ["run 0 · capsnet, 1 routing iteration", "run 1 · capsnet, 3 routing iterations"],
+        "digits",
+    )
+    same = [histories[0], curves.History("run 2", HISTORY, configs[0])]
+    assert curves.named(same) == (["run 0", "run 2"], "capsnet, 1 routing iteration · digits")
+    assert curves.named([histories[0], curves.History("table", HISTORY)])[1] == ""
 
 
-def test_the_scale_of_accuracy_goes_up_to_all_and_comes_back():
-    values = np.array([0.0, 50, 99, 99.9, 100])
-    stretched = curves.stretched(values)
-    assert np.isfinite(stretched).all() and (np.diff(stretched) > 0).all()
-    np.testing.assert_allclose(curves.shrunk(stretched), values, atol=1e-9)
+def test_more_runs_than_are_told_apart_by_their_colours_are_refused():
+    with pytest.raises(FigureError, match="9 runs are too many for one chart, 8 at most"):
+        curves.draw([curves.History(str(number), HISTORY) for number in range(9)])
+    assert len(set(style.SERIES)) == 8
 
 
 @pytest.mark.parametrize("accuracy", [1.0, 0.0, 0.5])
 def test_a_single_epoch_gives_curves_too(accuracy):
     row = {"epoch": 1, "train/loss": 0.2, "train/accuracy": accuracy, "test/accuracy": accuracy}
-    figure = curves.draw([row], "title")
-    assert sheet.png(figure)
-    left, right_end = figure.axes[0].get_xlim()
-    assert [tick for tick in figure.axes[0].get_xticks() if left < tick < right_end] == [1]
+    figure = curves.draw([curves.History("a", [row])])
+    assert rendering.png(figure)
+    assert ticks_of(figure.axes[0].xaxis) == ["1"]
 
 
 def test_without_an_epoch_there_are_no_curves():
-    with pytest.raises(FigureError, match="no epoch has ended yet"):
-        curves.draw([], "title")
+    with pytest.raises(FigureError, match="no curves picture: no epoch has ended yet"):
+        curves.draw([curves.History("a", [])])
+    with pytest.raises(FigureError, match="no curves picture: no epoch of b has ended yet"):
+        curves.draw([curves.History("a", HISTORY), curves.History("b", [])])
+
+
+# scales
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (28, [1, 5, 10, 15, 20, 25]),
+        (50, [1, 10, 20, 30, 40, 50]),
+        (1000, [1, 200, 400, 600, 800, 1000]),
+        (10**9, [1, 2 * 10**8, 4 * 10**8, 6 * 10**8, 8 * 10**8, 10**9]),
+    ],
+)
+def test_epochs_are_marked_from_the_first_on_and_never_at_zero(last, expected):
+    assert scales.epochs(1, last) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.6, 13, [1, 2, 5, 10]),
+        (0.067, 0.4, [0.07, 0.1, 0.2, 0.3]),
+        (0.08, 45, [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]),
+        (0.0011, 100, [0.01, 0.1, 1, 10, 100]),
+        (0.71, 0.79, [0.72, 0.74, 0.76, 0.78]),
+        (1e-20, 1e10, [1e-20, 1e-16, 1e-12, 1e-08, 0.0001, 1, 1e4, 1e8]),
+    ],
+)
+def test_a_logarithm_is_marked_at_round_numbers(low, high, expected):
+    assert scales.marks(low, high) == pytest.approx(expected)
+
+
+def test_an_epoch_without_an_error_is_drawn_at_zero_below_all_others():
+    rows = [{"epoch": n, "test/accuracy": accuracy} for n, accuracy in enumerate((0.9, 0.99, 1.0), start=1)]
+    error = curves.draw([curves.History("a", rows)]).axes[1]
+    heights = [y for _, y in lines_of(error)["test"]]
+    assert heights[:2] == [10, 1] and heights[2] < 1
+    assert dict(zip(error.get_yticks(), ticks_of(error.yaxis), strict=True))[heights[2]] == "0"
+
+
+def test_what_has_no_logarithm_is_drawn_without_one():
+    rows = [{"epoch": 1, "test/loss": -0.5}, {"epoch": 2, "test/loss": 0.5}]
+    loss, error = curves.draw([curves.History("a", rows)]).axes
+    assert (loss.get_yscale(), loss.get_title("left")) == ("linear", "loss")
+    assert lines_of(loss)["test"] == [[1, -0.5], [2, 0.5]]
+    assert error.get_yscale() == "linear", "of which there is nothing"
 
 
 # sheets
@@ -515,10 +691,29 @@ def test_without_an_epoch_there_are_no_curves():
 
 def test_a_sheet_holds_the_very_pixels_of_its_images():
     images = randomness.integers(0, 0, 255, (2, 1, 28, 28), "pixels").to(torch.uint8)
-    drawn = pixels_of(sheet.draw([sheet.Block([("name", images)])]))
+    drawn = pixels_of(sheet.draw([sheet.Block([("name", images)])], "title", "of"))
     for image in images[:, 0].numpy():
-        magnified = image.repeat(2, axis=0).repeat(2, axis=1)
+        magnified = image.repeat(3, axis=0).repeat(3, axis=1)
         assert contains(drawn, np.repeat(magnified[..., None], 3, axis=2))
+
+
+def test_many_images_go_below_each_other_at_a_size_that_can_be_seen():
+    images = torch.zeros(30, 1, 28, 28, dtype=torch.uint8)
+    block = sheet.Block([("image", images)], [("label", [str(n) for n in range(30)])], "right")
+    strips, layout = sheet.laid_out([block])
+    assert [strip.columns for strip in strips] == [10, 10, 10]
+    assert [strip.title for strip in strips] == ["right", "", ""]
+    assert [label for strip in strips for label in strip.captions[0][1]] == [str(n) for n in range(30)]
+    assert layout.side >= 56
+    figure = sheet.draw([block], "title", "of")
+    assert figure.get_figwidth() <= style.PAGE + 0.01
+
+
+def test_labels_that_are_wider_than_images_move_them_apart():
+    images = torch.zeros(8, 1, 12, 12, dtype=torch.uint8)
+    wide = [sheet.Block([("image", images)], [("label", ["123 → 456"] * 8)])]
+    _, layout = sheet.laid_out(wide)
+    assert layout.across >= style.text_width("123 → 456") * style.DOTS
 
 
 def test_colours_are_shown_as_colours_and_of_two_cameras_the_first():
@@ -527,9 +722,9 @@ def test_colours_are_shown_as_colours_and_of_two_cameras_the_first():
     assert torch.equal(sheet.pixels(cameras), cameras[:, :1].expand(2, 3, 4, 5))
 
 
-@pytest.mark.parametrize(("side", "shown"), [(8, 56), (28, 56), (48, 96), (64, 64), (300, 56)])
-def test_images_of_any_size_are_shown_at_a_size_that_can_be_seen(side, shown):
-    assert sheet.zoomed(torch.zeros(1, 1, side, side)).shape == (1, shown, shown, 3)
+@pytest.mark.parametrize(("side", "shown"), [(8, 88), (28, 84), (48, 48), (64, 64), (300, 90)])
+def test_images_of_any_size_are_magnified_by_a_whole_number_or_made_smaller(side, shown):
+    assert sheet.zoomed(torch.zeros(1, 1, side, side), 90).shape == (1, shown, shown, 3)
 
 
 @pytest.mark.parametrize("channels", [2, 3])
@@ -547,9 +742,11 @@ def test_of_standardised_inputs_the_pixels_are_shown(channels):
     pixels = randomness.integers(0, 0, 255, (5, channels, 12, 12), "pixels").to(torch.uint8)
     images = Images(pixels, torch.arange(5))
     assert for_test(images, config.dataset).inputs.min() < 0
-    for kind, figure in gallery(config, subject.network, images, subject.execution, []):
+    for kind, figure in gallery(subject, images, [], seed=0):
         if kind in ("reconstruct", "perturb"):
-            assert any(contains(pixels_of(figure), shown.numpy()) for shown in sheet.zoomed(pixels)), kind
+            drawn, sides = pixels_of(figure), (60, 72, 84)  # whichever fits
+            shown = [image.numpy() for side in sides for image in sheet.zoomed(pixels, side)]
+            assert any(contains(drawn, image) for image in shown), kind
 
 
 def test_a_moved_image_is_seen_by_the_scale_of_its_whole_image():
@@ -656,7 +853,7 @@ def test_a_network_without_capsules_has_confusion_and_curves(tested):
     keys = {"model": {"name": "cnn"}, "dataset": {"name": "digits", "size": 12}, "use_cuda": False}
     subject = subject_of(Config.model_validate(keys), Probabilities())
     history = [{"epoch": 1, "train/loss": 1.0, "test/loss": 1.0, "test/accuracy": 0.5}]
-    drawn = gallery(subject.config, subject.network, tested, subject.execution, history)
+    drawn = gallery(subject, tested, history, seed=0)
     assert [kind for kind, _ in drawn] == ["curves", "confusion"]
     seen = rotate.moved(subject, tested[:1], 0, rotate.MOTIONS["rotate"])
     assert seen.reconstructions is None and seen.scores == "probability"
@@ -665,17 +862,166 @@ def test_a_network_without_capsules_has_confusion_and_curves(tested):
 
 def test_the_gallery_of_pairs_has_their_overlap(pairs):
     subject, images = pairs
-    drawn = dict(gallery(subject.config, subject.network, images, subject.execution, []))
+    drawn = dict(gallery(subject, images, [], seed=0))
     assert list(drawn) == ["confusion", "reconstruct", "perturb", "overlap", "couplings"]
     for figure in drawn.values():
-        assert Image.open(io.BytesIO(sheet.png(figure))).format == "PNG"
+        assert Image.open(io.BytesIO(rendering.png(figure))).format == "PNG"
 
 
 def test_the_gallery_is_the_same_each_time_and_disturbs_no_random_numbers(subject, tested):
     random = torch.get_rng_state()
     first, second = (
-        [(kind, sheet.png(figure)) for kind, figure in gallery(*arguments)]
-        for arguments in [(subject.config, subject.network, tested, subject.execution, [])] * 2
+        [(kind, rendering.png(figure)) for kind, figure in gallery(subject, tested, HISTORY, seed=0)]
+        for _ in range(2)
     )
-    assert first == second and len(first) == 4
+    assert first == second and len(first) == 5
     assert torch.equal(torch.get_rng_state(), random)
+
+
+# pages
+
+
+def words_of(figure: Figure) -> list[Text]:
+    """All text that is drawn."""
+    found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for axes in figure.axes:
+        found += [*axes.texts, *(legend.get_texts() if (legend := axes.get_legend()) else ())]
+        if not axes.axison:
+            continue
+        found += [getattr(axes, name) for name in ("title", "_left_title", "_right_title")]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            found += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            found.append(axis.label)
+    return [text for text in found if text.get_text().strip() and text.get_visible()]
+
+
+def faults_of(figure: Figure) -> list[str]:
+    """Text that leaves the figure, lies over other text, or has another size than papers have."""
+    canvas = FigureCanvasAgg(figure)
+    figure.draw_without_rendering()  # but laid out
+    words = words_of(figure)
+    assert len(words) > 2
+    boxes = [text.get_window_extent(canvas.get_renderer()).padded(-1) for text in words]
+    width, height = canvas.get_width_height()
+    found = [
+        f"{text.get_text()!r} is cut"
+        for text, box in zip(words, boxes, strict=True)
+        if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height
+    ]
+    found += [
+        f"{words[first].get_text()!r} lies over {words[second].get_text()!r}"
+        for first in range(len(words))
+        for second in range(first)
+        if boxes[first].overlaps(boxes[second])
+    ]
+    found += [
+        f"{text.get_text()!r} has {text.get_fontsize()} points"
+        for text in words
+        if not 7 <= float(text.get_fontsize()) <= 9
+    ]
+    if figure.get_figwidth() > style.PAGE + 0.01:
+        found.append(f"{figure.get_figwidth()} inches are more than a page has")
+    return found
+
+
+LONG = "run-" + "x" * 96
+MANY = [row | {"epoch": row["epoch"] + 2 * n} for n in range(40) for row in HISTORY]
+
+
+def drawings(subject: Any, tested: Images, tiny_splits: Any, pairs: Any) -> dict[str, Figure]:
+    """Every kind of picture, with much to write: long names, many classes, iterations and runs."""
+    decoder = primary.train(subject, tiny_splits.train, 0, 1, lambda line: None)
+    drawn = dict(gallery(subject, tested, HISTORY, seed=0))
+    drawn["primary"] = primary.picture(subject, decoder, tested, sample=3)
+    for name in ("rotate", "shear"):
+        motion = rotate.MOTIONS[name]
+        seen = rotate.moved(subject, tested[:1], 0, motion)
+        drawn[name] = rotate.draw(seen, rotate.accuracies(subject, tested[:2], motion), 2)
+    of_pairs, images = pairs
+    drawn |= {f"{kind} of pairs": figure for kind, figure in gallery(of_pairs, images, [], seed=0)}
+    drawn["long history"] = curves.draw([curves.History(LONG, MANY)])
+    drawn["runs"] = curves.draw([curves.History(f"{LONG}{n}", MANY, subject.config) for n in range(8)])
+    for classes in (2, 26):
+        counts = torch.randint(0, 900, (classes, classes), generator=torch.Generator().manual_seed(0))
+        drawn[f"confusion of {classes}"] = confusion.draw(counts, f"{classes} classes", LONG)
+    for places in (2, 11):
+        shown = couplings.Example(7, "4 and 9", torch.full((10, places), 1 / places))
+        names = [f"iteration {number}" for number in range(1, 11)]
+        entropies = math.log2(places) * torch.rand(10, 5, 9, generator=torch.Generator().manual_seed(0))
+        drawn[f"couplings to {places}"] = couplings.draw(entropies, shown, places, names, LONG)
+    wide = Images(torch.zeros(30, 1, 28, 28, dtype=torch.uint8), torch.arange(100, 130))
+    cases = reconstruct.Cases(wide, wide.labels + 70, torch.zeros(30, 1, 28, 28), torch.zeros(30, 1, 28, 28))
+    grid = torch.zeros(100, 11, 1, 28, 28)
+    drawn["many dimensions"] = perturb.draw(wide[:1], 100, grid, 7, LONG, "effect")
+    drawn["a note"] = sheet.draw([sheet.Block([("", wide.images[:1])])], "title", "of", "note " * 25)
+    drawn["reconstruct of many classes"] = reconstruct.draw(cases, cases, "title " * 40, LONG)
+    return drawn
+
+
+def test_whatever_is_drawn_is_of_a_papers_size_and_no_word_is_cut_or_lies_over_another(
+    subject, tested, tiny_splits, pairs
+):
+    with rendering.defaults():
+        drawn = drawings(subject, tested, tiny_splits, pairs)
+        faults = {name: found for name, figure in drawn.items() if (found := faults_of(figure))}
+    assert faults == {}
+
+
+def test_the_guard_of_pages_can_fail():
+    figure = Figure(figsize=(9, 1))
+    for x, size in ((0.0, 8), (0.01, 8), (0.99, 8), (0.5, 5)):
+        figure.text(x, 0.5, f"at {x}", size=size)
+    faults = faults_of(figure)
+    assert faults == [
+        "'at 0.99' is cut",
+        "'at 0.01' lies over 'at 0.0'",
+        "'at 0.5' has 5.0 points",
+        "9.0 inches are more than a page has",
+    ]
+
+
+def test_every_picture_says_which_run_model_and_data_set_it_is_of(subject, tested):
+    subject = replace(subject, label="run 3 (tiny)", epoch=2)
+    origin = "run 3 (tiny) · capsnet, 3 routing iterations · digits"
+    seen = rotate.moved(subject, tested[:1], 0, rotate.MOTIONS["shift"])
+    figures = dict(gallery(subject, tested, HISTORY, seed=0)) | {"shift": rotate.draw(seen, [(0, 1.0)], 1)}
+    for kind, figure in figures.items():
+        expected = origin if kind == "curves" else f"{origin} · epoch 2"
+        assert expected in [text.get_text() for text in figure.texts], kind
+    assert seen.origin == f"{origin} · epoch 2"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"model": {"routing": {"name": "self"}}}, "run · capsnet, self-routing · mnist"),
+        ({"model": {"routing": {"name": "attention"}}}, "run · capsnet, attention routing · mnist"),
+        ({"route_iters": 1}, "run · capsnet, 1 routing iteration · mnist"),
+        ({"model": {"name": "matrix_capsnet"}}, "run · matrix_capsnet, 3 EM iterations · mnist"),
+        ({"model": {"name": "cnn"}, "name": "base"}, "base · cnn · mnist"),
+        (
+            {
+                "model": {"name": "efficient_capsnet"},
+                "dataset": {"name": "folder", "root": "/a/birds", "size": 28, "classes": 3},
+            },
+            "run · efficient_capsnet · folder birds",
+        ),
+    ],
+)
+def test_the_origin_of_a_picture_names_network_routing_and_data(keys, expected):
+    config = Config.model_validate(keys)
+    assert titles.origin(config) == expected
+    assert (
+        titles.origin(config, "mine", 7, best=True)
+        == f"mine · {expected.partition(' · ')[2]} · epoch 7, best on validation"
+    )
+
+
+def test_a_heading_that_is_too_long_is_wrapped_and_keeps_every_letter():
+    def width(text: str) -> float:
+        return float(len(text))
+
+    assert style.wrapped("one two three", 7, width) == ["one two", "three"]
+    assert style.wrapped("a bcdefghij k", 4, width) == ["a", "bcde", "fghi", "j k"]
+    assert style.wrapped("", 4, width) == []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from capsnet import checkpoint
+from capsnet.figures import gallery
+from capsnet.figures.subject import Subject
 from runner import storage
 from runner.attempt import Assignment, Standing, perform
 from runner.orders import Orders
@@ -59,6 +62,21 @@ def test_an_attempt_trains_to_its_end_and_says_so_on_disk(assignment: Assignment
     assert (fields.get("from_epoch"), fields.get("from_step")) == (0, 0)
     assert fields.get("computes") == "float32 on the CPU, 1 thread, steps not compiled"
     assert checkpoint.load(assignment.paths.checkpoint)["epoch"] == 2
+
+
+def test_the_pictures_of_a_run_call_it_by_its_number_and_name(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, draw = [], gallery.gallery
+
+    def noted(subject: Subject, *rest: Any) -> Any:
+        called.append(subject.origin)
+        return draw(subject, *rest)
+
+    monkeypatch.setattr("capsnet.keeper.gallery", noted)
+    performed(assignment)
+    assert called == ["run 1 (small) · capsnet, 3 routing iterations · digits · epoch 2"]
+    assert (assignment.paths.figures / "confusion.png").exists()
 
 
 def test_what_is_picked_for_a_run_is_in_its_output(

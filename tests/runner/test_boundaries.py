@@ -197,6 +197,11 @@ def test_what_capsnet_needs_now_and_then_is_imported_inside_functions():
     ] == []
 
 
+def test_pictures_are_drawn_without_state_that_others_share():
+    shared = {library: set[str]() for library in ("matplotlib.pyplot", "matplotlib.pylab", "pylab")}
+    assert trespasses(ROOT / "capsnet", shared) == []
+
+
 def test_few_modules_of_the_runner_know_ray_mlflow_or_the_database():
     assert trespasses(ROOT / "runner", ONLY) == []
 

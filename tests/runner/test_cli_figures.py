@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast, get_args
 
 import pytest
 import s3
 from cli_harness import Lab
 from PIL import Image
 
-from capsnet.figures.kinds import KINDS
+from capsnet.figures.kinds import FORMATS, KINDS
 from runner import exits, remote_checkpoint, storage
+from runner.commands.figures import Drawn, Format, planned
 from runner.object_storage import attempt_key
 from runner.objects import Objects
 from runner.paths import AttemptPaths
+from runner.rows import Run
 
 
 @pytest.fixture
@@ -112,6 +116,49 @@ def test_a_drawing_that_a_signal_ends_is_said(lab: Lab, trained: AttemptPaths, t
     assert done.err == "drawing perturb was ended by signal 9\n"
 
 
+@pytest.fixture
+def both(lab: Lab, trained: AttemptPaths, tiny_checkpoint: Path, tiny_config: str) -> list[AttemptPaths]:
+    """The files of runs 1 and 2, which were trained and have one name."""
+    lab.ended(text=tiny_config)
+    paths = lab.home.run(2, "tiny").attempt(1)
+    paths.folder.mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, paths.checkpoint)
+    return [trained, paths]
+
+
+def words_of(svg: Path) -> list[str]:
+    """The texts of an SVG."""
+    return re.findall(r"<!-- (.*) -->", svg.read_text())
+
+
+def test_the_curves_of_several_runs_are_one_picture_in_the_first_ones_folder(
+    lab: Lab, both: list[AttemptPaths]
+) -> None:
+    done = lab.call("figures", 1, "curves", 2, "--format", "svg", "--dpi", 200)
+    picture = both[0].figures / "curves-compared.svg"
+    assert (done.code, done.out) == (0, f"{picture}\n")
+    assert {"run 1 (tiny)", "run 2 (tiny)"} <= set(words_of(picture))
+
+
+def test_other_kinds_are_drawn_of_each_run() -> None:
+    runs = [Drawn(cast(Run, number), Path()) for number in (3, 4)]
+    jobs = [(job.kind, [one.run for one in job.runs]) for job in planned(["curves", "confusion"], runs)]
+    assert jobs == [("curves", [3, 4]), ("confusion", [3]), ("confusion", [4])]
+
+
+def test_an_output_is_the_file_of_one_picture(lab: Lab, both: list[AttemptPaths]) -> None:
+    for words in ((1, "perturb", "confusion"), (1, 2, "confusion"), (1, 2)):
+        done = lab.call("figures", *words, "--output", "a.png")
+        assert (done.code, done.out) == (exits.USAGE, "")
+        assert done.err == (
+            "--output a.png is for one picture, or for all of one run; these are 2: "
+            "leave it out, or name one run and one kind\n"
+        )
+    done = lab.call("figures", 1, "confusion", "--output", "/nonexist/dir/a.png")
+    assert (done.code, done.out) == (exits.USAGE, "")
+    assert not Path("/nonexist").exists()
+
+
 def test_the_help_says_which_pictures_mlflow_gets(lab: Lab) -> None:
     said = " ".join(lab.call("figures", "--help").out.split())
     assert "MLflow gets what is in the folder when the run ends; what is drawn later stays there" in said
@@ -123,7 +170,15 @@ def test_a_run_that_has_saved_nothing_says_so(lab: Lab) -> None:
     assert (done.code, done.err) == (exits.USAGE, "run 1 is QUEUED and has saved nothing yet to draw\n")
 
 
-def test_an_unknown_picture_names_those_there_are(lab: Lab) -> None:
+def test_what_is_no_run_and_no_picture_names_the_pictures_there_are(lab: Lab) -> None:
+    lab.submit()
     done = lab.call("figures", 1, "perturbe")
     assert done.code == exits.USAGE
-    assert done.err == f"there is no picture 'perturbe': choose from {', '.join(KINDS)}\n"
+    assert done.err == (
+        "there is no run 'perturbe': `python -m runner queue --all` lists the runs; "
+        f"the kinds of pictures are {', '.join(KINDS)}\n"
+    )
+
+
+def test_the_formats_offered_are_those_there_are() -> None:
+    assert get_args(get_args(get_args(Format)[0])[0]) == FORMATS
