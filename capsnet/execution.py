@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from capsnet.config import CapsNetModel, Config, DynamicRouting, MatrixCapsNetModel
+from capsnet.cpus import available_cpus
 from capsnet.group import ALONE, Group
 
 log = logging.getLogger(__name__)
@@ -184,13 +185,6 @@ def has_fast_bfloat16(device: Device) -> bool:
     if device == "cuda" or not can_bfloat16(device):
         return can_bfloat16(device)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def available_cpus() -> int:
-    """The number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def apply(execution: Execution) -> None:

@@ -400,7 +400,7 @@ class Scheduler:
             submit_python=run.submit_python,
             submit_torch=run.submit_torch,
             storage=self._home.storage,
-            settings=settings.of_storage(self._given),
+            settings=settings.of_worker(self._given),
             rank=rank,
             workers=len(nodes),
             address=addresses.get(start.node, ""),

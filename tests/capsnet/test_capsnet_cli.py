@@ -17,6 +17,7 @@ from capsnet import datasets, execution
 from capsnet.checkpoint import load, read_history, save
 from capsnet.cli import main
 from capsnet.config import Config, Digits
+from capsnet.cpus import available_cpus
 from capsnet.progressbar import Lines, Numbers, duration, view
 
 TINY = """\
@@ -247,7 +248,7 @@ def test_evaluate_computes_as_fits_this_machine_whatever_the_one_was_that_traine
     capsys.readouterr()
     assert main(["evaluate", "moved.pt"]) == 0
     assert capsys.readouterr().err == ""
-    assert torch.get_num_threads() == execution.available_cpus()
+    assert torch.get_num_threads() == available_cpus()
 
 
 def test_evaluate_finds_a_data_set_that_has_moved(tiny, capsys):

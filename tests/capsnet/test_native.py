@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE
 
-from capsnet import native
+from capsnet import caches, native
 from capsnet.native import NativeError, library
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -22,8 +22,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The empty folder in which libraries are kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)
-    assert native.folder() == tmp_path / "cache" / "capsnet"
-    return native.folder()
+    assert caches.folder() == tmp_path / "cache" / "capsnet"
+    return caches.folder()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_an_object_store_takes_its_credentials_along_and_a_folder_none() -> None
     store = {"AWS_ACCESS_KEY_ID": "me", "RUNNER_SCRATCH": "/fast"}
     given = settings.given(remote, SHELL)
     assert given == {**tracking, **store, "RUNNER_STORAGE": "s3://bucket/runs"}
-    assert settings.of_storage(given) == store
+    assert settings.of_worker(given) == store
     assert settings.given(Home(Path("/runs")), SHELL) == tracking
     assert settings.given(Home(Path("/runs"), storage="/shared"), SHELL) == tracking | {
         "RUNNER_STORAGE": "/shared"

@@ -50,7 +50,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("RUNNER_SCRATCH", str(tmp_path / "scratch"))
     home = Home(tmp_path / "home", storage=place)
     home.root.mkdir()
-    return Kept(home, storage.of(home), tmp_path / "scratch")
+    return Kept(home, storage.of(home), tmp_path / "scratch" / f"runner-scratch-{os.getuid()}")
 
 
 @pytest.fixture
