@@ -66,7 +66,7 @@ def _path(of_process: str, unified: bool) -> PurePosixPath:
 
 
 def _upward(place: Path, root: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
-    """The folder of a cgroup and those above it, as far as they are mounted: a container sees its own part."""
+    """The folder of a cgroup and those above it, as far as they are mounted: a container sees its own."""
     inside = path.relative_to(root) if path.is_relative_to(root) else PurePosixPath("")
     folder = place / inside if ".." not in inside.parts else place
     yield folder

@@ -151,7 +151,7 @@ def stop(ray: LocalRay) -> None:
 
 
 def clear_away() -> bool:
-    """End what is left of a Ray without a node, or that starts and nobody waits for; whether there was one."""
+    """End a Ray that has lost its node, or that starts and nobody waits for; whether there was one."""
     if recorded() is None:
         return False
     with _locked():  # whoever starts one holds it until that is up
@@ -280,7 +280,7 @@ def _launched() -> LocalRay:
 
 
 def _private_place() -> str:
-    """A new folder of mode 0700, short enough for sockets; Ray opens its own, which lies in it, to everybody."""
+    """A new folder of mode 0700, short enough for sockets; in it Ray makes its own, open to everybody."""
     named = named_folder()
     places = ([named] if named else []) + [Path(tempfile.gettempdir()), Path("/tmp")]
     troubles = []

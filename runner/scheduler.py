@@ -188,7 +188,7 @@ class Scheduler:
             if charge is not None and charge.close is not None:
                 self._close(run, charge.close, now)
             else:
-                looks.append((run, self._look(run, answers)))
+                looks.append((run, attendance.taken_for_dead(run, self._look(run, answers))))
         self._endings.ask([run for run, seen in looks if seen.dead is not None])
         for run, seen in looks:
             if seen.dead is not None:
