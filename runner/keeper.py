@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from capsnet import checkpoint
 from capsnet.keeper import Keeper
+from capsnet.overwriting import require_board, require_checkpoint
 from capsnet.patience import Trouble, described
 from capsnet.progressbar import Lines
 from runner import storage
@@ -44,11 +45,14 @@ class AttemptKeeper:
         named, run = config.checkpoint, place.run
         board = run.tensorboard
         if named.log_dir:
-            board = Path(named.log_dir)
+            board = Path(named.log_dir).resolve()
+            require_board(board)
             if run.tensorboard.is_symlink() or not run.tensorboard.exists():
                 storage.link(run.tensorboard, board)  # where `runner ui` looks
         self._place = place
-        self._target = checkpoint.locate(named.model_path) if named.model_path else None
+        self._target = checkpoint.locate(named.model_path).resolve() if named.model_path else None
+        if self._target is not None:
+            require_checkpoint(self._target)
         self._written: State | None = None
         self._keeper = Keeper(
             config,
@@ -101,6 +105,7 @@ class AttemptKeeper:
             self._written = state
         self._place.save()
         if self._target is not None:
+            require_checkpoint(self._target)
             storage.mirror(path, self._target)
 
 

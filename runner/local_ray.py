@@ -35,6 +35,7 @@ from runner.ray_environment import chosen
 START_SECONDS = 300.0  # for which one command waits for a Ray that starts
 STOP_SECONDS = 10.0
 ANSWER_SECONDS = 3.0
+LAST_RESORT = Path("/tmp")  # for Ray's folder, where the temporary directory has too long a path
 OWN = "r"  # the folder that Ray gets within the private one, and opens to everybody
 # What Ray adds to that folder for its longest socket, with a pid of seven digits; the names of sockets may
 # have 107 bytes on Linux and 103 on macOS.
@@ -216,9 +217,10 @@ def _end(ray: LocalRay) -> None:
     if ray.alive:
         head = psutil.Process(ray.pid)
         processes = [head, *head.children(recursive=True)]
-        head.terminate()
-        _, left = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-        _kill(left)
+        if ray.serves:  # otherwise there is nothing that could end in order
+            head.terminate()
+            processes = _left(processes)
+        _kill(processes)
     _kill(_survivors(ray))
     shutil.rmtree(ray.temp, ignore_errors=True)
     if recorded() == ray:  # and not one that has taken its place
@@ -229,7 +231,22 @@ def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()  # psutil compares start times: a pid that was reused is not touched
-    psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    _left(processes)
+
+
+def _left(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended in time. (psutil's own wait takes one that nobody has reaped for living.)"""
+    deadline = time.monotonic() + STOP_SECONDS
+    while (processes := [each for each in processes if _lives(each)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return processes
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _survivors(ray: LocalRay) -> list[psutil.Process]:
@@ -282,7 +299,7 @@ def _launched() -> LocalRay:
 def _private_place() -> str:
     """A new folder of mode 0700, short enough for sockets; in it Ray makes its own, open to everybody."""
     named = named_folder()
-    places = ([named] if named else []) + [Path(tempfile.gettempdir()), Path("/tmp")]
+    places = ([named] if named else []) + [Path(tempfile.gettempdir()), LAST_RESORT]
     troubles = []
     for place in dict.fromkeys(places):
         if len(os.fsencode(place)) > LONGEST:

@@ -86,7 +86,7 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
 def mirror(source: Path, target: Path) -> None:
     """Let `target` hold what `source` holds; a reader sees the old file or the new one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
+    part = temporary_path(target)
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)

@@ -197,23 +197,29 @@ def test_after_a_loss_that_is_no_number_the_checkpoint_from_before_is_there(tiny
     assert main(["train", "tiny.yaml", "--resume"]) == 0
 
 
-def test_a_disk_that_takes_no_files_fails_in_one_line(tiny, capsys):
+def test_a_file_in_the_place_of_the_runs_folder_is_said_before_it_trains(tiny, capsys):
     (tiny / "out").write_text("a file, no folder")
-    assert main(["train", "tiny.yaml", "--set=checkpoint.log_dir=logs"]) == 1
+    assert main(["train", "tiny.yaml", "--set=checkpoint.log_dir=logs"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("failed: ")
+    assert line.startswith("error: out/tiny/checkpoint.pt cannot be made, out is a file: move it, or")
 
 
-@pytest.mark.parametrize("folder", ["taken", "taken/folder"])
-def test_a_file_in_the_place_of_tensorboards_folder_shows_before_the_first_epochs_end(tiny, capsys, folder):
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("taken", "taken cannot be TensorBoard's folder, it is a file"),
+        ("taken/folder", "taken/folder cannot be made, taken is a file"),
+    ],
+)
+def test_a_file_in_the_place_of_tensorboards_folder_shows_before_the_first_epochs_end(
+    tiny, capsys, folder, said
+):
     (tiny / "taken").write_text("a file, no folder")
     assert main(["train", "tiny.yaml", f"--set=checkpoint.log_dir={folder}"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
-    assert line.startswith(
-        f"error: {folder} cannot be TensorBoard's folder, a file is in its way: move it, or"
-    )
+    assert line == f"error: {said}: move it, or set checkpoint.log_dir to a new folder"
     assert not (tiny / "out").exists()
 
 

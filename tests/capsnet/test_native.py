@@ -22,8 +22,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The empty folder in which libraries are kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)
-    assert caches.folder() == tmp_path / "cache" / "capsnet"
-    return caches.folder()
+    return tmp_path / "cache" / "capsnet"
 
 
 @pytest.fixture
@@ -140,4 +139,4 @@ def test_it_is_kept_in_the_home_unless_the_environment_says_otherwise(
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", os.fspath(tmp_path))
-    assert native.folder() == tmp_path / ".cache" / "capsnet"
+    assert caches.folder() == tmp_path / ".cache" / "capsnet"

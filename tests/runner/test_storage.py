@@ -207,7 +207,8 @@ def test_scratch_folders_go_at_the_end_and_those_of_killed_processes_later(kept:
     if not kept.home.remote:
         pytest.skip("only an object store needs scratch folders")
     abandoned = kept.scratch / "some-other-run"
-    abandoned.mkdir(parents=True)
+    kept.scratch.mkdir(mode=0o700, parents=True)
+    abandoned.mkdir()
     (abandoned / "owner.lock").touch()
     place = kept.work(run)
     assert not abandoned.exists()
