@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from capsnet import checkpoint
+from capsnet.state import State
 from runner import storage
 from runner.attempt import Assignment, Standing, perform
 from runner.orders import Orders
@@ -206,6 +207,45 @@ def test_the_file_that_the_yaml_names_holds_the_result_and_may_be_gone_on_from(
     assert ending(performed(longer)).kind == "finished"
     rows = checkpoint.read_history(longer.paths.history)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert checkpoint.load(named)["epoch"] == 3
+
+
+@pytest.mark.parametrize("key", ["model_path", "log_dir"])
+def test_a_place_that_holds_something_else_fails_the_run_before_it_trains(
+    assignment: Assignment, tmp_path: Path, key: str
+) -> None:
+    """It may have come there since the submission, or lie on this host alone."""
+    thesis = tmp_path / "work" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("a year's work")
+    place = thesis if key == "model_path" else thesis.parent
+    failed = ending(performed(replace(assignment, config=f"{SMALL}checkpoint: {{{key}: {place}}}\n")))
+    assert failed.kind == "failed" and f"set checkpoint.{key} to" in (failed.reason or "")
+    assert [file.name for file in thesis.parent.iterdir()] == ["thesis.tex"]
+    assert thesis.read_text() == "a year's work"
+    assert not assignment.paths.checkpoint.exists()
+
+
+def test_what_takes_the_place_of_the_named_file_meanwhile_is_kept_and_the_run_can_go_on(
+    assignment: Assignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "mine.pt"
+    config = f"{SMALL}checkpoint: {{model_path: {named}}}\n"
+    save = checkpoint.save
+
+    def save_and_put_a_text_there(state: State, path: Path) -> None:
+        save(state, path)
+        named.unlink(missing_ok=True)
+        named.write_text("a year's work")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_put_a_text_there)
+        failed = ending(performed(replace(assignment, config=config)))
+    assert failed.kind == "failed" and "is not overwritten: move it" in (failed.reason or "")
+    assert named.read_text() == "a year's work"
+    named.unlink()
+    again = next_attempt(assignment, config.replace("num_epochs: 2", "num_epochs: 3"))
+    assert ending(performed(again)).kind == "finished"
     assert checkpoint.load(named)["epoch"] == 3
 
 
