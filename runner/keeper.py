@@ -16,7 +16,7 @@ from capsnet.keeper import Keeper
 from capsnet.overwriting import require_board, require_checkpoint
 from capsnet.patience import Trouble, described
 from capsnet.progressbar import Lines
-from runner import storage
+from runner import run_files, storage
 from runner.rows import ProgressFields
 from runner.system_metrics import Sampler, visible_gpus
 
@@ -101,7 +101,7 @@ class AttemptKeeper:
     def _save(self, state: State, path: Path) -> None:
         """Write a state, make it durable, and let the file that the YAML names hold it too."""
         if self._written is not state:  # tried again after an error, it would take the previous one's place
-            checkpoint.save(state, path)
+            checkpoint.save(state, path, run_files.file_mode(path.parent))
             self._written = state
         self._place.save()
         if self._target is not None:

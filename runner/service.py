@@ -162,7 +162,7 @@ def _is_served_by(store: Store, cluster: str) -> bool:
 @contextmanager
 def _one_at_a_time(home: Home) -> Iterator[None]:
     """Held while the service of a home is started or ended."""
-    home.root.mkdir(parents=True, exist_ok=True)
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with home.service_lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

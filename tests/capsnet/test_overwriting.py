@@ -1,4 +1,4 @@
-"""What a run may write over: its own kind, and nothing else, looked at before it begins and before each write."""
+"""A run writes over what runs have written and nothing else: looked at first, and before each write."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def device(path: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [text, other_weights, zip_file, fifo, link_to_a_text, link_to_itself, device],
-    ids=lambda f: f.__name__,
+    ids=lambda make: make.__name__,
 )
 def test_what_is_no_checkpoint_of_a_run_is_not_overwritten(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "mine.pt"
@@ -120,7 +120,7 @@ def test_tensorboards_folder_is_new_or_empty_or_has_its_files(tmp_path: Path) ->
     (folder / "earlier" / "events.out.tfevents.1.host").write_text("")
     require_board(folder)
     text(folder / "thesis.tex")
-    with pytest.raises(CheckpointError, match="as thesis.tex: move it, or set checkpoint.log_dir to a new"):
+    with pytest.raises(CheckpointError, match=r"as thesis\.tex: move it, or set checkpoint"):
         require_board(folder)
     (folder / "events.out.tfevents.2.host").write_text("")
     require_board(folder)

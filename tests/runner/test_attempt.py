@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,6 +210,26 @@ def test_the_file_that_the_yaml_names_holds_the_result_and_may_be_gone_on_from(
     rows = checkpoint.read_history(longer.paths.history)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert checkpoint.load(named)["epoch"] == 3
+
+
+@pytest.mark.parametrize(("home_mode", "expected"), [(0o700, 0o600), (0o755, 0o600), (0o2770, 0o660)])
+def test_a_checkpoint_is_for_those_who_have_the_home(
+    tmp_path: Path, assignment: Assignment, home_mode: int, expected: int
+) -> None:
+    home, named = tmp_path / "home", tmp_path / "mine.pt"
+    home.mkdir()
+    home.chmod(home_mode)
+    config = f"{SMALL}checkpoint: {{model_path: {named}, keep_every: 1}}\n"
+    there = replace(assignment, home=str(home), config=config)
+    before = os.umask(0)
+    try:
+        storage.prepare(there.run_paths, 1, config)
+        assert ending(performed(there)).kind == "finished"
+    finally:
+        os.umask(before)
+    files = [*there.paths.folder.glob("checkpoint*"), there.paths.history, named]
+    assert len(files) == 6  # the newest, the one before, those of two epochs
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {expected}
 
 
 @pytest.mark.parametrize("key", ["model_path", "log_dir"])
