@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -68,14 +69,6 @@ class LocalRay:
         return self.started == _start_mark(self.pid)
 
     @property
-    def since(self) -> float:
-        """When its head was started, in unix seconds; for one that has ended: never."""
-        try:
-            return psutil.Process(self.pid).create_time()
-        except psutil.NoSuchProcess:
-            return math.inf
-
-    @property
     def serves(self) -> bool:
         """Whether it is up and has a node on which something can run.
 
@@ -86,14 +79,27 @@ class LocalRay:
     @property
     def parts(self) -> list[tuple[int, str]]:
         """The processes without which it has no node, each with its start time, as found when it was up."""
-        try:
-            return [(int(pid), str(mark)) for pid, mark in json.loads(self.parts_file.read_text())]
-        except (OSError, ValueError, TypeError):  # a Ray that an earlier version of this program has started
-            return []
+        return [(int(pid), str(mark)) for pid, mark in self._noted.get("parts", [])]
 
     @property
-    def parts_file(self) -> Path:
-        return Path(self.temp) / "parts.json"
+    def up_seconds(self) -> float:
+        """For how long it has been up; infinity where that was not noted."""
+        return time.monotonic() - self._noted.get("up_at", -math.inf)
+
+    def note(self, parts: list[tuple[int, str]]) -> None:
+        """Put down that it is up, with these parts."""
+        _write(self._notes, json.dumps({"up_at": time.monotonic(), "parts": parts}))
+
+    @property
+    def _noted(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._notes.read_text()))
+        except (OSError, ValueError, TypeError):  # a Ray that an earlier version of this program has started
+            return {}
+
+    @property
+    def _notes(self) -> Path:
+        return Path(self.temp) / "up.json"
 
     @property
     def answers(self) -> bool:
@@ -325,7 +331,7 @@ def _awaited(ray: LocalRay) -> LocalRay:
             if not _is_of_this_machine(address):
                 _end(ray)
                 raise LocalRayError(f"Ray names {address} as its address, which is not of this machine")
-            _write(ray.parts_file, json.dumps(parts))
+            ray.note(parts)
             _write_record(up := replace(ray, address=address))
             return up
         if time.monotonic() > deadline:

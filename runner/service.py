@@ -33,7 +33,12 @@ JOINING = {  # seconds for which Ray tries a token that is refused, and looks fo
     "RAY_NUM_REDIS_GET_RETRIES": "3",
     "RAY_gcs_server_request_timeout_seconds": "15",
 }
-LAUNCH_SECONDS = 180.0  # to follow a cluster that fell silent, and to start on a busy machine
+LAUNCH_SECONDS = {  # for which a cluster is waited for
+    "up": 180.0,  # to follow one that fell silent, and to start on a busy machine
+    "down": 60.0,
+    "name": 60.0,
+}
+FORCE_SECONDS = 30.0  # for which `down --force` waits for the local Ray, which it ends then
 LOOK_SECONDS = 0.5  # between two looks whether the Ray that a child talks to is there
 DOWN_SECONDS = 60.0  # the workers' grace and some
 PUBLISH_SECONDS = 20.0  # which `down` gives the publisher
@@ -50,8 +55,8 @@ def is_alive(store: Store, now: float) -> bool:
         return False
     if beat.cluster != own_cluster():  # of which its beat is all that there is to see
         return True
-    ray = local_ray.find()
-    return ray is not None and beat.at >= ray.since  # and not one that has taken the place of the scheduler's
+    ray = local_ray.find()  # perhaps one that has taken the place of the scheduler's
+    return ray is not None and now - beat.at < ray.up_seconds
 
 
 def ensure(home: Home, store: Store) -> None:
@@ -123,17 +128,17 @@ def _release(home: Home, store: Store, ray: LocalRay | None, force: bool) -> str
         if not force:
             _await_published(store)
     beat = store.scheduler_beat()  # now: Ray may have started the scheduler anew meanwhile
-    others = _ended(home, ray) if _address() or ray else None
+    others = _ended(home, ray, force) if _address() or ray else None
     if beat is not None:
         with suppress(Superseded):  # once more; its last beat is soon too old to count
             store.leave(beat.epoch)
     return others
 
 
-def _ended(home: Home, ray: LocalRay | None) -> str:
+def _ended(home: Home, ray: LocalRay | None, force: bool) -> str:
     """End the scheduler and the publisher; how many actors other queues have there."""
     try:
-        return _launch("down", home, ray)
+        return _launch("down", home, ray, FORCE_SECONDS if force and ray else LAUNCH_SECONDS["down"])
     except ServiceError as error:
         if ray is None:
             raise
@@ -274,8 +279,8 @@ def _await_published(store: Store) -> None:
         time.sleep(0.1)
 
 
-def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
-    """Run `runner.launch` in a process of its own and return its last line."""
+def _launch(action: str, home: Home, ray: LocalRay | None, seconds: float | None = None) -> str:
+    """Run `runner.launch` in a process of its own, for so many seconds at most, and return its last line."""
     address = ray.address if ray else _address()
     assert address, "without a local Ray there is an address"
     cluster = own_cluster() if ray else ""
@@ -287,16 +292,18 @@ def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
     child = subprocess.Popen(
         command, cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    out, err = _outlasted(child, ray, address)
+    out, err = _outlasted(child, ray, address, seconds or LAUNCH_SECONDS[action])
     if child.returncode:
         whose = f" (that Ray was started with {ray.python})" if ray and ray.python != sys.executable else ""
         raise ServiceError(f"{FAILURE[action]}{_last_line(err)}{whose}")
     return out.strip()
 
 
-def _outlasted(child: subprocess.Popen[str], ray: LocalRay | None, address: str) -> tuple[str, str]:
+def _outlasted(
+    child: subprocess.Popen[str], ray: LocalRay | None, address: str, seconds: float
+) -> tuple[str, str]:
     """What a child prints until its end. Raises ServiceError where the Ray that it talks to ends first."""
-    deadline = time.monotonic() + LAUNCH_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return child.communicate(timeout=LOOK_SECONDS)
@@ -306,7 +313,7 @@ def _outlasted(child: subprocess.Popen[str], ray: LocalRay | None, address: str)
         if ray is not None and not ray.serves:
             trouble = f"the Ray at {address} has lost its node"
         elif time.monotonic() > deadline:
-            trouble = f"the Ray at {address} did not answer for {LAUNCH_SECONDS:g} s"
+            trouble = f"the Ray at {address} did not answer for {seconds:g} s"
         if trouble is not None:
             child.kill()
             child.communicate()

@@ -211,6 +211,7 @@ class Harmful:
 
 
 def test_a_pipe_is_not_waited_for(path):
+    path.parent.mkdir()
     os.mkfifo(path)
     with pytest.raises(CheckpointError, match="is a FIFO and no checkpoint"):
         load(path)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,42 +21,13 @@ import psutil
 import pytest
 from other_user import as_another_user, needs_another_user, shared_folder
 from patience import wait_until
+from stand_in_ray import ADDRESS, ALLOWED, Starts, session
 
 from capsnet.cpus import available_cpus
 from runner import local_ray
 from runner.local_ray import LONGEST, OWN, LocalRay, LocalRayError, StartFailed
 
-# A Ray outlives whoever starts it.
-pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-
-ADDRESS = "127.0.0.1:1"
-# What stands for `ray start`: it makes its folder, starts a raylet and, when that has an agent, names its
-# address. It has a worker, too, and does not end what it has started.
-START = """
-import pathlib, subprocess, sys, time
-folder = pathlib.Path(sys.argv[-1].partition("=")[2])
-folder.mkdir()
-folder.chmod(0o777)
-raylet = subprocess.Popen([sys.argv[1]])
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-while not pathlib.Path(f"/proc/{raylet.pid}/task/{raylet.pid}/children").read_text(): time.sleep(0.01)
-while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.01)
-part = folder / "part"
-part.write_text(sys.argv[3])
-part.rename(folder / "ray_current_cluster")
-time.sleep(600)
-"""
-RAYLET = """#!/bin/sh
-sh -c 'sleep 600; exit' ray::DashboardAgent &
-wait
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RUNNER_RAY_DIR", str(tmp_path / "ray"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return local_ray.folder()
+pytestmark = ALLOWED
 
 
 @pytest.fixture
@@ -67,27 +38,6 @@ def head() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-@pytest.fixture
-def starts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
-    """Have processes that stand for Ray's started in its place; a file that lets them come up."""
-    monkeypatch.setattr(local_ray, "STOP_SECONDS", 0.1)  # these end nothing by themselves
-    raylet = tmp_path / "raylet"
-    raylet.write_text(RAYLET)
-    raylet.chmod(0o755)
-    go = tmp_path / "go"
-
-    def prepare(address: str = ADDRESS, at_once: bool = True) -> Path:
-        if at_once:
-            go.touch()
-        command = [sys.executable, "-c", START, str(raylet), str(go), address]
-        monkeypatch.setattr(local_ray, "_options", lambda: command)
-        return go
-
-    yield prepare
-    if (ray := local_ray.recorded()) is not None:
-        local_ray.stop(ray)
-
-
 def recorded(process: subprocess.Popen[bytes], temp: Path, address: str = ADDRESS) -> LocalRay:
     mark = local_ray._start_mark(process.pid) or ""
     ray = LocalRay(process.pid, mark, "t", str(temp), sys.executable, address)
@@ -95,26 +45,14 @@ def recorded(process: subprocess.Popen[bytes], temp: Path, address: str = ADDRES
     return ray
 
 
-def session(leader: int) -> list[psutil.Process]:
-    """The living processes of a session."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
-    return found
-
-
-def test_the_record_is_private(folder: Path, head: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_the_record_is_private(ray_folder: Path, head: subprocess.Popen[bytes], tmp_path: Path) -> None:
     recorded(head, tmp_path / "temp")
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE((folder / "ray.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(ray_folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((ray_folder / "ray.json").stat().st_mode) == 0o600
 
 
 def test_a_ray_is_found_while_its_process_lives(
-    folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
+    ray_folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     ray = recorded(head, tmp_path / "temp")
     assert local_ray.find() == ray
@@ -124,14 +62,14 @@ def test_a_ray_is_found_while_its_process_lives(
 
 
 def test_a_process_that_has_taken_over_the_pid_is_not_taken_for_ray(
-    folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
+    ray_folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     ray = recorded(head, tmp_path / "temp")
     assert not replace(ray, started="another boot/12345").alive
 
 
 def test_a_ray_that_is_still_starting_is_not_found_but_on_record(
-    folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
+    ray_folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     ray = recorded(head, tmp_path / "temp", address="")
     assert local_ray.find() is None
@@ -139,7 +77,7 @@ def test_a_ray_that_is_still_starting_is_not_found_but_on_record(
 
 
 def test_a_ray_whose_log_says_that_it_has_started_is_waited_for_until_its_address_is_there(
-    starts: Callable[..., Path], folder: Path
+    starts: Starts, ray_folder: Path
 ) -> None:
     go = starts(at_once=False)
     threading.Timer(0.2, go.touch).start()
@@ -149,9 +87,7 @@ def test_a_ray_whose_log_says_that_it_has_started_is_waited_for_until_its_addres
     assert len(ray.parts) == 2  # the raylet and its agent
 
 
-def test_a_slow_start_is_waited_for_and_not_ended(
-    starts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_start_is_waited_for_and_not_ended(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
     go = starts(at_once=False)
     monkeypatch.setattr(local_ray, "START_SECONDS", 0.2)
     with pytest.raises(LocalRayError, match=r"`runner up` goes on waiting for it, `runner down` ends it"):
@@ -164,7 +100,7 @@ def test_a_slow_start_is_waited_for_and_not_ended(
 
 
 def test_a_ray_that_gives_itself_up_is_started_once_more(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = tmp_path / "tries"
     command = ["sh", "-c", f"echo >> {tries}", "sh"]
@@ -172,13 +108,11 @@ def test_a_ray_that_gives_itself_up_is_started_once_more(
     with pytest.raises(StartFailed, match=r"Ray did not start; its output is in .*ray\.log"):
         local_ray.ensure()
     assert tries.read_text() == "\n\n"
-    assert local_ray.recorded() is None and not list(folder.glob("cr-*"))
+    assert local_ray.recorded() is None and not list(ray_folder.glob("cr-*"))
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["raylet", "agent"])
-def test_a_ray_that_has_lost_its_node_is_dead_and_another_takes_its_place(
-    starts: Callable[..., Path], part: int
-) -> None:
+def test_a_ray_that_has_lost_its_node_is_dead_and_another_takes_its_place(starts: Starts, part: int) -> None:
     starts()
     ray = local_ray.ensure()
     os.kill(ray.parts[part][0], signal.SIGKILL)
@@ -190,7 +124,7 @@ def test_a_ray_that_has_lost_its_node_is_dead_and_another_takes_its_place(
 
 
 def test_what_is_left_of_a_ray_without_a_node_is_ended_and_one_that_serves_is_not(
-    starts: Callable[..., Path],
+    starts: Starts,
 ) -> None:
     starts()
     ray = local_ray.ensure()
@@ -202,7 +136,7 @@ def test_what_is_left_of_a_ray_without_a_node_is_ended_and_one_that_serves_is_no
     assert not local_ray.clear_away()
 
 
-def test_a_stopped_worker_that_survives_its_ray_is_ended_with_it(starts: Callable[..., Path]) -> None:
+def test_a_stopped_worker_that_survives_its_ray_is_ended_with_it(starts: Starts) -> None:
     """Nothing but SIGKILL reaches it, and its command line says nothing of Ray's folder."""
     starts()
     ray = local_ray.ensure()
@@ -216,7 +150,7 @@ def test_a_stopped_worker_that_survives_its_ray_is_ended_with_it(starts: Callabl
 
 
 def test_a_session_that_has_only_the_number_of_a_ray_is_none_of_its_processes(
-    folder: Path, tmp_path: Path
+    ray_folder: Path, tmp_path: Path
 ) -> None:
     code = "import time; print(flush=True); time.sleep(600)"
     command = ["sh", "-c", f'{sys.executable} -c "{code}" & wait']
@@ -233,17 +167,17 @@ def test_a_session_that_has_only_the_number_of_a_ray_is_none_of_its_processes(
 
 
 def test_ending_a_ray_ends_its_processes_and_forgets_it(
-    folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
+    ray_folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "temp").mkdir()
     ray = recorded(head, tmp_path / "temp")
     local_ray.stop(ray)
     assert not ray.alive
-    assert not (tmp_path / "temp").exists() and not (folder / "ray.json").exists()
+    assert not (tmp_path / "temp").exists() and not (ray_folder / "ray.json").exists()
 
 
 def test_ending_an_old_ray_leaves_the_record_of_the_one_that_took_its_place(
-    folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
+    ray_folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     new = recorded(head, tmp_path / "new")
     old = replace(new, pid=2**22 - 1, started="long ago", temp=str(tmp_path / "old"))
@@ -252,33 +186,33 @@ def test_ending_an_old_ray_leaves_the_record_of_the_one_that_took_its_place(
 
 
 def test_a_half_written_record_counts_as_none_and_one_of_a_later_version_does_not(
-    folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
+    ray_folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    (folder / "ray.json").write_text('{"pid": 1')
+    (ray_folder / "ray.json").write_text('{"pid": 1')
     assert local_ray.find() is None
     ray = recorded(head, tmp_path / "temp")
-    written = (folder / "ray.json").read_text()
-    (folder / "ray.json").write_text(written.replace("{", '{"new": 1, ', 1))
+    written = (ray_folder / "ray.json").read_text()
+    (ray_folder / "ray.json").write_text(written.replace("{", '{"new": 1, ', 1))
     assert local_ray.find() == ray
 
 
 def test_nobody_listens_at_a_dead_address(
-    folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
+    ray_folder: Path, head: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     assert not recorded(head, tmp_path / "temp").answers
 
 
-def test_an_address_of_another_machine_is_not_believed(starts: Callable[..., Path], folder: Path) -> None:
+def test_an_address_of_another_machine_is_not_believed(starts: Starts, ray_folder: Path) -> None:
     """To it the token would be sent."""
     starts("192.0.2.77:6379")
     with pytest.raises(LocalRayError, match="as its address, which is not of this machine"):
         local_ray.ensure()
-    assert local_ray.recorded() is None and not list(folder.glob("cr-*"))
+    assert local_ray.recorded() is None and not list(ray_folder.glob("cr-*"))
 
 
 @needs_another_user
 def test_another_user_can_neither_look_into_rays_folder_nor_put_anything_there(
-    starts: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    starts: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts()
     with shared_folder() as shared:
