@@ -182,7 +182,11 @@ def environment(token: str, base: Mapping[str, str]) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_enable_metrics_collection": "0",  # nobody here reads them, and their port asks for no token
+        # Nobody here reads Ray's metrics, and their ports ask for no token. With a number that no port has,
+        # Ray's own log has one error more and nothing listens.
+        "RAY_enable_metrics_collection": "0",
+        "AUTOSCALER_METRIC_PORT": "-1",
+        "DASHBOARD_METRIC_PORT": "-1",
         "RAY_gcs_server_port_wait_time_s": "120",  # a busy machine may take longer than its 30
         "RAY_worker_niceness": "0",  # at its 15 the publisher would take time from training
     }

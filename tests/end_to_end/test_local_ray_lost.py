@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -49,7 +50,7 @@ def longest_folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def started_from_a_notebook(longest_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
     """A service whose Ray was started on one core, with variables that were meant for something else."""
-    broken = tmp_path_factory.mktemp("path") / "tensorflow"
+    broken = tmp_path_factory.mktemp("broken") / "tensorflow"
     broken.mkdir()
     (broken / "__init__.py").write_text("raise TypeError('broken')")
     service = Service(tmp_path_factory.mktemp("home"))
@@ -77,33 +78,22 @@ def running_ray() -> LocalRay:
     return ray
 
 
-def test_what_was_set_for_the_command_that_started_ray_does_not_reach_runs(
+def test_what_was_set_for_the_command_that_started_ray_does_not_reach_runs_and_its_cores_do(
     started_from_a_notebook: Service, small: Path
 ) -> None:
     service = started_from_a_notebook
-    number = service.submit(small, "num_epochs=100000")
-    run = service.training(number)
-    assert run.pid is not None
-    environment = psutil.Process(run.pid).environ()
+    number = service.submit(small, "num_epochs=1")
+    scheduler = service.scheduler_pid()
+    assert scheduler is not None
+    environment = psutil.Process(scheduler).environ()  # as a worker's, what Ray hands on
     kept = {"MPLBACKEND", "CUDA_LAUNCH_BLOCKING", "https_proxy", "RUNNER_HOME"} & environment.keys()
     assert not kept and environment.get("OMP_NUM_THREADS") != "7"
-    assert "tensorflow" not in environment.get("PYTHONPATH", "")
-    service.call("interrupt", str(number))
-    service.wait_for_state(number, State.INTERRUPTED)
-    finished = service.submit(small, "num_epochs=1")
-    service.wait_for_state(finished, State.FINISHED)
-    figures = service.home.run(finished, "small").attempt(1).figures
-    assert sorted(file.suffix for file in figures.iterdir()), "no picture was drawn"
-    assert "not all figures were drawn" not in service.log(finished)
-
-
-def test_the_cores_of_the_process_that_started_ray_are_those_that_it_offers(
-    started_from_a_notebook: Service, small: Path
-) -> None:
-    service = started_from_a_notebook
+    assert "broken" not in environment.get("PYTHONPATH", "")
     assert json.loads(service.call("status", "--json").stdout)["cpus"] == 1
-    number = service.submit(small, "num_epochs=1")
-    assert "1 thread" in (service.wait_for_state(number, State.FINISHED).computes or "")
+    run = service.wait_for_state(number, State.FINISHED)
+    assert "1 thread" in (run.computes or "")
+    assert list(service.home.run(number, "small").attempt(1).figures.glob("*.png")), "no picture was drawn"
+    assert "not all figures were drawn" not in service.log(number)
 
 
 @needs_another_user
@@ -114,6 +104,28 @@ def test_another_user_reaches_nothing_of_ray_by_its_files(started_from_a_noteboo
     for attempt in ("ls $1", "ls $1/session_latest/sockets", "ln -sf /etc/passwd $1/session_latest/logs/x"):
         assert as_another_user(attempt, own).returncode != 0, attempt
     assert as_another_user("cat $1/ray.json", local_ray.folder()).returncode != 0
+
+
+def test_no_port_of_ray_says_anything_without_its_token(started_from_a_notebook: Service) -> None:
+    """They listen on every interface."""
+    ours = {process.pid for process in session(running_ray().pid)}
+    listening = {
+        (str(connection.laddr[0]), int(connection.laddr[1]))
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid in ours and connection.laddr
+    }
+    assert len(listening) > 5
+    own = running_ray().address.rpartition(":")[0]
+    for ip, port in listening:
+        host = ip.removeprefix("::ffff:")
+        asked = http.client.HTTPConnection(host if host[:4] == "127." else own, port, timeout=PATIENCE)
+        try:
+            asked.request("GET", "/")
+            assert asked.getresponse().status == 401, (ip, port)
+        except (http.client.HTTPException, ConnectionError):
+            continue  # it speaks gRPC, which Ray closes to whoever has no token
+        finally:
+            asked.close()
 
 
 def test_a_submit_right_after_an_agent_was_killed_brings_up_another_ray(
