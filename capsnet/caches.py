@@ -10,6 +10,7 @@ import atexit
 import functools
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -45,11 +46,14 @@ def _temporary() -> Path:
 def secure_compilers() -> None:
     """Have `torch.compile` in this process and its children use no folder that another user could fill.
 
-    Raises NotPrivate and, where a folder that a variable names cannot be made, OSError.
+    To be called first before anything of PyTorch's compiler is imported, which takes note of its folder,
+    makes it, and leaves its permissions to the umask. Raises NotPrivate and, where a folder that a variable
+    names cannot be made, OSError.
     """
     for variable, name in COMPILERS.items():
         named = os.environ.get(variable)
-        path = Path(named).absolute() if named else folder() / name
+        by_user = named is not None and named != _choice_of_pytorch()
+        path = Path(named).absolute() if named and by_user else folder() / name
         remedy = f"set {variable} to a folder of your own"
         os.environ[variable] = str(private_folder(path, remedy, others_may_read=True))
     # Compiled headers lie in PyTorch's own choice whatever the variable says. (Where the function is defined
@@ -58,3 +62,9 @@ def secure_compilers() -> None:
 
     remedy = "delete it, or set TMPDIR to a folder of your own"
     private_folder(Path(default_cache_dir()), remedy, others_may_read=True)
+
+
+def _choice_of_pytorch() -> str | None:
+    """The folder that PyTorch's compiler sets the variable to; None where it has not been imported."""
+    compiler = sys.modules.get("torch._inductor.runtime.runtime_utils")
+    return None if compiler is None else compiler.default_cache_dir()

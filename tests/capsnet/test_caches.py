@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch._dynamo  # noqa: F401 - takes seconds, which no test shall be charged with
 from other_user import as_another_user, needs_another_user, shared_folder
 from patience import PATIENCE
+from torch._inductor.runtime.runtime_utils import default_cache_dir  # pyright: ignore[reportPrivateImportUsage]
 
 from capsnet import caches
 from capsnet.native import NativeError, library
@@ -38,6 +38,34 @@ def test_compilers_keep_their_work_in_private_folders(own_places: Path) -> None:
         assert (own_places / name).stat().st_mode & 0o777 == 0o700
     (headers,) = own_places.parents[1].glob(f"{DEFAULT}*")  # which PyTorch keeps there in any case
     assert headers.stat().st_mode & 0o777 == 0o700
+
+
+def test_pytorchs_compiler_never_chooses_a_folder_itself_whatever_the_umask(own_places: Path) -> None:
+    """Its import, of which the first optimizer is enough, makes the folder."""
+    code = f"""
+import os, tempfile
+os.umask(0)
+tempfile.tempdir = {str(own_places.parents[1])!r}
+from capsnet import execution
+from capsnet.config import Config
+execution.apply(execution.resolve(Config(compile=True, use_cuda=False)))
+import torch._dynamo
+print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert done.stdout.strip() == str(own_places / "inductor")
+    (headers,) = own_places.parents[1].glob(f"{DEFAULT}*")
+    for folder in (own_places, own_places / "inductor", headers):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_pytorch_has_chosen_before_is_not_taken_for_the_users_wish(
+    own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+    caches.secure_compilers()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(own_places / "inductor")
 
 
 def test_a_folder_that_the_user_names_is_used_and_checked(
@@ -68,8 +96,6 @@ def test_where_the_home_cannot_be_written_a_process_has_a_cache_of_its_own_until
 def test_a_run_is_not_compiled_from_what_another_user_has_made_and_says_what_to_do(
     tiny_config, tiny_splits, monkeypatch: pytest.MonkeyPatch, theirs: str
 ) -> None:
-    from torch._inductor.runtime.runtime_utils import default_cache_dir  # pyright: ignore
-
     with shared_folder() as shared:
         monkeypatch.setattr("tempfile.tempdir", str(shared))
         if theirs == "inductor":
