@@ -44,7 +44,8 @@ def require_checkpoint(path: Path) -> None:
 
 def require_history(path: Path) -> None:
     """Raise CheckpointError where something else than a metric history would be overwritten at `path`."""
-    _require(path, "the history of a run", lambda file: file.read(6) == b"epoch,")
+    # Of a run that has not finished an epoch it is an empty line.
+    _require(path, "the history of a run", lambda file: file.read(6) in (b"epoch,", b"\n"))
 
 
 def require_board(folder: Path) -> None:

@@ -45,14 +45,15 @@ class AttemptKeeper:
         named, run = config.checkpoint, place.run
         board = run.tensorboard
         if named.log_dir:
+            require_board(Path(named.log_dir))
             board = Path(named.log_dir).resolve()
-            require_board(board)
             if run.tensorboard.is_symlink() or not run.tensorboard.exists():
                 storage.link(run.tensorboard, board)  # where `runner ui` looks
         self._place = place
-        self._target = checkpoint.locate(named.model_path).resolve() if named.model_path else None
-        if self._target is not None:
-            require_checkpoint(self._target)
+        self._target: Path | None = None
+        if named.model_path:
+            require_checkpoint(checkpoint.locate(named.model_path))
+            self._target = checkpoint.locate(named.model_path).resolve()
         self._written: State | None = None
         self._keeper = Keeper(
             config,

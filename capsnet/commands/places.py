@@ -24,9 +24,13 @@ class Places:
 
 
 def places(config: Config) -> Places:
-    """As the YAML says, otherwise out/<name>/checkpoint.pt and out/<name>/tensorboard."""
+    """As the YAML says, otherwise out/<name>/checkpoint.pt and out/<name>/tensorboard.
+
+    Raises CheckpointError where something else lies in the place of the checkpoint.
+    """
     folder, named = FOLDER / config.name, config.checkpoint
     file = checkpoint.locate(named.model_path or folder / CHECKPOINT)
+    require_checkpoint(file)
     return Places(
         checkpoint=file.resolve() if file.is_symlink() else file,  # else it would replace the link
         tensorboard=Path(named.log_dir or folder / "tensorboard"),

@@ -141,6 +141,7 @@ def test_both_places_of_a_configuration_are_looked_at(tmp_path: Path) -> None:
     ("setting", "taken", "said"),
     [
         ("model_path=thesis.tex", "thesis.tex", "is not a checkpoint of this program"),
+        ("model_path=loop.pt", "other.tex", "its links lead in a circle"),
         ("model_path=mine.pt", "mine.history.csv", "is not the history of a run of this program"),
         ("model_path=mine.pt", "mine.previous.pt", "is not a checkpoint of this program"),
         ("model_path=mine.pt", "mine.epoch-0001.pt", "is not a checkpoint of this program"),
@@ -152,6 +153,7 @@ def test_train_refuses_in_one_line_before_it_trains(
 ) -> None:
     (tiny / taken).parent.mkdir(exist_ok=True)
     text(tiny / taken)
+    link_to_itself(tiny / "loop.pt")
     before = sorted(tiny.rglob("*"))
     assert main(["train", "tiny.yaml", f"--set=checkpoint.{setting}"]) == 2
     printed = capsys.readouterr()
@@ -170,6 +172,15 @@ def test_what_comes_into_the_way_while_a_run_trains_is_not_overwritten(
     with pytest.raises(CheckpointError, match="is not overwritten"):
         places.save(last.snapshot(), path)
     assert path.read_text() == "\\documentclass{article}"
+
+
+def test_a_run_may_save_again_and_again_before_its_first_epoch_ends(
+    tmp_path: Path, tiny_config, tiny_splits
+) -> None:
+    first = next(train(tiny_config(), splits=tiny_splits, interval_seconds=0)).snapshot()
+    for _ in range(2):
+        places.save(first, tmp_path / "mine.pt")
+    assert checkpoint.load(tmp_path / "mine.pt")["history"] == []
 
 
 def test_a_link_to_a_checkpoint_stays_a_link(tiny: Path) -> None:
