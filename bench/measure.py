@@ -25,7 +25,7 @@ from operators import FORMULAS
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsnet.config import ConfigError
-from capsnet.execution import available_cpus
+from capsnet.cpus import available_cpus
 from capsnet.exits import MISTAKE
 from capsnet.graphs import WARM_UP
 from capsnet.images import DataError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from capsnet.files import CHECKPOINT, locate, previous_path, write_atomically
+from capsnet.files import CHECKPOINT, locate, odd_kind, previous_path, write_atomically
 from capsnet.history import HISTORY, read_history, write_history
 from capsnet.state import CheckpointError, State, checked, is_kept
 
@@ -49,18 +49,19 @@ def files_of(path: Path) -> list[Path]:
     return [file for file in (path, previous_path(path), history_path(path), *kept) if file.exists()]
 
 
-def save(state: State, path: Path) -> None:
+def save(state: State, path: Path, mode: int = 0o600) -> None:
     """Put `state` at `path`, keep what was there as the previous one, then write the history beside it.
 
     A damaged file is not kept: it would take the place of the whole one that the run has gone on from.
     At every `checkpoint.keep_every`th epoch's end the weights are also kept in a file of their own.
+    `mode`: of all these files, which by default only this user may read.
     """
     previous = previous_path(path) if _is_whole(path) else None
-    write_atomically(path, lambda file: torch.save(state, file), previous)
-    write_history(state["history"], history_path(path))
+    write_atomically(path, lambda file: torch.save(state, file), previous, mode=mode)
+    write_history(state["history"], history_path(path), mode)
     if is_kept(state):
         weights = state | {"optimizer": None, "best": None}
-        write_atomically(kept_path(path, state["epoch"]), lambda file: torch.save(weights, file))
+        write_atomically(kept_path(path, state["epoch"]), lambda file: torch.save(weights, file), mode=mode)
 
 
 def load(path: Path) -> State:
@@ -80,6 +81,8 @@ def load(path: Path) -> State:
 
 
 def _read(path: Path) -> State:
+    if kind := odd_kind(path):  # to read it could take for ever
+        raise CheckpointError(f"{path} is a {kind} and no checkpoint")
     try:
         if altered := _altered(path):  # torch.load itself reads altered weights without a word
             raise DamageError(f"{path} is damaged (checksum of {altered})")

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 
+from capsnet.caches import secure_compilers
 from capsnet.config import CapsNetModel, Config, DynamicRouting, MatrixCapsNetModel
+from capsnet.cpus import available_cpus
 from capsnet.group import ALONE, Group
 
 log = logging.getLogger(__name__)
@@ -186,16 +189,12 @@ def has_fast_bfloat16(device: Device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def available_cpus() -> int:
-    """The number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def apply(execution: Execution) -> None:
     """Set up this process's PyTorch accordingly."""
     torch.set_num_threads(execution.threads)
+    if execution.compile:
+        with suppress(OSError):  # capsnet.stepping asks again, and then goes without
+            secure_compilers()
     if execution.device == "cuda":
         # Without it PyTorch refuses deterministic products; and it looks for it once, at the first product of
         # the process, which may be that of an earlier run without `deterministic`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,6 +25,16 @@ def locate(path: str | Path) -> Path:
     return path / CHECKPOINT if slash or path.is_dir() or not path.suffix else path
 
 
+def odd_kind(path: Path) -> str | None:
+    """What there is at a path, links followed, that is neither a file nor a folder; otherwise None."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says what is wrong
+        return None
+    kinds = {stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISBLK: "device"}
+    return next((name for is_one, name in kinds.items() if is_one(mode)), None)
+
+
 def previous_path(path: Path) -> Path:
     """Where the checkpoint before the one at `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
@@ -35,18 +46,22 @@ def temporary_path(path: Path, shared: bool = False) -> Path:
 
 
 def write_atomically(
-    path: Path, write: Callable[[IO[bytes]], Any], previous: Path | None = None, shared: bool = False
+    path: Path,
+    write: Callable[[IO[bytes]], Any],
+    previous: Path | None = None,
+    shared: bool = False,
+    mode: int = 0o666,
 ) -> None:
     """Let `write` fill a temporary file and put it, once it is on disk, in the place of `path`.
 
     What was at `path` is kept as `previous` where that is given. Where `shared`, others may write there
-    at the same time, and the last one's stays. Raises OSError, also where `write`
-    makes something else of it, and then leaves everything as it was.
+    at the same time, and the last one's stays. `mode`: of the file, less what the umask takes away.
+    Raises OSError, also where `write` makes something else of it, and then leaves everything as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path, shared)
     try:
-        _fill(temporary, write)
+        _fill(temporary, write, mode)
     except BaseException:
         temporary.unlink(missing_ok=True)  # half a file would take the room that a full disk lacks
         raise
@@ -69,9 +84,11 @@ class _File(io.BufferedWriter):
             raise
 
 
-def _fill(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def _fill(path: Path, write: Callable[[IO[bytes]], Any], mode: int) -> None:
     try:
-        with _File(path.open("wb", buffering=0)) as file:
+        path.unlink(missing_ok=True)  # what a killed process has left may have another mode
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with _File(io.FileIO(descriptor, "wb")) as file:
             try:
                 write(file)
             except RuntimeError:  # as torch.save says it: a full disk is "[enforce fail at ...]"

@@ -14,14 +14,14 @@ HISTORY = "history.csv"
 Row = dict[str, float]  # "epoch" from 1, "time" in unix seconds, then metrics by name
 
 
-def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write one line an epoch; a metric that an epoch lacks is left empty."""
+def write_history(history: Sequence[Mapping[str, float]], path: Path, mode: int = 0o600) -> None:
+    """Write one line an epoch; a metric that an epoch lacks is left empty. `mode`: of the file."""
     columns = list(dict.fromkeys(name for row in history for name in row))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(history)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()), mode=mode)
 
 
 def read_history(path: Path) -> list[Row]:

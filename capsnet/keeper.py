@@ -13,10 +13,11 @@ from capsnet.figures import output, rendering
 from capsnet.figures.gallery import gallery
 from capsnet.figures.subject import Subject
 from capsnet.history import results
+from capsnet.overwriting import require_board
 from capsnet.patience import TRIES, SavingError, Trouble, described
 from capsnet.progressbar import Numbers, View
 from capsnet.saving import Save, Writer, due
-from capsnet.state import CheckpointError, State
+from capsnet.state import State
 from capsnet.stopping import is_over, stopped_early
 from capsnet.tensorboard import Board
 from capsnet.training import Progress
@@ -43,9 +44,10 @@ class Keeper:
         `save`: what makes a state safe, if not a file at `checkpoint` alone. `troubled` hears, beside
         `shown`, why nothing can be saved at the moment, and when that is over.
 
-        Raises CheckpointError where a file is in that folder's way: an epoch may take hours to show it.
+        Raises CheckpointError where something else lies in that folder: an epoch may take hours to show it.
         """
-        _make(tensorboard)
+        require_board(tensorboard)
+        tensorboard.mkdir(parents=True, exist_ok=True)
         self._config = config
         self._label = label
         self._shown = shown
@@ -200,16 +202,6 @@ class Keeper:
         if board is not None:
             with suppress(OSError):  # it was told when it was met
                 board.close()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be TensorBoard's folder, a file is in its way: "
-            "move it, or set checkpoint.log_dir"
-        ) from error
 
 
 def _numbers(progress: Progress) -> Numbers:

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from capsnet import caches
 from capsnet.files import write_atomically
 
 # No -ffast-math: what is not finite must stay so, as a loss that is not ends a run.
@@ -41,21 +42,15 @@ def library(source: Path) -> ctypes.CDLL:
     parts = text, shlex.join(OPTIONS).encode(), macros
     name = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:32]
     try:
-        path = folder() / f"{source.stem}-{name}.so"
+        path = caches.folder() / f"{source.stem}-{name}.so"
         if _is_whole(path):
             return ctypes.CDLL(str(path))
         with tempfile.TemporaryDirectory() as temporary:
             built = Path(temporary) / path.name
             _run([*compiler, *OPTIONS, "-o", str(built), str(source)])
             return ctypes.CDLL(str(_kept(built, path)))
-    except (OSError, RuntimeError) as error:  # the latter where there is no home
+    except OSError as error:
         raise NativeError(str(error)) from error
-
-
-def folder() -> Path:
-    """Where what was compiled is kept."""
-    named = os.environ.get("XDG_CACHE_HOME")
-    return (Path(named) if named else Path.home() / ".cache").absolute() / "capsnet"
 
 
 def _compiler() -> list[str]:

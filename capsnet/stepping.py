@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import torch
 
-from capsnet import agreement, kernel, objective, optimizers
+from capsnet import agreement, caches, kernel, objective, optimizers
 from capsnet.agreement import RoutingKernel
 from capsnet.augmentation import Batch
 from capsnet.capsules import ClassCapsules
@@ -71,6 +71,11 @@ class Stepper:
         if group.size > 1 and any(isinstance(layer, BatchNorm) for layer in layers):
             for key in ("cuda_graph", "compile"):
                 self._do_without(key, "batch normalisation over several workers cannot be fused into one")
+        if self.execution.compile:
+            try:
+                caches.secure_compilers()
+            except OSError as error:
+                self._do_without("compile", f"what compilers make cannot be kept safely ({error})")
         if not self.execution.compile:
             self.execution = replace(self.execution, native_routing=False)
         self._kernel = self._loaded(begun) if self.execution.native_routing else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from capsnet.files import odd_kind
 from capsnet.mistakes import ConfigError, Mistake, brief, shown
 from capsnet.validation import check, validate
 from capsnet.yamltext import KeyPath, dotted, values
@@ -72,6 +73,8 @@ def parse(text: str, file: str) -> Document:
 
 
 def _text(path: Path, file: str) -> str:
+    if (kind := odd_kind(path)) and not _is_open_here(path):  # to read it could take for ever
+        raise ConfigError([Mistake(file, None, "", f"is a {kind}; name a YAML file")])
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -86,6 +89,11 @@ def _text(path: Path, file: str) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"is not UTF-8 text (byte 0x{content[error.start]:02x})"
         raise ConfigError([Mistake(file, line, "", message)]) from error
+
+
+def _is_open_here(path: Path) -> bool:
+    """Whether it is a pipe that this process was given, as by `<(sed ...)` of a shell."""
+    return path.parent.as_posix() in ("/dev/fd", "/proc/self/fd") or path.as_posix() == "/dev/stdin"
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> str:

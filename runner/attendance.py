@@ -5,7 +5,7 @@ The scheduler looks (Ray's answers, the ending on disk, the row), this decides, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.attempt import Status
 from runner.rows import Outcome, Run
@@ -14,6 +14,9 @@ from runner.storage import Ending
 
 START_SECONDS = 60.0  # within which a worker must answer for the first time
 DOWN_GRACE_SECONDS = 30.0  # in which `down` lets a worker save
+# After which a worker that has answered before and does not any more, stopped by a signal say, gives up its
+# place. Longer than the time after which it leaves by itself when it wakes (orders.UNHEARD_SECONDS).
+SILENT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,18 @@ class Avoid:
 
 
 Action = Note | TellToStop | Close | Avoid
+
+
+def taken_for_dead(run: Run, seen: Seen) -> Seen:
+    """`seen`, with a worker that has been silent for too long as one that is gone."""
+    if seen.dead is None and run.answered_at is not None and seen.silent_seconds > SILENT_SECONDS:
+        return replace(seen, dead=silent("its process"))
+    return seen
+
+
+def silent(who: str) -> str:
+    """Why a worker that is silent for too long is given up."""
+    return f"{who} has not answered for {SILENT_SECONDS:g} s: it was stopped, or hangs"
 
 
 def attend(

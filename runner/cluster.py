@@ -29,6 +29,7 @@ from ray.util import list_named_actors
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from capsnet import private as private_folders
 from runner import code_cache, private, source
 from runner import guest as guests
 from runner.source import Archive
@@ -37,14 +38,14 @@ THREADS = 4  # of an actor: its work goes on in one of its own, so that it alway
 ANSWER_SECONDS = 5.0  # for which Ray itself would wait a minute or two
 NO_TOKEN = "its hosts use a token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH name none"
 REASONS = {  # by how Ray begins to say so
-    "Failed to connect to Ray cluster": "it lets nobody in without its token: set RAY_AUTH_MODE=token and "
-    "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its hosts",
+    "Failed to connect to Ray cluster": "it has no node that answers, or lets nobody in without its token: "
+    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its hosts",
     "No node info found": "this host does not belong to it: run this on one that does, or `ray start` here",
 }
 
 
 # What a node must have before it has our code travels as it is, and not by name.
-for travels in (guests, code_cache, private, source):
+for travels in (guests, code_cache, private, private_folders, source):
     cloudpickle.register_pickle_by_value(travels)
 
 

@@ -1,6 +1,7 @@
 """Source as a folder from which a process imports it: whole whenever it is used, and once on a machine.
 
-Standard library only, and nothing of ours but `runner.source`: it travels too (`runner.guest`).
+Standard library only, and nothing of ours but `runner.source` and `runner.private`: it travels too
+(`runner.guest`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.private import private_folder
+from capsnet.private import private_folder
+from runner.private import VARIABLE, runner_folder
 from runner.source import PACKAGES, Archive, SourceError, digest, folder, python_path, read, write
 
 UNUSED_SECONDS = 7 * 86400.0  # after which source that no process uses is deleted
@@ -49,7 +51,8 @@ def settle(archive: Archive, cache: Path | None = None) -> Path:
     `cache`: that of all source; by default one of this user's own on this machine. Raises SourceError for a
     damaged archive, and OSError.
     """
-    cache = private_folder(cache or private_folder() / "code")
+    remedy = f"set {VARIABLE} to a folder of your own"
+    cache = private_folder(cache or runner_folder() / "code", remedy)
     place = cache / archive.digest
     with _locked(cache):
         if not _holds(place, archive.digest):

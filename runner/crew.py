@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.attempt import Status
-from runner.attendance import Seen
-from runner.cluster import Answer, Death, Fault, Lack, Member, Reply
+from runner.attendance import SILENT_SECONDS, Seen, silent
+from runner.cluster import Answer, Death, Fault, Lack, Member, Reply, Silence
 from runner.resources import Booking
 from runner.rows import ProgressFields
 
@@ -71,6 +71,8 @@ def seen_with(
                 return replace(seen, fault=f"{who}: {reason}", dead=None)
             case Death(reason):
                 return replace(seen, dead=f"{who}: {reason}")
+            case Silence(seconds) if seconds > SILENT_SECONDS:
+                return replace(seen, dead=silent(who))
             case None:
                 return replace(seen, dead=seen.dead or f"{who} is gone", unknown=True)
     return seen

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from capsnet import checkpoint
 from capsnet.keeper import Keeper
+from capsnet.overwriting import require_board, require_checkpoint
 from capsnet.patience import Trouble, described
 from capsnet.progressbar import Lines
-from runner import storage
+from runner import run_files, storage
 from runner.rows import ProgressFields
 from runner.system_metrics import Sampler, visible_gpus
 
@@ -48,11 +49,15 @@ class AttemptKeeper:
         named, run = config.checkpoint, place.run
         board = run.tensorboard
         if named.log_dir:
-            board = Path(named.log_dir)
+            require_board(Path(named.log_dir))
+            board = Path(named.log_dir).resolve()
             if run.tensorboard.is_symlink() or not run.tensorboard.exists():
                 storage.link(run.tensorboard, board)  # where `runner ui` looks
         self._place = place
-        self._target = checkpoint.locate(named.model_path) if named.model_path else None
+        self._target: Path | None = None
+        if named.model_path:
+            require_checkpoint(checkpoint.locate(named.model_path))
+            self._target = checkpoint.locate(named.model_path).resolve()
         self._written: State | None = None
         self._keeper = Keeper(
             config,
@@ -107,10 +112,11 @@ class AttemptKeeper:
     def _save(self, state: State, path: Path) -> None:
         """Write a state, make it durable, and let the file that the YAML names hold it too."""
         if self._written is not state:  # tried again after an error, it would take the previous one's place
-            checkpoint.save(state, path)
+            checkpoint.save(state, path, run_files.file_mode(path.parent))
             self._written = state
         self._place.save()
         if self._target is not None:
+            require_checkpoint(self._target)
             storage.mirror(path, self._target)
 
 

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from runner import cluster, publisher_actor, scheduler_actor, settings, source
@@ -23,7 +24,7 @@ from runner.scheduler_actor import SchedulerActor
 from runner.source import SourceError
 from runner.store import Store, StoreError, open_store
 
-START_SECONDS = 50.0  # within which a scheduler that was started must beat
+START_SECONDS = 120.0  # within which a scheduler that was started must beat
 HUNG_SECONDS = 10.0  # after which a scheduler that was there and does not beat is ended, and so started anew
 
 
@@ -34,9 +35,11 @@ def main(arguments: list[str]) -> int:
     try:
         with open_store(home, create=False) as store:
             cluster.connect(address, store.queue_id)
+            local = bool(cluster_name)
             cluster_name = cluster_name or cluster.identity()
             if action == "up":
-                return _up(store, home, cluster_name)
+                given = settings.given(home, os.environ, local)
+                return _up(store, home, cluster_name, given)
             if action == "down":
                 return _down(store.queue_id)
             print(cluster_name)
@@ -46,12 +49,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _up(store: Store, home: Home, cluster_name: str) -> int:
+def _up(store: Store, home: Home, cluster_name: str, given: Mapping[str, str]) -> int:
     """Start the scheduler where none lives, and wait for its beat."""
     trouble = (
         scheduler_actor.elsewhere(store, home)
         or _served_elsewhere(store, cluster_name)
-        or _started(store, home, cluster_name)
+        or _started(store, home, cluster_name, given)
     )
     if trouble:
         print(trouble, file=sys.stderr)
@@ -76,11 +79,10 @@ def _is_foreign(beat: Beat, cluster_name: str, now: float) -> bool:
     return beat.cluster != cluster_name and now - beat.at < scheduler_actor.STALE_SECONDS
 
 
-def _started(store: Store, home: Home, cluster_name: str) -> str | None:
+def _started(store: Store, home: Home, cluster_name: str, given: Mapping[str, str]) -> str | None:
     """Start the scheduler where none lives and wait for its beat; why there is none, in one line."""
     asked_at, deadline = store.now(), time.monotonic() + START_SECONDS
     hung_at = time.monotonic() + HUNG_SECONDS if cluster.find(scheduler_actor.NAME) else math.inf
-    given = settings.given(home, os.environ)
     arguments = [str(home.root), home.database_url, cluster_name, given]
     here = cluster.own_node()
     code = source.here().archive

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from capsnet import yamlfile
 from capsnet.config import Config, training_part, with_absolute_paths
+from capsnet.overwriting import obstacles
 from capsnet.schema import dotted_keys
 from capsnet.validation import in_order
-from capsnet.yamlfile import ConfigError, Document
+from capsnet.yamlfile import ConfigError, Document, Mistake
 from runner.paths import Home
 from runner.spec import Spec
 
@@ -52,9 +53,12 @@ def data_environment(home: Home) -> Mapping[str, str] | None:
     return None if home.shared else os.environ
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
-    """The experiment in a YAML file with `key=value` overrides. Raises ConfigError with every mistake."""
-    return _experiment(yamlfile.read(path), overrides)
+def load(path: str | Path, overrides: Iterable[str] = (), look: bool = False) -> Experiment:
+    """The experiment in a YAML file with `key=value` overrides. Raises ConfigError with every mistake.
+
+    `look`: also at the places on this machine that it names, from the current directory.
+    """
+    return _experiment(yamlfile.read(path), overrides, look)
 
 
 def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
@@ -62,7 +66,7 @@ def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
     return _experiment(yamlfile.parse(text, file), overrides)
 
 
-def _experiment(source: Document, overrides: Iterable[str]) -> Experiment:
+def _experiment(source: Document, overrides: Iterable[str], look: bool = False) -> Experiment:
     document = yamlfile.with_overrides(source, overrides)
     block = document.data.get(BLOCK, {})
     runner_keys = [BLOCK, *(f"{BLOCK}.{key}" for key in dotted_keys(Spec))]
@@ -72,6 +76,14 @@ def _experiment(source: Document, overrides: Iterable[str]) -> Experiment:
     if config is not None and spec is not None and config.batch_size < spec.processes:
         why = f"a batch of {config.batch_size} images cannot be shared by {spec.processes} workers"
         mistakes.append(document.mistake(("batch_size",), f"{why}: raise it, or set {BLOCK}.workers to less"))
+    if config is not None and look:
+        mistakes += _taken(config, document)
     if config is None or spec is None or mistakes:
         raise ConfigError(in_order(mistakes))
     return Experiment(config, spec, source.text, source.file)
+
+
+def _taken(config: Config, document: Document) -> list[Mistake]:
+    """What the run would write over although no run has written it."""
+    named = with_absolute_paths(config, Path.cwd()).checkpoint
+    return [document.mistake(("checkpoint", key), what) for key, what in obstacles(named)]

@@ -78,7 +78,7 @@ class ObjectStorage:
     @contextmanager
     def _own_folder(self) -> Iterator[AttemptPaths]:
         """A folder that goes with its reader; of one that was killed with the next one, or the next `rm`."""
-        self._home.copies.mkdir(parents=True, exist_ok=True)
+        self._home.copies.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = self._home.copies / os.urandom(8).hex()
         own = held.hold(folder)
         assert own is not None, "nobody else has a folder of this name"
@@ -128,7 +128,7 @@ class ObjectStorage:
     ) -> None:
         """Bring the copies of these parts of one attempt up to date with a listing."""
         attempt = paths.attempt(number)
-        attempt.folder.mkdir(parents=True, exist_ok=True)
+        run_files.make_folders(paths, number)
         logs = {attempt.log_of(part.rank).name for part in parts if isinstance(part, Log)}
         sizes = growing.whole({name: item for name, item in items.items() if name.startswith(f"{key}/")})
         for name, size in sizes.items():

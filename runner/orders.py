@@ -19,8 +19,9 @@ class Orders:
         self._told = threading.Event()
 
     def heard(self) -> None:
-        """Note that somebody has asked for this attempt."""
-        self._heard_at = time.monotonic()
+        """Note that somebody has asked for this attempt; too late is as good as never."""
+        if not self.abandoned:  # of a process that was stopped, what it was asked meanwhile is answered first
+            self._heard_at = time.monotonic()
 
     def stop(self) -> None:
         self._stop.set()

@@ -179,9 +179,8 @@ def scratch(
     Each of several workers has one of its own, by its rank.
     """
     named = environ.get("RUNNER_SCRATCH")
-    parent = (
-        Path(named).expanduser() if named else Path(tempfile.gettempdir()) / f"runner-scratch-{os.getuid()}"
-    )
+    place = Path(named).expanduser() if named else Path(tempfile.gettempdir())
+    parent = place / f"runner-scratch-{os.getuid()}"  # several users may name one place
     queue = hashlib.blake2b(storage.encode(), digest_size=6).hexdigest()
     return parent / (f"{queue}-{run_id}-{attempt}" + (f"-{rank}" if rank else ""))
 

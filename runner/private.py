@@ -1,6 +1,6 @@
-"""Folders that no other user may look into or write to.
+"""The private folder of this user on this machine: for the local Ray, and for source that workers import.
 
-Standard library only: it travels (`runner.guest`).
+Standard library only, and nothing of ours but `capsnet.private`: it travels (`runner.guest`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ import os
 import tempfile
 from pathlib import Path
 
+from capsnet.private import private_folder
 
-def private_folder(path: Path | None = None) -> Path:
-    """Make a folder of our own, or find it; by default the one in this machine's temporary directory.
+VARIABLE = "RUNNER_RAY_DIR"
 
-    Raises PermissionError where it belongs to another user: who may write there decides what is run from it.
+
+def named_folder() -> Path | None:
+    """The folder that the variable names."""
+    named = os.environ.get(VARIABLE)
+    return Path(named).expanduser().absolute() if named else None
+
+
+def runner_folder() -> Path:
+    """`RUNNER_RAY_DIR`, or a folder of our own in the temporary directory; made where there is none.
+
+    Raises NotPrivate where another user could put something there; OSError.
     """
-    path = path or Path(tempfile.gettempdir()) / f"capsnet-runner-{os.getuid()}"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
-    if found.st_uid != os.getuid():
-        raise PermissionError(f"{path}: belongs to another user")
-    if found.st_mode & 0o077:
-        path.chmod(0o700)
-    return path
+    default = Path(tempfile.gettempdir()) / f"capsnet-runner-{os.getuid()}"
+    return private_folder(named_folder() or default, f"set {VARIABLE} to a folder of your own")

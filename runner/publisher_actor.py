@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from runner import settings
 from runner.output_log import log_to
 from runner.paths import Home
+from runner.run_files import make_folder
 from runner.store import StoreError
 
 if TYPE_CHECKING:
@@ -61,9 +62,12 @@ class PublisherActor:
         from runner.store import open_store
         from runner.tracking import Tracker, target
 
+        tracking = target(self._home)
+        if tracking.lock is not None:  # a store of our own, whose files MLflow would leave to the umask
+            make_folder(self._home.artifacts)
         with open_store(self._home, create=False) as store:
             logs = self._copied_logs(store) if self._home.shared else None
-            publisher = Publisher(store, self._home, Tracker(target(self._home)), logs)
+            publisher = Publisher(store, self._home, Tracker(tracking), logs)
             idle_since = time.monotonic()
             while not publisher.superseded and time.monotonic() - idle_since < IDLE_SECONDS:
                 publisher.publish_once(time.monotonic())

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
 def mirror(source: Path, target: Path) -> None:
     """Let `target` hold what `source` holds; a reader sees the old file or the new one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
+    part = temporary_path(target)
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)
@@ -96,9 +97,35 @@ def mirror(source: Path, target: Path) -> None:
     part.replace(target)
 
 
+def is_shared(folder: Path) -> bool:
+    """Whether somebody has given a folder to its group, which is not left to a umask: the group may write."""
+    return folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) == stat.S_IWGRP
+
+
+def file_mode(folder: Path) -> int:
+    """The mode of what only the owner of a home, or the group that has it, may read."""
+    return 0o660 if is_shared(folder) else 0o600
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for this user or, in one that is shared with a group, for that, whatever the umask."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)  # another process may make it at this instant
+    if is_shared(folder.parent):
+        folder.chmod(folder.stat().st_mode | stat.S_IRWXG)
+
+
+def make_folders(paths: RunPaths, attempt: int) -> None:
+    """Make the folders of a run and of its attempt."""
+    for folder in (paths.folder, paths.attempts, paths.attempt(attempt).folder):
+        make_folder(folder)
+
+
 def prepare(paths: RunPaths, attempt: int, config: str) -> None:
     """Make the attempt's folder, and let the run's folder show its files under plain names."""
-    paths.attempt(attempt).folder.mkdir(parents=True, exist_ok=True)
+    make_folders(paths, attempt)
     paths.attempt(attempt).outcome.unlink(missing_ok=True)
     _forget_before(paths, attempt - 1)
     show(paths, attempt, config)
@@ -106,7 +133,8 @@ def prepare(paths: RunPaths, attempt: int, config: str) -> None:
 
 def show(paths: RunPaths, attempt: int, config: str) -> None:
     """Let the run's folder show its configuration, and the files of an attempt, under plain names."""
-    write_atomically(paths.config, lambda file: file.write(config.encode()), shared=True)
+    mode = file_mode(paths.folder)
+    write_atomically(paths.config, lambda file: file.write(config.encode()), shared=True, mode=mode)
     newest = paths.attempt(attempt)
     for file in (newest.checkpoint, newest.history, newest.log, newest.figures):
         link(paths.folder / file.name, file.relative_to(paths.folder))

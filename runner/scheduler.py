@@ -188,7 +188,7 @@ class Scheduler:
             if charge is not None and charge.close is not None:
                 self._close(run, charge.close, now)
             else:
-                looks.append((run, self._look(run, answers)))
+                looks.append((run, attendance.taken_for_dead(run, self._look(run, answers))))
         self._endings.ask([run for run, seen in looks if seen.dead is not None])
         for run, seen in looks:
             if seen.dead is not None:
@@ -400,7 +400,7 @@ class Scheduler:
             submit_python=run.submit_python,
             submit_torch=run.submit_torch,
             storage=self._home.storage,
-            settings=settings.of_storage(self._given),
+            settings=settings.of_worker(self._given),
             rank=rank,
             workers=len(nodes),
             address=addresses.get(start.node, ""),

@@ -18,6 +18,7 @@ from pathlib import Path
 import capsnet
 from runner import cluster, settings, source
 from runner.paths import Home, recorded
+from runner.run_files import file_mode
 from runner.scheduler import Scheduler
 from runner.states import UNFINISHED
 from runner.store import NoQueue, Occupied, Store, Superseded, Unreachable, open_store
@@ -177,6 +178,7 @@ def _identity(home: Home) -> tuple[int, int] | None:
 
 
 def _log_to(path: Path) -> None:
+    path.touch(mode=file_mode(path.parent))
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

@@ -33,7 +33,13 @@ JOINING = {  # seconds for which Ray tries a token that is refused, and looks fo
     "RAY_NUM_REDIS_GET_RETRIES": "3",
     "RAY_gcs_server_request_timeout_seconds": "15",
 }
-LAUNCH_SECONDS = 90.0  # to follow a cluster that fell silent, and to start
+LAUNCH_SECONDS = {  # for which a cluster is waited for
+    "up": 180.0,  # to follow one that fell silent, and to start on a busy machine
+    "down": 60.0,
+    "name": 60.0,
+}
+FORCE_SECONDS = 30.0  # for which `down --force` waits for the local Ray, which it ends then
+LOOK_SECONDS = 0.5  # between two looks whether the Ray that a child talks to is there
 DOWN_SECONDS = 60.0  # the workers' grace and some
 PUBLISH_SECONDS = 20.0  # which `down` gives the publisher
 
@@ -47,8 +53,10 @@ def is_alive(store: Store, now: float) -> bool:
     beat = store.scheduler_beat()
     if beat is None or now - beat.at > ALIVE_SECONDS:
         return False
-    # Of our own Ray we know at once that it is gone; of another cluster its beat is all that there is to see.
-    return beat.cluster != _own_cluster() or local_ray.find() is not None
+    if beat.cluster != own_cluster():  # of which its beat is all that there is to see
+        return True
+    ray = local_ray.find()  # perhaps one that has taken the place of the scheduler's
+    return ray is not None and now - beat.at < ray.up_seconds
 
 
 def ensure(home: Home, store: Store) -> None:
@@ -71,7 +79,7 @@ def bring_up(home: Home, store: Store) -> None:
     Raises:
         ServiceError: one of them did not start, or another cluster serves this queue.
     """
-    if not os.environ.get("RAY_ADDRESS") and _is_served_by(store, _own_cluster()):
+    if not os.environ.get("RAY_ADDRESS") and _is_served_by(store, own_cluster()):
         ensure(home, store)
         return
     with _one_at_a_time(home):
@@ -82,37 +90,68 @@ def bring_up(home: Home, store: Store) -> None:
 def shut_down(home: Home, store: Store, force: bool = False) -> None:
     """Save what runs and queue it again, end the scheduler, and Ray where no other home uses it.
 
+    What is left of a local Ray without a node is ended, whatever uses it; with `force` also one that does
+    not answer.
+
     Raises:
         ServiceError: the scheduler did not do so and goes on as before, or another cluster serves this queue.
     """
     address = _address()
-    if address is None and local_ray.find() is None and not is_alive(store, store.now()):
-        return
+    if address is None:
+        local_ray.clear_away()
+        if local_ray.find() is None and not is_alive(store, store.now()):
+            return
     _expect_ours(home, store)  # before anything is made here: this may be a host that sees no home
     with _one_at_a_time(home):
         ray = None if address else local_ray.find()
         try:
-            if is_alive(store, store.now()):
-                store.ask_down(store.now(), force)
-                _await_rest(store)
-                if not force:
-                    _await_published(store)
-            beat = store.scheduler_beat()  # now: Ray may have started the scheduler anew meanwhile
-            others = _launch("down", home, ray) if address or ray else None
-            if beat is not None:
-                with suppress(Superseded):  # once more; its last beat is soon too old to count
-                    store.leave(beat.epoch)
+            others = _release(home, store, ray, force)
+        except ServiceError:
+            if ray is None or (ray.serves and not force):
+                raise
+            others = "0"  # it has ended meanwhile, or is ended with all that is on it
         finally:
             store.clear_down()
         if ray is not None and others == "0":
             local_ray.stop(ray)
 
 
+def _release(home: Home, store: Store, ray: LocalRay | None, force: bool) -> str | None:
+    """End what this queue has on Ray once it has saved; how many actors other queues have there."""
+    if is_alive(store, store.now()):
+        store.ask_down(store.now(), force)
+        try:
+            _await_rest(store)
+        except ServiceError:
+            if not force:
+                raise  # otherwise what still runs ends with the Ray that does not answer
+        if not force:
+            _await_published(store)
+    beat = store.scheduler_beat()  # now: Ray may have started the scheduler anew meanwhile
+    others = _ended(home, ray, force) if _address() or ray else None
+    if beat is not None:
+        with suppress(Superseded):  # once more; its last beat is soon too old to count
+            store.leave(beat.epoch)
+    return others
+
+
+def _ended(home: Home, ray: LocalRay | None, force: bool) -> str:
+    """End the scheduler and the publisher; how many actors other queues have there."""
+    try:
+        return _launch("down", home, ray, FORCE_SECONDS if force and ray else LAUNCH_SECONDS["down"])
+    except ServiceError as error:
+        if ray is None:
+            raise
+        raise ServiceError(
+            f"{error}; `runner down --force` ends this Ray with all that runs on it, for other homes too"
+        ) from error
+
+
 def _expect_ours(home: Home, store: Store) -> None:
     """Raise ServiceError where the scheduler of another cluster serves this queue."""
     if not is_alive(store, store.now()):
         return
-    ours = _launch("name", home, None) if _address() else _own_cluster()
+    ours = _launch("name", home, None) if _address() else own_cluster()
     if not _is_served_by(store, ours) and (beat := store.scheduler_beat()):
         raise ServiceError(
             f"this queue is served by {beat.cluster} (host {beat.host}): run `down` on a host of it, with "
@@ -128,7 +167,7 @@ def _is_served_by(store: Store, cluster: str) -> bool:
 @contextmanager
 def _one_at_a_time(home: Home) -> Iterator[None]:
     """Held while the service of a home is started or ended."""
-    home.root.mkdir(parents=True, exist_ok=True)
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with home.service_lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -139,9 +178,9 @@ def _start(home: Home) -> None:
     try:
         _launch("up", home, ray)
     except ServiceError:
-        if ray is None or ray.answers:
+        if ray is None or (ray.serves and ray.answers):
             raise
-        local_ray.stop(ray)  # its process lives, but the network under it has changed
+        local_ray.stop(ray)  # its node has ended meanwhile, or the network under it has changed
         _launch("up", home, _ray())
 
 
@@ -160,7 +199,7 @@ def _address() -> str | None:
     )
 
 
-def _own_cluster() -> str:
+def own_cluster() -> str:
     """The name of the cluster that a local Ray is; of two records only one can name a Ray at a time."""
     return f"local Ray of {platform.node()}, kept in {local_ray.folder()}"
 
@@ -168,7 +207,7 @@ def _own_cluster() -> str:
 def status(home: Home, store: Store) -> dict[str, Any]:
     """Return what is up, as plain values."""
     now = store.now()
-    beat, ray = store.scheduler_beat(), local_ray.find()
+    beat, ray = store.scheduler_beat(), local_ray.recorded()
     counts = store.counts()
     return {
         "home": str(home.root),
@@ -176,15 +215,25 @@ def status(home: Home, store: Store) -> dict[str, Any]:
         "queue": store.queue_id,
         "scheduler": _scheduler(beat, is_alive(store, now), now),
         "ray": {
-            "address": os.environ.get("RAY_ADDRESS") or (ray.address if ray else None),
+            "address": os.environ.get("RAY_ADDRESS") or (ray.address if ray and ray.serves else None),
             "local": not os.environ.get("RAY_ADDRESS"),
-            "pid": ray.pid if ray else None,
+            "pid": ray.pid if ray and ray.alive else None,
+            "state": _state(ray),
         },
         "gpus": beat.gpus if beat else None,
         "cpus": beat.cores if beat else None,
         "tracking": beat.tracking if beat else None,
         "runs": {state.value: counts[state] for state in State},
     }
+
+
+def _state(ray: LocalRay | None) -> str:
+    """In which state the local Ray is."""
+    if ray is None or not ray.alive:
+        return "down"
+    if not ray.address:
+        return "starting"
+    return "up" if ray.serves else "without a node"
 
 
 def _scheduler(beat: Beat | None, alive: bool, now: float) -> dict[str, Any]:
@@ -230,26 +279,45 @@ def _await_published(store: Store) -> None:
         time.sleep(0.1)
 
 
-def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
-    """Run `runner.launch` in a process of its own and return its last line."""
+def _launch(action: str, home: Home, ray: LocalRay | None, seconds: float | None = None) -> str:
+    """Run `runner.launch` in a process of its own, for so many seconds at most, and return its last line."""
     address = ray.address if ray else _address()
     assert address, "without a local Ray there is an address"
-    cluster = _own_cluster() if ray else ""
+    cluster = own_cluster() if ray else ""
     environment = local_ray.environment(ray.token, os.environ) if ray else {**os.environ, **JOINING}
     environment["RUNNER_DATABASE_URL"] = home.database_url or ""
     environment["RUNNER_STORAGE"] = home.storage or ""
     environment |= _same_code(environment)
     command = [sys.executable, "-P", "-m", "runner.launch", action, address, cluster, str(home.root)]
-    try:
-        child = subprocess.run(
-            command, cwd="/", env=environment, capture_output=True, text=True, timeout=LAUNCH_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ServiceError(f"the Ray at {address} did not answer for {LAUNCH_SECONDS:g} s") from error
+    child = subprocess.Popen(
+        command, cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    out, err = _outlasted(child, ray, address, seconds or LAUNCH_SECONDS[action])
     if child.returncode:
         whose = f" (that Ray was started with {ray.python})" if ray and ray.python != sys.executable else ""
-        raise ServiceError(f"{FAILURE[action]}{_last_line(child.stderr)}{whose}")
-    return child.stdout.strip()
+        raise ServiceError(f"{FAILURE[action]}{_last_line(err)}{whose}")
+    return out.strip()
+
+
+def _outlasted(
+    child: subprocess.Popen[str], ray: LocalRay | None, address: str, seconds: float
+) -> tuple[str, str]:
+    """What a child prints until its end. Raises ServiceError where the Ray that it talks to ends first."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return child.communicate(timeout=LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        trouble = None
+        if ray is not None and not ray.serves:
+            trouble = f"the Ray at {address} has lost its node"
+        elif time.monotonic() > deadline:
+            trouble = f"the Ray at {address} did not answer for {seconds:g} s"
+        if trouble is not None:
+            child.kill()
+            child.communicate()
+            raise ServiceError(trouble)
 
 
 def _same_code(environment: Mapping[str, str]) -> dict[str, str]:

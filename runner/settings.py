@@ -11,21 +11,36 @@ from collections.abc import Mapping
 from runner.paths import Home
 
 STORAGE = "RUNNER_STORAGE"
-TRACKING = ("MLFLOW_",)
+TRACKING = ("MLFLOW_", "DATABRICKS_")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
-OBJECT_STORE = ("AWS_", "FSSPEC_", "RUNNER_SCRATCH")
+OBJECT_STORE = ("AWS_", "AZURE_", "GOOGLE_", "FSSPEC_", "RUNNER_SCRATCH")
+DATABASE = ("PG",)  # such as PGPASSFILE and PGSSLROOTCERT, which libpq reads
+# By which way the network is reached: downloads of data sets, the tracking server, the object store.
+PROXIES = tuple(
+    name
+    for key in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+    for name in (key, key.upper())
+)
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+NETWORK = PROXIES + CERTIFICATES
 
 
-def given(home: Home, environ: Mapping[str, str]) -> dict[str, str]:
-    """What is handed on: how to reach the tracking server and, where the runs lie there, the object store."""
+def given(home: Home, environ: Mapping[str, str], local: bool) -> dict[str, str]:
+    """What is handed on: how to reach the tracking server and, where the runs lie there, the object store.
+
+    `local`: to processes of the local Ray, which itself has none of these variables; the machines of a
+    cluster have their own way to the network and to the database.
+    """
     prefixes = TRACKING + (OBJECT_STORE if home.remote else ())
-    found = {key: value for key, value in environ.items() if key.startswith(prefixes)}
+    prefixes += DATABASE if local and home.shared else ()
+    names = NETWORK if local else ()
+    found = {key: value for key, value in environ.items() if key.startswith(prefixes) or key in names}
     return found | ({STORAGE: home.storage} if home.storage else {})
 
 
-def of_storage(settings: Mapping[str, str]) -> dict[str, str]:
+def of_worker(settings: Mapping[str, str]) -> dict[str, str]:
     """The part that a worker needs."""
-    return {key: value for key, value in settings.items() if key.startswith(OBJECT_STORE)}
+    return {key: value for key, value in settings.items() if key.startswith(OBJECT_STORE) or key in NETWORK}
 
 
 def adopt(settings: Mapping[str, str]) -> None:

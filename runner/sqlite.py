@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from capsnet.files import sync_folder
 from runner import schema
 from runner.database import Database, StoreError
+from runner.run_files import file_mode
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another one
 
@@ -51,13 +52,14 @@ class SqliteDatabase(Database):
         So nobody ever opens half a queue, and nobody reads it while its journal mode changes, at which
         SQLite would fail and not wait.
         """
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._alone():
             if _has_content(self._file):
                 return
             for left_by_a_killed_process in self._file.parent.glob(f"{glob.escape(self._file.name)}.new*"):
                 left_by_a_killed_process.unlink()
             draft = Path(f"{self._file}.new")
+            draft.touch(mode=file_mode(self._file.parent))  # which its journals get too
             engine = _engine(draft)
             with engine.connect() as connection:
                 connection.connection.execute("PRAGMA journal_mode=WAL")
@@ -85,6 +87,7 @@ class SqliteDatabase(Database):
     def _keep_copy(self, copy: Path) -> None:
         draft = Path(f"{copy}.new")
         draft.unlink(missing_ok=True)
+        draft.touch(mode=file_mode(copy.parent))
         with closing(sqlite3.connect(self._file)) as source, closing(sqlite3.connect(draft)) as target:
             try:
                 source.backup(target)

@@ -98,7 +98,7 @@ class Folders:
             raise StorageError(f"RUNNER_STORAGE={odd}: neither a folder nor a URL as in s3://BUCKET/PREFIX")
         marker = folder / MARKER
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             text = marker.read_bytes() if marker.exists() else None
             require_own(text, queue, str(folder))
             write_atomically(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from runner import record
 from runner.paths import Home
 from runner.record import Point, Sample
+from runner.run_files import file_mode
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,9 +99,10 @@ def locked(lock: Path | None) -> Iterator[None]:
     if lock is None:
         yield
         return
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        lock.with_suffix("").touch(mode=file_mode(lock.parent))  # MLflow leaves that to the umask
         yield
 
 

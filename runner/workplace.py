@@ -5,15 +5,14 @@ Both have the same layout. `save` makes durable what was just written to the che
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from capsnet.files import previous_path
 from capsnet.patience import Trouble, persist
+from capsnet.private import private_folder
 from runner import held, remote_checkpoint, run_files
 from runner.held import Held
 from runner.object_storage import attempt_key
@@ -112,7 +111,7 @@ class Scratch:
         self._uploading: Uploading | None = None
 
     def open(self) -> None:
-        _make_private(self._folder.parent)
+        private_folder(self._folder.parent, "set RUNNER_SCRATCH to a folder of your own")
         self._held = held.hold(self._folder)
         if self._held is None:
             raise StorageError(f"{self._folder}: another process works there")
@@ -170,13 +169,3 @@ class Scratch:
         if self._held is not None:
             self._held.leave()
             self._held = None
-
-
-def _make_private(folder: Path) -> None:
-    """Make a folder that is this user's alone. Raises StorageError where it is somebody else's."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or folder.is_symlink():
-        raise StorageError(f"{folder}: belongs to another user; set RUNNER_SCRATCH to a folder of your own")
-    if found.st_mode & 0o077:
-        folder.chmod(0o700)

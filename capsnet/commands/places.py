@@ -9,6 +9,8 @@ from capsnet import checkpoint
 from capsnet.config import Config
 from capsnet.figures import output
 from capsnet.files import CHECKPOINT
+from capsnet.overwriting import require_checkpoint, require_history
+from capsnet.state import State
 
 FOLDER = Path("out")  # in the working directory, for what the YAML does not place
 
@@ -22,18 +24,38 @@ class Places:
 
 
 def places(config: Config) -> Places:
-    """As the YAML says, otherwise out/<name>/checkpoint.pt and out/<name>/tensorboard."""
+    """As the YAML says, otherwise out/<name>/checkpoint.pt and out/<name>/tensorboard.
+
+    Raises CheckpointError where something else lies in the place of the checkpoint.
+    """
     folder, named = FOLDER / config.name, config.checkpoint
+    file = checkpoint.locate(named.model_path or folder / CHECKPOINT)
+    require_checkpoint(file)
     return Places(
-        checkpoint=checkpoint.locate(named.model_path or folder / CHECKPOINT),
+        checkpoint=file.resolve() if file.is_symlink() else file,  # else it would replace the link
         tensorboard=Path(named.log_dir or folder / "tensorboard"),
     )
+
+
+def require_own(path: Path) -> None:
+    """Raise CheckpointError where a checkpoint and what lies beside it would replace files of others."""
+    require_checkpoint(path)
+    for file in checkpoint.files_of(path):
+        (require_history if file == checkpoint.history_path(path) else require_checkpoint)(file)
+
+
+def save(state: State, path: Path) -> None:
+    """Save a state where the user has named the place."""
+    require_own(path)
+    checkpoint.save(state, path)
 
 
 def move_aside(places: Places) -> Path | None:
     """Put what an earlier run left there into a folder of its own, "earlier-1" and so on; where to."""
     files, pictures = checkpoint.files_of(places.checkpoint), output.folder_of(places.checkpoint)
-    target = _move([*files, pictures] if pictures.exists() else files, places.checkpoint.parent)
+    if files and pictures.exists():  # without a checkpoint they are somebody else's
+        files.append(pictures)
+    target = _move(files, places.checkpoint.parent)
     if target is not None:
         _move(sorted(places.tensorboard.glob("events.out.tfevents.*")), places.tensorboard)
     return target

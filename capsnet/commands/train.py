@@ -9,7 +9,7 @@ from itertools import chain
 
 from capsnet import checkpoint
 from capsnet.checkpoint import CheckpointError
-from capsnet.commands.places import Places, move_aside, places
+from capsnet.commands.places import Places, move_aside, places, require_own, save
 from capsnet.config import Config, load
 from capsnet.execution import device_of
 from capsnet.exits import INTERRUPTED
@@ -44,6 +44,7 @@ def _follow(config: Config, group: Group) -> int:
 
 def _lead(arguments: Namespace, config: Config, group: Group) -> int:
     where = places(config)
+    require_own(where.checkpoint)
     state = _beginning(config, where, arguments.resume)
     with Interrupts(patient=group.size > 1) as interrupts:
         progresses = train(config, state, group=group)
@@ -53,7 +54,8 @@ def _lead(arguments: Namespace, config: Config, group: Group) -> int:
             return 0
         if state is None and (aside := move_aside(where)):
             print(f"the files of an earlier run were moved to {aside}; --resume would have gone on with it")
-        with Keeper(config, where.checkpoint, where.tensorboard, state, view(sys.stdout)) as keeper:
+        shown = view(sys.stdout)
+        with Keeper(config, where.checkpoint, where.tensorboard, state, shown, save=save) as keeper:
             for progress in chain([first], progresses):
                 last = interrupts.asked  # asked once: the answer may change until the next line
                 keeper.see(progress, last)

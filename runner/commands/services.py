@@ -37,7 +37,11 @@ def up() -> None:
 
 def down(
     force: Annotated[
-        bool, typer.Option("--force", help="Kill what runs instead of letting it save.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Kill what runs instead of letting it save; end a local Ray that does not answer.",
+        ),
     ] = False,
 ) -> None:
     """Stop: what runs is saved and queued again, so that the next `up` or `submit` goes on with it.
@@ -70,11 +74,13 @@ def status(json: Json = False) -> None:
       python -m runner status
     """
     from runner.commands.access import how_to_start, is_elsewhere, open_queue
+    from runner.service import own_cluster
     from runner.service import status as look
 
     with open_queue() as (home, store):
         beat = store.scheduler_beat()
-        cluster = beat.cluster if beat and is_elsewhere(home) else None
+        elsewhere = beat is not None and is_elsewhere(home) and beat.cluster != own_cluster()
+        cluster = beat.cluster if beat and elsewhere else None
         found = {
             **look(home, store),
             "cluster": cluster,
@@ -132,6 +138,8 @@ def ray_line(ray: dict[str, Any], cluster: str | None) -> str:
     """Which Ray runs the runs; `cluster`: where that is none of this host's, its name."""
     if cluster is not None:
         return f"{cluster}, to which this host does not belong"
+    if ray["local"] and ray["state"] in ("starting", "without a node"):
+        return f"{ray['state']}, pid {ray['pid']}; `{PROGRAM} up` brings one up, `{PROGRAM} down` ends it"
     if ray["address"] is None:
         return "down"
     return f"{ray['address']} ({'local, pid ' + str(ray['pid']) if ray['local'] else 'RAY_ADDRESS'})"

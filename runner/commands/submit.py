@@ -59,9 +59,9 @@ def submit(
     from runner.rows import Waiting
 
     overrides = [*(settings or []), *as_settings(name, priority)]
-    experiments = load_all(files, overrides)
     directory = Path.cwd()
     place = home()
+    experiments = load_all(files, overrides, look=not is_elsewhere(place))
     source, origin = present(directory)
     new_runs = to_rows(experiments, directory, origin, data_environment(place))
     if is_elsewhere(place):
@@ -92,15 +92,18 @@ def as_settings(name: str | None, priority: int | None) -> list[str]:
     ]
 
 
-def load_all(files: Sequence[Path], overrides: Sequence[str]) -> list[Experiment]:
-    """The experiments in `files`. Raises ConfigError with the mistakes of all of them."""
+def load_all(files: Sequence[Path], overrides: Sequence[str], look: bool) -> list[Experiment]:
+    """The experiments in `files`. Raises ConfigError with the mistakes of all of them.
+
+    `look`: whether the places that they name are those of the machines that train.
+    """
     from capsnet.yamlfile import ConfigError
     from runner import loading
 
     experiments, mistakes = [], []
     for file in files:
         try:
-            experiments.append(loading.load(file, overrides))
+            experiments.append(loading.load(file, overrides, look))
         except ConfigError as error:
             mistakes.extend(error.mistakes)
     if mistakes:

@@ -17,6 +17,7 @@ from capsnet import datasets, execution
 from capsnet.checkpoint import load, read_history, save
 from capsnet.cli import main
 from capsnet.config import Config, Digits
+from capsnet.cpus import available_cpus
 from capsnet.progressbar import Lines, Numbers, duration, view
 
 TINY = """\
@@ -212,23 +213,29 @@ def test_after_a_loss_that_is_no_number_the_checkpoint_from_before_is_there(tiny
     assert main(["train", "tiny.yaml", "--resume"]) == 0
 
 
-def test_a_disk_that_takes_no_files_fails_in_one_line(tiny, capsys):
+def test_a_file_in_the_place_of_the_runs_folder_is_said_before_it_trains(tiny, capsys):
     (tiny / "out").write_text("a file, no folder")
-    assert main(["train", "tiny.yaml", "--set=checkpoint.log_dir=logs"]) == 1
+    assert main(["train", "tiny.yaml", "--set=checkpoint.log_dir=logs"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("failed: ")
+    assert line.startswith("error: out/tiny/checkpoint.pt cannot be made, out is a file: move it, or")
 
 
-@pytest.mark.parametrize("folder", ["taken", "taken/folder"])
-def test_a_file_in_the_place_of_tensorboards_folder_shows_before_the_first_epochs_end(tiny, capsys, folder):
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("taken", "taken cannot be TensorBoard's folder, it is a file"),
+        ("taken/folder", "taken/folder cannot be made, taken is a file"),
+    ],
+)
+def test_a_file_in_the_place_of_tensorboards_folder_shows_before_the_first_epochs_end(
+    tiny, capsys, folder, said
+):
     (tiny / "taken").write_text("a file, no folder")
     assert main(["train", "tiny.yaml", f"--set=checkpoint.log_dir={folder}"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
-    assert line.startswith(
-        f"error: {folder} cannot be TensorBoard's folder, a file is in its way: move it, or"
-    )
+    assert line == f"error: {said}: move it, or set checkpoint.log_dir to a new folder"
     assert not (tiny / "out").exists()
 
 
@@ -263,7 +270,7 @@ def test_evaluate_computes_as_fits_this_machine_whatever_the_one_was_that_traine
     capsys.readouterr()
     assert main(["evaluate", "moved.pt"]) == 0
     assert capsys.readouterr().err == ""
-    assert torch.get_num_threads() == execution.available_cpus()
+    assert torch.get_num_threads() == available_cpus()
 
 
 def test_evaluate_finds_a_data_set_that_has_moved(tiny, capsys):

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, kept, fallen back to, never trusted."""
 
 import errno
+import os
 import pickle
 import warnings
 import zipfile
@@ -210,6 +211,24 @@ class Harmful:
 
     def __reduce__(self):
         return exec, (f"open({str(self.file)!r}, 'w')",)
+
+
+def test_a_pipe_is_not_waited_for(path):
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="is a FIFO and no checkpoint"):
+        load(path)
+
+
+def test_only_its_user_may_read_a_checkpoint_whatever_the_umask(state, path):
+    before = os.umask(0)
+    try:
+        save(state, path)
+        save(state, path)
+    finally:
+        os.umask(before)
+    files = [path, checkpoint.previous_path(path), checkpoint.history_path(path)]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
 
 
 def test_code_in_a_file_is_not_run_even_when_one_before_it_is_whole(state, path, tmp_path):

@@ -5,7 +5,8 @@ import warnings
 
 import pytest
 
-from capsnet.execution import available_cpus, resolve
+from capsnet.cpus import available_cpus
+from capsnet.execution import resolve
 from capsnet.history import read_history
 from capsnet.keeper import Keeper
 from capsnet.progressbar import Lines

@@ -209,6 +209,24 @@ def test_a_directory_is_one_line(tmp_path):
     assert str(caught.value) == f"{tmp_path}: is a directory; name a YAML file"
 
 
+def test_what_never_ends_or_never_begins_is_one_line_and_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zeros.yaml").symlink_to("/dev/zero")
+    for name, kind in [("pipe.yaml", "FIFO"), ("zeros.yaml", "device")]:
+        with pytest.raises(ConfigError) as caught:
+            yamlfile.read(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: is a {kind}; name a YAML file"
+
+
+def test_a_pipe_that_the_shell_has_made_is_read():
+    """As by `validate <(sed ...)`."""
+    reader, writer = os.pipe()
+    os.write(writer, b"num_epochs: 3\n")
+    os.close(writer)
+    assert yamlfile.read(f"/dev/fd/{reader}").data == {"num_epochs": 3}
+    os.close(reader)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_one_line(tmp_path):
     file = tmp_path / "a.yaml"

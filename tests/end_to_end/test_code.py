@@ -14,7 +14,7 @@ from patience import wait_until
 from sqlalchemy import text
 
 from runner import source
-from runner.private import private_folder
+from runner.private import runner_folder
 from runner.states import State
 from runner.store import open_store
 
@@ -217,4 +217,4 @@ def source_folder(service: Service, number: int) -> Path:
     """Where the source of a run lies on this machine."""
     code = service.run(number).code
     assert code is not None
-    return private_folder() / "code" / code
+    return runner_folder() / "code" / code

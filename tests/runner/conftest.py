@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from cli_harness import Lab
+from stand_in_ray import Starts, stand_in
 
-from runner import tracking
+from runner import local_ray, tracking
 from runner.paths import Home
 
 TINY = """
@@ -57,3 +58,17 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     lab.serve()
     yield lab
     lab.close()
+
+
+@pytest.fixture
+def ray_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the record of a local Ray of this test's own lies."""
+    monkeypatch.setenv("RUNNER_RAY_DIR", str(tmp_path / "ray"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return local_ray.folder()
+
+
+@pytest.fixture
+def starts(ray_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
+    with stand_in(tmp_path, monkeypatch) as starts:
+        yield starts

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from capsnet import checkpoint
 from capsnet.figures import gallery
 from capsnet.figures.subject import Subject
+from capsnet.state import State
 from runner import storage
 from runner.attempt import Assignment, Standing, perform
 from runner.orders import Orders
@@ -257,6 +260,65 @@ def test_the_file_that_the_yaml_names_holds_the_result_and_may_be_gone_on_from(
     assert ending(performed(longer)).kind == "finished"
     rows = checkpoint.read_history(longer.paths.history)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert checkpoint.load(named)["epoch"] == 3
+
+
+@pytest.mark.parametrize(("home_mode", "expected"), [(0o700, 0o600), (0o755, 0o600), (0o2770, 0o660)])
+def test_a_checkpoint_is_for_those_who_have_the_home(
+    tmp_path: Path, assignment: Assignment, home_mode: int, expected: int
+) -> None:
+    home, named = tmp_path / "home", tmp_path / "mine.pt"
+    home.mkdir()
+    home.chmod(home_mode)
+    config = f"{SMALL}checkpoint: {{model_path: {named}, keep_every: 1}}\n"
+    there = replace(assignment, home=str(home), config=config)
+    before = os.umask(0)
+    try:
+        storage.prepare(there.run_paths, 1, config)
+        assert ending(performed(there)).kind == "finished"
+    finally:
+        os.umask(before)
+    files = [*there.paths.folder.glob("checkpoint*"), there.paths.history, named]
+    assert len(files) == 6  # the newest, the one before, those of two epochs
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {expected}
+
+
+@pytest.mark.parametrize("key", ["model_path", "log_dir"])
+def test_a_place_that_holds_something_else_fails_the_run_before_it_trains(
+    assignment: Assignment, tmp_path: Path, key: str
+) -> None:
+    """It may have come there since the submission, or lie on this host alone."""
+    thesis = tmp_path / "work" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("a year's work")
+    place = thesis if key == "model_path" else thesis.parent
+    failed = ending(performed(replace(assignment, config=f"{SMALL}checkpoint: {{{key}: {place}}}\n")))
+    assert failed.kind == "failed" and f"set checkpoint.{key} to" in (failed.reason or "")
+    assert [file.name for file in thesis.parent.iterdir()] == ["thesis.tex"]
+    assert thesis.read_text() == "a year's work"
+    assert not assignment.paths.checkpoint.exists()
+
+
+def test_what_takes_the_place_of_the_named_file_meanwhile_is_kept_and_the_run_can_go_on(
+    assignment: Assignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "mine.pt"
+    config = f"{SMALL}checkpoint: {{model_path: {named}}}\n"
+    save = checkpoint.save
+
+    def save_and_put_a_text_there(state: State, path: Path) -> None:
+        save(state, path)
+        named.unlink(missing_ok=True)
+        named.write_text("a year's work")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_put_a_text_there)
+        failed = ending(performed(replace(assignment, config=config)))
+    assert failed.kind == "failed" and "is not overwritten: move it" in (failed.reason or "")
+    assert named.read_text() == "a year's work"
+    named.unlink()
+    again = next_attempt(assignment, config.replace("num_epochs: 2", "num_epochs: 3"))
+    assert ending(performed(again)).kind == "finished"
     assert checkpoint.load(named)["epoch"] == 3
 
 

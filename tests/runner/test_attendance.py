@@ -9,6 +9,7 @@ import pytest
 from runner.attempt import Status
 from runner.attendance import (
     DOWN_GRACE_SECONDS,
+    SILENT_SECONDS,
     START_SECONDS,
     Avoid,
     Close,
@@ -17,7 +18,9 @@ from runner.attendance import (
     TellToStop,
     attend,
     overdue,
+    taken_for_dead,
 )
+from runner.orders import UNHEARD_SECONDS
 from runner.paths import Home
 from runner.rows import NewRun, ProgressFields, Run
 from runner.states import Event, State
@@ -101,13 +104,29 @@ def test_a_death_during_down_is_no_loss(running: Run) -> None:
     assert attend(running, Seen(dead="gone"), NOW, NOW) == [Close(Event.RELEASE, "lost", "gone")]
 
 
-def test_a_worker_that_never_answers_is_put_back_but_one_that_falls_silent_is_left_alone(
-    running: Run,
-) -> None:
-    late = Seen(silent_seconds=START_SECONDS + 1)
-    (close,) = attend(running, late, NOW, None)
+def test_a_worker_that_never_answers_is_put_back(running: Run) -> None:
+    (close,) = attend(running, Seen(silent_seconds=START_SECONDS + 1), NOW, None)
     assert isinstance(close, Close) and close.event is Event.RELEASE
-    assert attend(replace(running, answered_at=NOW), late, NOW, None) == []
+
+
+def test_a_worker_that_falls_silent_keeps_its_place_for_a_while_and_is_lost_then(running: Run) -> None:
+    """It was stopped by a signal, say. One that wakes later finds itself abandoned."""
+    answered = replace(running, answered_at=NOW)
+    patient, late = (Seen(silent_seconds=SILENT_SECONDS + more) for more in (-1, 1))
+    assert taken_for_dead(answered, patient) == patient
+    assert attend(answered, patient, NOW, None) == []
+    (close,) = attend(answered, taken_for_dead(answered, late), NOW, None)
+    reason = "its process has not answered for 120 s: it was stopped, or hangs"
+    assert close == Close(Event.LOSE, "lost", reason)
+    assert taken_for_dead(running, late) == late, "one that has never answered has a time of its own"
+    assert SILENT_SECONDS > UNHEARD_SECONDS
+
+
+def test_a_worker_that_had_finished_before_it_fell_silent_has_finished(running: Run) -> None:
+    answered = replace(running, answered_at=NOW)
+    seen = taken_for_dead(answered, Seen(silent_seconds=SILENT_SECONDS + 1))
+    finished = replace(seen, ending=Ending(1, "finished", None, NOW))
+    assert attend(answered, finished, NOW, None) == [Close(Event.FINISH, "finished", None)]
 
 
 def test_down_with_force_kills_at_once_but_not_what_has_ended(running: Run) -> None:

@@ -21,11 +21,11 @@ FLOORS = {
     "capsnet": [
         "config sections dataset_sections model_sections presets schema mistakes wording validation yamlfile "
         "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
-        "pairing mat5 notices agreement kernel native convolution patience group",
+        "pairing mat5 notices agreement kernel native convolution patience group private caches cpus",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
-        "evaluation checkpoint saving snapshot state history execution schedules stopping optimizers",
+        "evaluation checkpoint saving snapshot state history execution schedules stopping optimizers overwriting",
         "training learner stepping graphs batches pace triton_kernel triton_agreement",
         "tensorboard progressbar",
         "keeper figures.*",
@@ -40,7 +40,8 @@ FLOORS = {
         "worker attempt follower keeper orders output_log backlog log_copy publisher tracking model_artifact "
         "capsnet_pyfunc",
         "cluster resources",
-        "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray",
+        "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray "
+        "ray_environment",
         "cli __main__ commands.* output exits notes narration following views editing git present ui",
     ],
 }

@@ -14,8 +14,10 @@ from cli_harness import TINY, Done, Lab
 
 from runner import exits, local_ray
 from runner.commands import logs
+from runner.commands.services import ray_line
 from runner.paths import Home
 from runner.rows import Machine
+from runner.service import own_cluster
 from runner.states import State
 
 CLUSTER_HOME = "/mnt/lab/runs"  # as the hosts of the cluster see it; not there on this one
@@ -222,6 +224,19 @@ def test_a_run_that_never_started_has_no_folder_to_miss(lab: Lab) -> None:
     lab.call("cancel", number)
     assert lab.call("rm", number, "--yes").code == 0
     assert lab.store.run(number) is None
+
+
+def test_a_host_whose_own_ray_serves_the_queue_is_not_told_that_it_does_not_belong(lab: Lab) -> None:
+    lab.store.take_over(lab.store.now(), own_cluster(), "1")
+    lines = lab.call("status").out.splitlines()
+    assert "ray        down" in lines
+
+
+@pytest.mark.parametrize("state", ["starting", "without a node"])
+def test_a_local_ray_that_does_not_serve_is_called_what_it_is(state: str) -> None:
+    ray = {"address": None, "local": True, "pid": 7, "state": state}
+    up, down = "`python -m runner up` brings one up", "`python -m runner down` ends it"
+    assert ray_line(ray, None) == f"{state}, pid 7; {up}, {down}"
 
 
 def test_status_lists_the_hosts_of_a_cluster(lab: Lab) -> None:

@@ -127,6 +127,29 @@ def test_runs_that_write_one_folder_of_curves_know_it_too(lab: Lab) -> None:
     assert waits == [f"waits for run {number}, which writes the same files" for number in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("command", ["submit", "validate"])
+def test_a_place_that_holds_something_else_is_a_mistake_with_its_line(lab: Lab, command: str) -> None:
+    (lab.folder / "thesis.tex").write_text("a year's work")
+    text = "dataset: {name: digits}\ncheckpoint:\n  model_path: thesis.tex\n  log_dir: .\n"
+    done = lab.call(command, lab.file(text=text), "--set", "checkpoint.log_dir=thesis.tex")
+    assert done.code == exits.USAGE
+    first, second = done.err.splitlines()
+    assert first.startswith(f"{lab.folder}/tiny.yaml:3: checkpoint.model_path: {lab.folder}/thesis.")
+    assert second.startswith("--set checkpoint.log_dir=thesis.tex: ") and "it is a file" in second
+    assert not lab.store.runs()
+
+
+def test_what_lies_here_does_not_count_where_runs_run_elsewhere(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    laptop = Lab(tmp_path, monkeypatch, capsys, postgres_url)
+    laptop.serve(home=str(tmp_path / "runs"))
+    laptop.become_a_laptop()
+    (tmp_path / "thesis.tex").write_text("a year's work")
+    assert laptop.submit("dataset: {name: digits}\ncheckpoint: {model_path: thesis.tex}\n") == 1
+    laptop.close()
+
+
 def test_a_folder_whose_name_has_a_suffix_is_one_for_the_worker_too(lab: Lab) -> None:
     lab.serve()
     run = lab.run(lab.submit("checkpoint: {model_path: ./v1.0/}\n"))

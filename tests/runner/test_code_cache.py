@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from other_user import as_another_user, needs_another_user, shared_folder
 from patience import PATIENCE
 
+from capsnet.private import NotPrivate, private_folder
 from runner import code_cache, source
 from runner.code_cache import settle
-from runner.private import private_folder
 from runner.source import Archive, Source
 
 SOURCE = Source(
@@ -73,7 +74,7 @@ def bring(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", BRING, str(sent), str(tmp_path), *words]
-        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        environment = {**os.environ, "PYTHONPATH": str(checkout), "RUNNER_RAY_DIR": str(tmp_path / "own")}
         return subprocess.run(
             command,
             cwd=checkout,
@@ -125,7 +126,7 @@ def test_a_damaged_folder_is_made_anew(cache: Path, harm: Callable[[Path], None]
 
 
 def test_what_a_killed_process_left_half_made_does_not_hinder(cache: Path) -> None:
-    part = private_folder(cache) / f".{SOURCE.digest}"
+    part = private_folder(cache, "") / f".{SOURCE.digest}"
     source.write({"capsnet/half.py": b""}, part)
     assert held(settle(SOURCE.archive, cache)) == SOURCE.files
     assert not part.exists()
@@ -161,10 +162,20 @@ def test_many_processes_at_once_make_one_folder(cache: Path) -> None:
     assert all(process.returncode == 0 for process in processes) and len(set(made)) == 1
 
 
-def test_a_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: 12345)  # what it asks is who we are
-    with pytest.raises(PermissionError, match="belongs to another user"):
-        private_folder(tmp_path)
+@needs_another_user
+@pytest.mark.parametrize("theirs", ["capsnet-runner-0", "named"])
+def test_source_is_not_imported_from_where_another_user_could_put_some(
+    monkeypatch: pytest.MonkeyPatch, theirs: str
+) -> None:
+    with shared_folder() as shared:
+        monkeypatch.setattr("tempfile.tempdir", str(shared))
+        monkeypatch.delenv("RUNNER_RAY_DIR", raising=False)
+        if theirs == "named":
+            monkeypatch.setenv("RUNNER_RAY_DIR", str(shared / theirs))
+        assert as_another_user("mkdir -m 777 $1/$2", shared, theirs).returncode == 0
+        with pytest.raises(NotPrivate, match="belongs to another user: set RUNNER_RAY_DIR to a folder of"):
+            settle(SOURCE.archive)
+        assert not list((shared / theirs).iterdir())
 
 
 def test_a_process_imports_what_it_was_brought_and_so_do_its_children(bring) -> None:

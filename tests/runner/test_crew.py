@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runner.attempt import Status
-from runner.attendance import Seen
+from runner.attendance import SILENT_SECONDS, Seen
 from runner.cluster import Answer, Death, Lack, Member, Reply, Silence
 from runner.crew import Follower, fields_of_all, lacking, noted, seen_with
 from runner.resources import Booking
@@ -41,6 +41,11 @@ def seen(first: Seen, **replies: Reply) -> Seen:
 def test_a_run_of_which_all_workers_go_on_is_as_the_first_one_says() -> None:
     assert seen(FIRST) == FIRST
     assert seen(FIRST, two=Silence(3.0)) == FIRST
+
+
+def test_one_that_falls_silent_for_too_long_is_lost_to_the_run() -> None:
+    said = seen(FIRST, two=Silence(SILENT_SECONDS + 1)).dead
+    assert said == "its worker of rank 2 has not answered for 120 s: it was stopped, or hangs"
 
 
 @pytest.mark.parametrize("kind", ["stopped", "finished"])

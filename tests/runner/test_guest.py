@@ -44,7 +44,9 @@ def on_a_node(tmp_path: Path) -> OnANode:
         )
         done = subprocess.run(
             [sys.executable, "-P", "-c", ELSEWHERE, str(sent), str(tmp_path), arguments, *lacking],
-            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            env={
+                key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "RUNNER_RAY_DIR")
+            },
             capture_output=True,
             text=True,
             check=True,

@@ -9,12 +9,13 @@ from patience import PATIENCE, wait_until
 from runner.orders import Orders
 
 
-def test_an_attempt_that_nobody_asks_for_is_abandoned_until_it_is_heard_of() -> None:
+def test_an_attempt_that_nobody_asks_for_is_abandoned_and_what_it_hears_then_comes_too_late() -> None:
     orders = Orders(unheard_seconds=0.05)
-    assert not orders.abandoned
-    wait_until(lambda: orders.abandoned)
     orders.heard()
     assert not orders.abandoned
+    wait_until(lambda: orders.abandoned)
+    orders.heard()  # the question that a process which was stopped finds when it wakes
+    assert orders.abandoned
 
 
 def test_a_stop_stays() -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from patience import wait_until
+from stand_in_ray import ALLOWED, Starts, session
 
-from runner import launch
+from runner import launch, local_ray
+from runner.local_ray import LocalRay
 from runner.paths import Home
 from runner.rows import NewRun
 from runner.scheduler_actor import elsewhere
-from runner.service import ServiceError, bring_up, shut_down
+from runner.service import ServiceError, bring_up, is_alive, own_cluster, shut_down
 from runner.states import Event
 from runner.store import Store, open_store
 
@@ -115,3 +121,66 @@ def test_nobody_at_the_address_is_said_in_one_line_and_at_once(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ServiceError, match=r"no Ray answers at 127.0.0.1:1: Connection refused"):
         bring_up(home, store)
+
+
+@pytest.fixture
+def served(starts: Starts, store: Store) -> LocalRay:
+    """A local Ray that stands in for a real one, and a scheduler whose last sign of life is fresh."""
+    starts()
+    ray = local_ray.ensure()
+    store.take_over(store.now(), own_cluster(), "1")
+    return ray
+
+
+@ALLOWED
+def test_a_scheduler_is_dead_as_soon_as_its_ray_has_no_node(store: Store, served: LocalRay) -> None:
+    assert is_alive(store, store.now())
+    os.kill(served.parts[1][0], signal.SIGKILL)  # an agent, which the raylet follows
+    wait_until(lambda: not is_alive(store, store.now()), "the end of what it lives on")
+
+
+@ALLOWED
+def test_a_ray_that_has_taken_the_place_of_another_does_not_make_its_scheduler_live(
+    store: Store, served: LocalRay
+) -> None:
+    local_ray.stop(served)
+    other = local_ray.ensure()
+    assert other.serves
+    assert not is_alive(store, store.now())
+
+
+@ALLOWED
+def test_down_ends_a_ray_without_a_node_and_asks_it_nothing(
+    home: Home, store: Store, served: LocalRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.service._launch", lambda *_: pytest.fail("Ray was asked"))
+    os.kill(served.parts[0][0], signal.SIGKILL)
+    wait_until(lambda: not served.serves)
+    shut_down(home, store)
+    assert local_ray.recorded() is None and not session(served.pid)
+
+
+@ALLOWED
+def test_a_ray_that_loses_its_node_while_it_is_asked_is_ended_by_down_and_made_anew_by_up(
+    home: Home, store: Store, served: LocalRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waits for an answer of it for ever stands for the one that joins Ray."""
+    monkeypatch.setattr(sys, "executable", str(home.root.parent / "hangs"))
+    (home.root.parent / "hangs").write_text("#!/bin/sh\nexec sleep 600\n")
+    (home.root.parent / "hangs").chmod(0o755)
+    store.leave(1)
+    threading.Timer(0.2, os.kill, [served.parts[0][0], signal.SIGKILL]).start()
+    shut_down(home, store)
+    assert local_ray.recorded() is None and not session(served.pid)
+
+
+@ALLOWED
+def test_down_says_how_to_end_a_ray_that_does_not_answer_and_ends_it_with_force(
+    home: Home, store: Store, served: LocalRay
+) -> None:
+    store.leave(1)
+    with pytest.raises(ServiceError, match=r"no Ray answers at 127.0.0.1:1: .*; `runner down --force` ends"):
+        shut_down(home, store)
+    assert served.serves
+    shut_down(home, store, force=True)
+    assert local_ray.recorded() is None and not session(served.pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("RUNNER_SCRATCH", str(tmp_path / "scratch"))
     home = Home(tmp_path / "home", storage=place)
     home.root.mkdir()
-    return Kept(home, storage.of(home), tmp_path / "scratch")
+    return Kept(home, storage.of(home), tmp_path / "scratch" / f"runner-scratch-{os.getuid()}")
 
 
 @pytest.fixture
@@ -206,7 +207,8 @@ def test_scratch_folders_go_at_the_end_and_those_of_killed_processes_later(kept:
     if not kept.home.remote:
         pytest.skip("only an object store needs scratch folders")
     abandoned = kept.scratch / "some-other-run"
-    abandoned.mkdir(parents=True)
+    kept.scratch.mkdir(mode=0o700, parents=True)
+    abandoned.mkdir()
     (abandoned / "owner.lock").touch()
     place = kept.work(run)
     assert not abandoned.exists()
