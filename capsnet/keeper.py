@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from capsnet.config import Config
 from capsnet.figures import output, sheet
 from capsnet.figures.gallery import gallery
+from capsnet.guard import Guard
 from capsnet.history import results
-from capsnet.patience import TRIES, SavingError, Trouble, described
+from capsnet.patience import TRIES, SavingError, Trouble
 from capsnet.progressbar import Numbers, View
 from capsnet.saving import Save, Writer, due
 from capsnet.state import CheckpointError, State
 from capsnet.tensorboard import Board
 from capsnet.training import Progress
+
+NO_FIGURES = "not all figures were drawn"
+NO_BOARD = "TensorBoard's log cannot be written"
 
 
 class Keeper:
@@ -41,7 +44,8 @@ class Keeper:
 
         Raises CheckpointError where a file is in that folder's way: an epoch may take hours to show it.
         """
-        _make(tensorboard)
+        _require_folder(tensorboard)
+        self._guard = Guard(shown.line)
         self._config = config
         self._shown = shown
         self._troubled = troubled
@@ -52,9 +56,8 @@ class Keeper:
         self._saved_at = time.monotonic()
         self.history = [] if state is None else list(state["history"])
         self._board: Board | None = None
-        self._boards = True  # TensorBoard is installed, as far as is known
+        self._boards = True  # TensorBoard can be used, as far as is known
         self._logged = len(self.history)  # epochs that the board has
-        self._board_fails = False
 
     def __enter__(self) -> Self:
         self._shown.__enter__()
@@ -125,39 +128,38 @@ class Keeper:
         """
         self.settle()
         try:
-            import matplotlib  # noqa: F401 - told apart from an import that fails for another reason
-        except ImportError:
-            self._shown.line("no figures: pip install matplotlib")
-            return
-        try:
-            with sheet.defaults():
-                self._write_pictures(progress)
+            with self._guard(NO_FIGURES):
+                self._draw(progress)
         except KeyboardInterrupt:
             self._shown.line("stopped drawing; `python -m capsnet figures` draws what is missing")
-        except Exception as error:
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._shown.line(f"warning: not all figures were drawn: {type(error).__name__}: {cause}")
 
-    def _write_pictures(self, progress: Progress) -> None:
-        drawn = gallery(self._config, progress.network, progress.test, progress.execution, self.history)
-        for name, figure in drawn:
-            content = sheet.png(figure)
-            output.save(content, self._figures / f"{name}.png")
-            if board := self._opened_board():
-                board.picture(progress.epoch, name, content)
+    def _draw(self, progress: Progress) -> None:
+        try:
+            sheet.import_matplotlib()
+        except ModuleNotFoundError:
+            self._shown.line("no figures: pip install matplotlib")
+            return
+        with sheet.defaults():
+            drawn = gallery(self._config, progress.network, progress.test, progress.execution, self.history)
+            for name, figure in drawn:
+                content = sheet.png(figure)
+                output.save(content, self._figures / f"{name}.png")
+                self._on_board(lambda board, name=name, png=content: board.picture(progress.epoch, name, png))
 
     def _log(self, progress: Progress) -> None:
-        """Show on the board what is new, and what it could not take before: a full disk ends no training."""
-        try:
+        """Show on the board what is new, and what it could not take before."""
+        self._on_board(lambda board: self._fill(board, progress))
+
+    def _on_board(self, show: Callable[[Board], None]) -> None:
+        """Show something on the board, where there is one; a full disk is tried again at the next call."""
+        with self._guard(NO_BOARD) as tried:
             if board := self._opened_board():
-                self._fill(board, progress)
-        except OSError as error:
-            if not self._board_fails:
-                self._shown.line(f"warning: TensorBoard's log cannot be written: {described(error)}")
-            self._board_fails = True
-            self._close_board()  # what follows goes to a new file: this one may end in half a record
-        else:
-            self._board_fails = False
+                show(board)
+        if tried.error is None:
+            self._guard.over(NO_BOARD)
+            return
+        self._close_board()  # what follows goes to a new file: this one may end in half a record
+        self._boards = isinstance(tried.error, OSError)
 
     def _fill(self, board: Board, progress: Progress) -> None:
         for row in self.history[self._logged :]:
@@ -174,7 +176,9 @@ class Keeper:
         if self._board is None and self._boards:
             try:
                 self._board = Board(self._tensorboard, purge_step=self._logged + 1)
-            except ImportError:
+            except ModuleNotFoundError as error:
+                if error.name != "tensorboard":
+                    raise
                 self._shown.line("no TensorBoard log: pip install tensorboard")
                 self._boards = False
         return self._board
@@ -182,11 +186,15 @@ class Keeper:
     def _close_board(self) -> None:
         board, self._board = self._board, None
         if board is not None:
-            with suppress(OSError):  # it was told when it was met
+            with self._guard(NO_BOARD):
                 board.close()
 
 
-def _make(folder: Path) -> None:
+def _require_folder(folder: Path) -> None:
+    """Make TensorBoard's folder; raise CheckpointError where a file is in its way.
+
+    What else hinders, such as a full disk, may be over at the first epoch's end.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -194,6 +202,8 @@ def _make(folder: Path) -> None:
             f"{folder} cannot be TensorBoard's folder, a file is in its way: "
             "move it, or set checkpoint.log_dir"
         ) from error
+    except OSError:
+        return
 
 
 def _numbers(progress: Progress) -> Numbers:

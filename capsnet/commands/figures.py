@@ -45,8 +45,8 @@ def run(arguments: Namespace) -> int:
     """Draw, write, print the paths; the exit code."""
     path = _checkpoint(arguments)
     try:
-        import matplotlib  # noqa: F401 - now, not after minutes of computing
-    except ImportError as error:
+        sheet.import_matplotlib()  # now, not after minutes of computing
+    except ModuleNotFoundError as error:
         raise FigureError("pictures are drawn with matplotlib: pip install matplotlib") from error
     with sheet.defaults():
         for file, content in _pictures(arguments, path):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,9 +49,29 @@ class Block:
     title: str = ""
 
 
+def import_matplotlib() -> None:
+    """Import matplotlib, whatever MPLBACKEND names: nothing is drawn in a window or a notebook.
+
+    Notebooks set it for every program that they start, and matplotlib refuses to be imported where what it
+    names is not installed. Raises ModuleNotFoundError where matplotlib itself is not.
+    """
+    if sys.modules.get("matplotlib") is not None:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        with suppress(ValueError):  # whoever draws by pyplot in this process gets what was asked for
+            matplotlib.rcParams["backend"] = backend
+
+
 @contextmanager
 def defaults() -> Iterator[None]:
     """Within it pictures look the same everywhere, whatever style the user's matplotlibrc asks for."""
+    import_matplotlib()
     import matplotlib
 
     with matplotlib.rc_context():
