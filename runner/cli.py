@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from capsnet import streams
 from runner import exits
 from runner.commands import (
     cleanup,
@@ -63,8 +64,9 @@ app.command("ls", hidden=True, epilog=exits.OF_COMMANDS)(listing.queue)
 
 def main() -> None:
     """Obey the command line and exit; what a user can cause is one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr] # a log may hold what the terminal cannot show
+    if reason := streams.prepare():  # before anything is done, for nobody would hear of it
+        print(reason, file=sys.stderr)
+        sys.exit(exits.USAGE)
     try:
         app()
     except Exception as error:
