@@ -34,7 +34,7 @@ def test_characters_that_the_locale_lacks_are_in_the_log(tmp_path: Path) -> None
     log = tmp_path / "log.txt"
     code = (
         "import sys; from pathlib import Path; from runner.output_log import log_to\n"
-        "log_to(Path(sys.argv[1])); print('1×28 \\udcff')"
+        "log_to(Path(sys.argv[1])); print(f'1{chr(215)}28 {chr(0xDCFF)}')"
     )
     ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     assert subprocess.run([sys.executable, "-c", code, log], env=ascii_only).returncode == 0
