@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
 
+from capsnet import locks
 from capsnet.images import DataError
 
 REPLACE = "put an undamaged copy there, or delete it to have it downloaded again"  # of a damaged file
@@ -68,6 +68,5 @@ def _bring(root: Path, place: str, names: list[str], fetch: Fetch) -> None:
 def _locked(root: Path) -> Iterator[None]:
     """Hold a lock on `root`, so that runs which start together download once."""
     root.mkdir(exist_ok=True)
-    with (root / ".download.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.locked(root / ".download.lock", "dataset.root or CAPSNET_DATA"):
         yield

@@ -29,6 +29,7 @@ from ray.util import list_named_actors
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from capsnet import locks
 from runner import code_cache, private, source
 from runner import guest as guests
 from runner.source import Archive
@@ -44,7 +45,7 @@ REASONS = {  # by how Ray begins to say so
 
 
 # What a node must have before it has our code travels as it is, and not by name.
-for travels in (guests, code_cache, private, source):
+for travels in (guests, code_cache, locks, private, source):
     cloudpickle.register_pickle_by_value(travels)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, Transaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from capsnet.locks import LockRefused
 from runner import schema
 
 
@@ -93,5 +94,7 @@ class Database(ABC):
             raise self.explain(error) from error
         except PoolTimeout as error:  # other threads of this process hold all connections, and wait
             raise Unreachable(f"{self.name}: does not answer: try again") from error
+        except LockRefused as error:  # which says itself what to do
+            raise StoreError(str(error)) from error
         except OSError as error:
             raise StoreError(f"{error.filename or self.name}: {error.strerror}: {self.elsewhere}") from error

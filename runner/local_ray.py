@@ -9,7 +9,6 @@ every Ray on the machine, and a bare `ray.init()` joins whichever it finds. Does
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from capsnet.locks import locked
 from runner.private import private_folder
 
 START_SECONDS = 90.0
@@ -122,8 +122,7 @@ def environment(token: str, base: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    with (folder() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder() / "lock", "RUNNER_RAY_DIR"):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import sqlite3
 import time
@@ -14,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from capsnet.files import sync_folder
+from capsnet.locks import locked
 from runner import schema
 from runner.database import Database, StoreError
 
@@ -25,6 +25,7 @@ ADVICE = {
     "attempt to write a readonly database": f"is read-only: make it writable, or {ELSEWHERE}",
     "file is not a database": f"is not a database: {ELSEWHERE}",
     "database is locked": f"another process has kept it busy for {BUSY_SECONDS:.0f} s: try again",
+    "locking protocol": f"its file system refuses locks: {ELSEWHERE}, on another file system",
     "database or disk is full": "the disk is full: free some space and try again",
     "database disk image is malformed": f"is damaged: put back a copy of it, or {ELSEWHERE}",
 }
@@ -95,8 +96,7 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with Path(f"{self._file}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(Path(f"{self._file}.lock"), "RUNNER_HOME"):
             yield
 
     def take_turn(self, connection: Connection) -> None:

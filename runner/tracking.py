@@ -6,7 +6,6 @@ and the queue's, the same call leaves MLflow as it is.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from capsnet import locks
 from runner import record
 from runner.paths import Home
 from runner.record import Point, Sample
@@ -99,8 +99,7 @@ def locked(lock: Path | None) -> Iterator[None]:
         yield
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locks.locked(lock, "RUNNER_HOME"):
         yield
 
 
