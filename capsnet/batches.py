@@ -167,10 +167,9 @@ def _require_shared_memory(images: Images, config: Config) -> None:
 
     There a worker drops a batch, for which training waits, or dies of a bus error.
     """
-    batches = config.dataloader.num_workers * PREFETCHED + IN_USE
-    needed = (
-        images.images.nbytes + images.labels.nbytes + batches * config.batch_size * images.images[0].nbytes
-    )
+    in_batch = config.batch_size * (2 if isinstance(config.dataset, MultiMNIST) else 1)
+    picked = (config.dataloader.num_workers * PREFETCHED + IN_USE) * in_batch
+    needed = images.images.nbytes + images.labels.nbytes + picked * images.images[0].nbytes
     try:
         found = os.statvfs(SHARED_MEMORY)
     except FileNotFoundError:  # a system that has it elsewhere
