@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.loopback import bypass_proxies
+
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 20.0  # in which a request must be answered: whoever asked tries again
 SLOWEST = 2**20  # bytes/s; what takes longer to copy than at this pace has failed
@@ -128,6 +130,7 @@ def _opened(url: str) -> tuple[Any, str]:
     scheme, _, path = url.partition("://")
     if not path.strip("/"):
         raise StorageError(f"RUNNER_STORAGE={url}: name a bucket, as in {scheme}://BUCKET/PREFIX")
+    bypass_proxies()
     try:
         import fsspec
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from capsnet import locks
 from runner import record
+from runner.loopback import bypass_proxies
 from runner.paths import Home
 from runner.record import Point, Sample
 
@@ -106,6 +107,7 @@ def locked(lock: Path | None) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """To import MLflow in: with our settings, and without its warnings, on which no user can act."""
+    bypass_proxies()
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
     with warnings.catch_warnings():
@@ -406,7 +408,10 @@ def explain(error: BaseException) -> str:
     """One line: the root of a failed connection, else what MLflow says, without passwords, shortened."""
     broken = [cause for cause in _causes(error) if isinstance(cause, OSError)]
     lines = shown(str(broken[-1] if broken else error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+    reason = lines[0] if lines else type(error).__name__
+    if any(type(cause).__name__ == "ProxyError" for cause in _causes(error)):  # of requests, and of urllib3
+        reason = f"the proxy that HTTP_PROXY or HTTPS_PROXY names (NO_PROXY leaves hosts out): {reason}"
+    return reason[:300]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
