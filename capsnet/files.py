@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+from capsnet.locks import LockRefused, lock
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 CHECKPOINT = "checkpoint.pt"
+ABANDONED_SECONDS = 3600.0  # after which a temporary file that cannot be locked belongs to no living process
 
 
 def locate(path: str | Path) -> Path:
@@ -44,16 +50,82 @@ def write_atomically(
     makes something else of it, and then leaves everything as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path, shared)
-    try:
-        _fill(temporary, write)
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # half a file would take the room that a full disk lacks
-        raise
-    if previous is not None and path.exists():
-        _keep(path, previous)
-    temporary.replace(path)
+    with temporary(path, shared) as part:
+        _fill(part, write)
+        if previous is not None and path.exists():
+            _keep(path, previous)
+        part.replace(path)
     sync_folder(path.parent)
+
+
+@contextmanager
+def temporary(path: Path, shared: bool = False) -> Iterator[Path]:
+    """For a `with` block: an empty file that may become the one at `path`, and is deleted where it does not.
+
+    It is locked meanwhile, so that `clear_temporaries` takes no other process's work away. Those that killed
+    processes left of the same file are deleted.
+    """
+    if shared:
+        clear_temporaries(path.parent, path.name)
+    part = temporary_path(path, shared)
+    descriptor = _made(part)
+    try:
+        yield part
+    finally:
+        with suppress(OSError):  # half a file would take the room that a full disk lacks
+            if _is_at(part, descriptor):
+                part.unlink()
+        os.close(descriptor)
+
+
+def _made(part: Path) -> int:
+    """Make a temporary file and lock it; a file system without locks takes it as well."""
+    while True:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with suppress(LockRefused):
+                lock(descriptor, part, "")
+            if _is_at(part, descriptor):  # nobody has cleared it away before it was locked
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_at(part: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(part.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def clear_temporaries(folder: Path, name: str | None = None) -> None:
+    """Delete temporary files that killed processes left in a folder: of the file of this name, or all.
+
+    A living process's stays: it is locked or, where there are no locks, young.
+    """
+    pattern = ".*.tmp" if name is None else f".{glob.escape(name)}.{8 * '[0-9a-f]'}.tmp"
+    for part in folder.glob(pattern):
+        with suppress(OSError):  # it is gone meanwhile, or another user's
+            _delete_unless_held(part)
+
+
+def _delete_unless_held(part: Path) -> None:
+    if part.is_symlink():  # which cannot be locked, and takes a moment to be given its name
+        if time.time() - part.lstat().st_mtime > ABANDONED_SECONDS:
+            part.unlink()
+        return
+    descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            free = lock(descriptor, part, "", wait=False)
+        except LockRefused:
+            free = time.time() - os.fstat(descriptor).st_mtime > ABANDONED_SECONDS
+        if free:
+            part.unlink()
+    finally:
+        os.close(descriptor)
 
 
 class _File(io.BufferedWriter):

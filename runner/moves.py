@@ -28,6 +28,8 @@ def added(new: NewRun, identity: str, now: float) -> Changes:
 def claimed(run: Run, now: float, gpus: float) -> Changes:
     """A queued run starts its next attempt. Raises IllegalMove where it is not queued any more.
 
+    `now` may be a moment older than the row: the scheduler looks at its clock before it looks at the queue.
+
     What `gpus: auto` came to holds from now on: a run that began on a GPU must wait for one, and not go on
     with a processor, when the last host that has any is gone for a while.
     """
@@ -35,7 +37,7 @@ def claimed(run: Run, now: float, gpus: float) -> Changes:
         "gpus": gpus,
         "state": _after(run, Event.CLAIM),
         "attempt": run.attempt + 1,
-        "started_at": now,
+        "started_at": max(now, run.queued_at),
         "reason": None,
         "answered_at": None,
         "images_per_second": None,

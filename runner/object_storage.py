@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from capsnet.files import temporary_path
+from capsnet.files import temporary
 from runner import growing, held, remote_checkpoint, run_files
 from runner.objects import Item, Objects, StorageError
 from runner.paths import AttemptPaths, Home, RunPaths, run_folder
@@ -150,11 +150,11 @@ class ObjectStorage:
         if item is not None and self._copied.get(file) == item.version and file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = temporary_path(file, shared=True)
-        if self._objects.fetch(key, part, item.size if item else 0):
-            part.replace(file)
-            if item is not None:
-                self._copied[file] = item.version
+        with temporary(file, shared=True) as part:
+            if self._objects.fetch(key, part, item.size if item else 0):
+                part.replace(file)
+                if item is not None:
+                    self._copied[file] = item.version
 
 
 def attempt_key(run_id: int, name: str, number: int) -> str:

@@ -450,8 +450,8 @@ class Store:
                 return None
             changes = moves.claimed(run, now, gpus)
             write(connection, run, changes)
-            row = {"run": run_id, "number": changes["attempt"], "started_at": now, "gpus": gpus, "cpus": cpus}
-            row["code"] = run.code
+            row = {"run": run_id, "number": changes["attempt"], "started_at": changes["started_at"]}
+            row |= {"gpus": gpus, "cpus": cpus, "code": run.code}
             connection.execute(insert(attempts).values(row))
             return attempts_of(connection, run_id)[-1]
 
@@ -487,9 +487,10 @@ class Store:
             run = run_in_attempt(connection, run_id, attempt)
             if run is None:
                 return None
-            ending = {"ended_at": now, "outcome": outcome, "reason": reason}
+            ended_at = max(now, run.started_at or now)
+            ending = {"ended_at": ended_at, "outcome": outcome, "reason": reason}
             write_attempt(connection, run_id, attempt, ending)
-            return write(connection, run, moves.ended(run, event, now, reason))
+            return write(connection, run, moves.ended(run, event, ended_at, reason))
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
