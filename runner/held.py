@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from capsnet.locks import lock, locked
 
-VARIABLES = "RUNNER_SCRATCH or RUNNER_HOME"  # name where the folders lie
+VARIABLES = "RUNNER_SCRATCH, RUNNER_HOME or TMPDIR"  # name where the folders lie
 OWNER = "owner.lock"  # in a folder: locked by the process that holds it
 TURN = "lock"  # beside the folders: locked while one is made, for half made it would be taken for abandoned
 
@@ -44,6 +45,20 @@ def hold(folder: Path) -> Held | None:
         folder.mkdir(mode=0o700, exist_ok=True)
         held = _locked(folder)
     return None if held is None else Held(folder, held)
+
+
+@contextlib.contextmanager
+def own_folder(parent: Path) -> Iterator[Path]:
+    """For a `with` block: a new folder in `parent`, which is deleted after it. Raises OSError.
+
+    That of a process which is killed meanwhile goes with the next one that is made there.
+    """
+    own = hold(parent / os.urandom(8).hex())
+    assert own is not None, "no other process has a folder of this name"
+    try:
+        yield own.folder
+    finally:
+        own.leave()
 
 
 def clear(parent: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -72,20 +71,11 @@ class ObjectStorage:
     @contextmanager
     def checkpoint(self, run: Run) -> Iterator[Path | None]:
         """A copy of this reader's own: another one, or a newer checkpoint, cannot take its place."""
-        with self._own_folder() as own:
-            yield self._copied_newest(run, own)
-
-    @contextmanager
-    def _own_folder(self) -> Iterator[AttemptPaths]:
-        """A folder that goes with its reader; of one that was killed with the next one, or the next `rm`."""
         self._home.copies.mkdir(parents=True, exist_ok=True)
-        folder = self._home.copies / os.urandom(8).hex()
-        own = held.hold(folder)
-        assert own is not None, "nobody else has a folder of this name"
-        try:
-            yield AttemptPaths(folder)
-        finally:
-            own.leave()
+        with held.own_folder(
+            self._home.copies
+        ) as own:  # that of a killed reader goes with the next `rm`, too
+            yield self._copied_newest(run, AttemptPaths(own))
 
     def _copied_newest(self, run: Run, own: AttemptPaths) -> Path | None:
         """Copy the newest checkpoint that is whole to the reader's own folder."""

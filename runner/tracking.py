@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from capsnet import locks
 from runner import record
+from runner.held import own_folder
 from runner.loopback import bypass_proxies
 from runner.paths import Home
+from runner.private import private_folder
 from runner.record import Point, Sample
 
 if TYPE_CHECKING:
@@ -287,12 +288,12 @@ class Tracker:
 
         model = self._model(run, name, epoch)
         if model.status != "READY":
-            with tempfile.TemporaryDirectory(prefix="runner-model-") as folder:
+            with own_folder(models_folder()) as folder:
                 identity = Model(
                     artifact_path=model.artifact_location, run_id=run.id, model_id=model.model_id
                 )
-                save(Path(folder) / "model", identity)
-                self.client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+                save(folder / "model", identity)
+                self.client.log_model_artifacts(model.model_id, str(folder / "model"))
             # The run has these points already, where MLflow drops the second one.
             self.client.log_batch(run.id, metrics=[_metric(point, model.model_id) for point in points])
             self.client.finalize_logged_model(model.model_id, "READY")
@@ -331,6 +332,11 @@ class Tracker:
         for other in self._models(run, epoch):
             if _age(other) > _age(model):
                 self.client.delete_logged_model(other.model_id)
+
+
+def models_folder() -> Path:
+    """The folder of this user's on this machine in which models are made before they are uploaded."""
+    return private_folder(private_folder() / "models")
 
 
 def _age(model: LoggedModel) -> tuple[int, str]:
