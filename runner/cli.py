@@ -80,6 +80,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
     """What a user can cause; imported only once something has gone wrong."""
     from capsnet.yamlfile import ConfigError
     from runner.local_ray import LocalRayError
+    from runner.ownership import PlaceTaken
     from runner.service import ServiceError
     from runner.source import SourceError
     from runner.states import IllegalMove
@@ -92,6 +93,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
         IllegalMove,
         LocalRayError,
         OSError,
+        PlaceTaken,
         ServiceError,
         SourceError,
         StoreError,

@@ -67,6 +67,10 @@ class Database(ABC):
         """Let the transaction wait until no other one that has taken its turn goes on."""
 
     @abstractmethod
+    def number_above(self, connection: Connection, number: int) -> None:
+        """Let the next run have a number above this one, and above all that there have been."""
+
+    @abstractmethod
     def now(self) -> float:
         """The time, in unix seconds, by the clock that all hosts of this database go by."""
 

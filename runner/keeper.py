@@ -42,8 +42,12 @@ class AttemptKeeper:
         config: Config,
         state: State | None,
         troubled: Callable[[Trouble | None], None],
+        identity: str | None = None,
     ) -> None:
-        """`troubled` hears why nothing can be saved at the moment, and (None) when that is over."""
+        """`troubled` hears why nothing can be saved at the moment, and (None) when that is over.
+
+        `identity`: of the run; its checkpoints carry it.
+        """
         named, run = config.checkpoint, place.run
         lines = Lines(sys.stdout)
         guard = Guard(lines.line)
@@ -53,6 +57,7 @@ class AttemptKeeper:
             with guard(f"{run.tensorboard} cannot lead to {board}, where `runner ui` would look"):
                 _lead(run.tensorboard, board)
         self._place = place
+        self._identity = identity
         self._target = checkpoint.locate(named.model_path) if named.model_path else None
         self._written: State | None = None
         self._keeper = Keeper(
@@ -102,11 +107,16 @@ class AttemptKeeper:
     def _save(self, state: State, path: Path) -> None:
         """Write a state, make it durable, and let the file that the YAML names hold it too."""
         if self._written is not state:  # tried again after an error, it would take the previous one's place
-            checkpoint.save(state, path)
+            checkpoint.save(owned(state, self._identity), path)
             self._written = state
         self._place.save()
         if self._target is not None:
             storage.mirror(path, self._target)
+
+
+def owned(state: State, identity: str | None) -> State:
+    """The state with the identity of the run that it belongs to."""
+    return state | {"run": identity}
 
 
 def _lead(name: Path, board: Path) -> None:

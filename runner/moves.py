@@ -25,8 +25,10 @@ def added(new: NewRun, identity: str, now: float) -> Changes:
     return {**vars(new), **start, "identity": identity, "submitted_at": now, "queued_at": now}
 
 
-def claimed(run: Run, now: float, gpus: float) -> Changes:
-    """A queued run starts its next attempt. Raises IllegalMove where it is not queued any more.
+def claimed(run: Run, now: float, gpus: float, after: int = 0) -> Changes:
+    """A queued run starts its next attempt, of a number above `after`.
+
+    Raises IllegalMove where it is not queued any more.
 
     `now` may be a moment older than the row: the scheduler looks at its clock before it looks at the queue.
 
@@ -36,8 +38,8 @@ def claimed(run: Run, now: float, gpus: float) -> Changes:
     return {
         "gpus": gpus,
         "state": _after(run, Event.CLAIM),
-        "attempt": run.attempt + 1,
-        "started_at": max(now, run.queued_at),
+        "attempt": max(run.attempt, after) + 1,
+        "started_at": max(now, run.submitted_at),
         "reason": None,
         "answered_at": None,
         "images_per_second": None,

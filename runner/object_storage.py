@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsnet.files import temporary
-from runner import growing, held, remote_checkpoint, run_files
+from runner import growing, held, ownership, remote_checkpoint, run_files
 from runner.objects import Item, Objects, StorageError
-from runner.paths import AttemptPaths, Home, RunPaths, run_folder
+from runner.ownership import ForeignRun
+from runner.paths import AttemptPaths, Home, RunPaths, run_folder, run_number
 from runner.run_files import Ending, parsed_ending
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class ObjectStorage:
         self._url = home.storage
         self._opened: Objects | None = None
         self._copied: dict[Path, str] = {}  # which content a copy holds
+        self._verified: set[tuple[int, str | None]] = (
+            set()
+        )  # runs, and their identities, with files of their own
         self._lock = threading.Lock()  # two threads that copy one file would write to one temporary file
 
     def check(self, queue: str) -> None:
@@ -50,10 +54,20 @@ class ObjectStorage:
         self._objects.put(MARKER, json.dumps({"queue": queue}).encode())  # shows that one may write, too
         self._objects.list(MARKER)
 
+    def highest_number(self) -> int:
+        copied = run_files.highest_number(self._home.runs)
+        return max(map(run_number, self._objects.folders()), default=copied)
+
+    def newest_attempt(self, run: Run) -> int:
+        """Its worker finds out, for to ask takes a while."""
+        return 0
+
     def prepare(self, run: Run) -> None:
         """A worker makes its folder itself, on whichever host it is."""
 
     def ending(self, run: Run) -> Ending | None:
+        if not self._has_own(run):
+            return None
         key = f"{attempt_key(run.id, run.name, run.attempt)}/outcome.json"
         text = self._objects.get(key)
         return None if text is None else parsed_ending(text, f"{self._url}/{key}")
@@ -61,6 +75,9 @@ class ObjectStorage:
     def read(self, run: Run, *parts: Part) -> RunPaths:
         paths = self._home.run(run.id, run.name)
         if run.attempt:
+            if not self._has_own(run):
+                raise ForeignRun(f"{self._url}/{run_folder(run.id, run.name)}")
+            ownership.claim(paths, run.identity, run.submitted_at)
             with self._lock:
                 items = self._objects.list(run_folder(run.id, run.name))
                 for number in range(1, run.attempt + 1):
@@ -79,7 +96,7 @@ class ObjectStorage:
 
     def _copied_newest(self, run: Run, own: AttemptPaths) -> Path | None:
         """Copy the newest checkpoint that is whole to the reader's own folder."""
-        for number in range(run.attempt, 0, -1):
+        for number in range(run.attempt, 0, -1) if self._has_own(run) else ():
             key = attempt_key(run.id, run.name, number)
             pointer = remote_checkpoint.read(self._objects, key)
             if pointer is not None and any(
@@ -98,13 +115,28 @@ class ObjectStorage:
             self._objects.put(f"{below}/{file.name}", file)
 
     def size(self, run: Run) -> int:
-        return sum(item.size for item in self._objects.list(run_folder(run.id, run.name)).values())
+        return sum(item.size for item in self._own(run).values())
 
     def delete(self, run: Run) -> None:
-        self._objects.delete(self._objects.list(run_folder(run.id, run.name)))
-        run_files.delete(self._home.run(run.id, run.name))
+        self._objects.delete(self._own(run))
+        copies = self._home.run(run.id, run.name)
+        if ownership.is_own(copies, run.identity, run.submitted_at):
+            run_files.delete(copies)
         with suppress(OSError):  # copies that killed readers have left are no part of the run
             held.clear(self._home.copies)
+
+    def _own(self, run: Run) -> dict[str, Item]:
+        """All objects of the run."""
+        return self._objects.list(run_folder(run.id, run.name)) if self._has_own(run) else {}
+
+    def _has_own(self, run: Run) -> bool:
+        """Whether what lies in the run's place is the run's own; one that has not begun has nothing there."""
+        if run.attempt == 0:
+            return False
+        known = (run.id, run.identity)
+        if known not in self._verified and owner(self._objects, run.id, run.name) in (None, run.identity):
+            self._verified.add(known)
+        return known in self._verified
 
     @property
     def _objects(self) -> Objects:
@@ -150,6 +182,17 @@ class ObjectStorage:
 def attempt_key(run_id: int, name: str, number: int) -> str:
     """The key of an attempt's folder: what it writes lies below it, and nobody else writes there."""
     return f"{run_folder(run_id, name)}/attempts/{number}"
+
+
+def identity_key(run_id: int, name: str) -> str:
+    """The key of the object that says which run a folder belongs to."""
+    return f"{run_folder(run_id, name)}/identity"
+
+
+def owner(objects: Objects, run_id: int, name: str) -> str | None:
+    """The identity of the run whose files lie under this number and name; None where there is none."""
+    text = objects.get(identity_key(run_id, name))
+    return text.decode(errors="replace").strip() or None if text else None
 
 
 def require_own(marker: bytes | None, queue: str, place: str) -> None:

@@ -83,6 +83,15 @@ class Objects:
         start = len(self._root) + 1
         return {path[start:]: Item(info["size"], _version(info)) for path, info in found.items()}
 
+    def folders(self) -> list[str]:
+        """The names of the folders right below the URL."""
+        with self._one_line_errors(), suppress(FileNotFoundError):
+            found = self._call("ls", self._root, detail=True)
+            return [
+                info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"
+            ]
+        return []
+
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is none to worry about."""
         for key in keys:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+LARGEST_NUMBER = 2**31 - 1  # of a run, that every database takes
 LONGEST_NAME = 80  # characters of a run's name in its folder's name; most file systems allow 255 bytes
 
 
@@ -62,6 +63,11 @@ class RunPaths:
     @property
     def config(self) -> Path:
         return self.folder / "config.yaml"
+
+    @property
+    def identity(self) -> Path:
+        """The file that says which run the folder belongs to."""
+        return self.folder / "identity"
 
     @property
     def tensorboard(self) -> Path:
@@ -194,6 +200,13 @@ def _absolute(url: str | None) -> str | None:
 
 def run_folder(run_id: int, name: str) -> str:
     return f"{run_id}-{_as_file_name(name)}"
+
+
+def run_number(folder: str) -> int:
+    """The number of the run whose folder has this name; 0 where it is no run's."""
+    found = re.fullmatch(r"([1-9]\d{0,9})-.+", folder)
+    number = int(found[1]) if found else 0
+    return number if number <= LARGEST_NUMBER else 0
 
 
 def _as_file_name(name: str) -> str:

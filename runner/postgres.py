@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, extract, func, inspect, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, extract, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from runner import postgres_errors, schema
@@ -72,6 +72,12 @@ class PostgresDatabase(Database):
     def take_turn(self, connection: Connection) -> None:
         """Wait for PostgreSQL's advisory lock of our number, which the transaction then holds to its end."""
         connection.execute(select(func.pg_advisory_xact_lock(TURN)))
+
+    def number_above(self, connection: Connection, number: int) -> None:
+        """Raise the last number of the sequence from which PostgreSQL takes them."""
+        sequence = "pg_get_serial_sequence('runs', 'id')::regclass"
+        is_behind = f"coalesce(pg_sequence_last_value({sequence}), 0) < :number"
+        connection.execute(text(f"SELECT setval({sequence}, :number) WHERE {is_behind}"), {"number": number})
 
     def now(self) -> float:
         """The server's time, without asking it each time."""

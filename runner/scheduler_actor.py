@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import capsnet
-from runner import cluster, settings, source
+from runner import cluster, settings, source, storage
 from runner.paths import Home, recorded
 from runner.scheduler import Scheduler
 from runner.states import UNFINISHED
@@ -79,6 +79,7 @@ class SchedulerActor:
             own = source.here().archive
             epoch = self._take_over(store, own.digest)
             log.info("scheduler epoch %d: serving %s on %s", epoch, self._home.root, self._cluster_name)
+            self._number_above_what_is_kept(store)
             scheduler = Scheduler(store, self._home, epoch, self._given, own)
             queue = _identity(self._home)
             while True:
@@ -90,6 +91,13 @@ class SchedulerActor:
                     scheduler.give_way()
                     raise Elsewhere("its machine is being drained")
                 time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
+
+    def _number_above_what_is_kept(self, store: Store) -> None:
+        """Let no new run have the number of one whose files are there; hosts that submit may not see them."""
+        try:
+            store.number_above(storage.of(self._home).highest_number())
+        except (OSError, Unreachable) as error:
+            log.warning("which numbers of runs are taken is not known: %s", error)
 
     def _tick(self, scheduler: Scheduler, store: Store) -> None:
         try:

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from capsnet.files import sync_folder
 from capsnet.locks import locked
 from runner import schema
 from runner.database import Database, StoreError
+from runner.tables import runs
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another one
 
@@ -101,6 +102,14 @@ class SqliteDatabase(Database):
 
     def take_turn(self, connection: Connection) -> None:
         """Nothing to wait for: a transaction that writes has the whole file to itself."""
+
+    def number_above(self, connection: Connection, number: int) -> None:
+        """Raise the last number that SQLite remembers of an AUTOINCREMENT column."""
+        remembered = {"number": number, "table": runs.name}
+        update = "UPDATE sqlite_sequence SET seq = max(seq, :number) WHERE name = :table"
+        if not connection.execute(text(update), remembered).rowcount:
+            insert = "INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :number)"
+            connection.execute(text(insert), remembered)
 
     def now(self) -> float:
         """This machine's time: whoever opens the file goes by it too."""

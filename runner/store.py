@@ -208,8 +208,10 @@ class Store:
 
     # What the user asks for.
 
-    def add(self, new_runs: Sequence[NewRun], now: float, source: Source | None = None) -> list[int]:
-        """Queues all of these runs or, on any error, none; their numbers in the same order.
+    def add(
+        self, new_runs: Sequence[NewRun], now: float, source: Source | None = None, above: int = 0
+    ) -> list[int]:
+        """Queues all of these runs or, on any error, none; their numbers, above `above`, in the same order.
 
         `source`: that which their `code` names; it is kept with them.
         """
@@ -217,11 +219,19 @@ class Store:
             return []
         with self._writing() as connection:
             self._database.take_turn(connection)  # numbers follow each other, and appear in their order
+            if above:
+                self._database.number_above(connection, above)
             if source is not None:
                 sources.keep(connection, source)
             query = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
             rows = [moves.added(new, uuid.uuid4().hex, now) for new in new_runs]
             return list(connection.execute(query, rows).scalars())
+
+    def number_above(self, number: int) -> None:
+        """Lets the next run have a number above this one, which something outside of the queue has."""
+        with self._writing() as connection:
+            self._database.take_turn(connection)
+            self._database.number_above(connection, number)
 
     def ask(self, run_id: int, intent: Intent, grace_seconds: float, now: float) -> State:
         """Interrupts or cancels: a queued run at once, a running one through its intent; the state after.
@@ -442,13 +452,15 @@ class Store:
         with self._scheduling(epoch, own_row=True) as connection:
             connection.execute(update(queue).values(at=None))
 
-    def claim(self, epoch: int, run_id: int, now: float, gpus: float, cpus: float) -> Attempt | None:
-        """Starts the next attempt of a queued run; None where it is not queued any more."""
+    def claim(
+        self, epoch: int, run_id: int, now: float, gpus: float, cpus: float, after: int = 0
+    ) -> Attempt | None:
+        """Starts the next attempt of a queued run, of a number above `after`; None where it is not queued."""
         with self._scheduling(epoch) as connection:
             run = locked_run(connection, run_id)
             if run is None or run.state is not State.QUEUED:
                 return None
-            changes = moves.claimed(run, now, gpus)
+            changes = moves.claimed(run, now, gpus, after)
             write(connection, run, changes)
             row = {"run": run_id, "number": changes["attempt"], "started_at": changes["started_at"]}
             row |= {"gpus": gpus, "cpus": cpus, "code": run.code}

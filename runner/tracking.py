@@ -185,8 +185,8 @@ class Tracker:
     def open(
         self, known_id: str | None, name: str, started_at: float, tags: Mapping[str, str | None]
     ) -> Record:
-        """The run of this id, else the one whose identity `tags` tell, else a new one with these tags."""
-        run = self._find(known_id, tags[record.IDENTITY])
+        """The run of this id, else that of the number and identity in `tags`, else a new one with them."""
+        run = self._find(known_id, tags)
         if run is None:
             known = {key: value for key, value in tags.items() if value is not None}
             run = self.client.create_run(str(self._experiment_id), round(started_at * 1000), known, name)
@@ -204,15 +204,20 @@ class Tracker:
             sampled={(point.timestamp, point.value) for point in history(run.info.run_id, record.SAMPLE)},
         )
 
-    def _find(self, known_id: str | None, identity: str | None) -> Any:
-        """The run of this id, else the fullest of this identity; empty doubles of it are deleted.
+    def _find(self, known_id: str | None, tags: Mapping[str, str | None]) -> Any:
+        """The run of this id, else the fullest of this number and identity; empty doubles of it are deleted.
 
         A server that hung may carry out the making of a run after its client has given up and made another.
         """
+        identity = tags.get(record.IDENTITY)
         known = self._run(known_id)
+        if known is not None and known.data.tags.get(record.IDENTITY, identity) != identity:
+            known = None  # another run's, of a queue that was put back from a copy
         experiment_id = known.info.experiment_id if known else str(self._experiment_id)
-        query = f"tags.`{record.IDENTITY}` = '{identity}'"
-        found = self.client.search_runs([experiment_id], query, _any_stage())
+        query = f"tags.`{record.NUMBER}` = '{tags[record.NUMBER]}'"
+        numbered = self.client.search_runs([experiment_id], query, _any_stage())
+        # By the number alone it was found before runs had an identity; the same number may be another run's.
+        found = [run for run in numbered if run.data.tags.get(record.IDENTITY) == identity]
         # In an order that another process, which looks at the same moment, finds too.
         found.sort(key=lambda run: (not _is_active(run), _is_empty(run), run.info.run_id))
         if known is None and not found:

@@ -9,15 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.output import PROGRAM, CommandError
+from runner.paths import LARGEST_NUMBER
 from runner.wording import listed
 
 if TYPE_CHECKING:
     from runner.paths import Home
     from runner.rows import Run
     from runner.store import Store
-
-
-LARGEST = 2**31 - 1  # number of a run that every database takes
 
 
 class Access(NamedTuple):
@@ -69,7 +67,7 @@ def require_folders(home: Home, what: str) -> None:
 def named(store: Store, text: str) -> Run:
     """The run of this number, or the only one of this name. Raises CommandError in one line."""
     if text.isdecimal():
-        run = store.run(int(text)) if int(text) <= LARGEST else None
+        run = store.run(int(text)) if int(text) <= LARGEST_NUMBER else None
         if run is None:
             raise CommandError(f"there is no run {text}: `{PROGRAM} queue --all` lists the runs")
         return run

@@ -34,7 +34,7 @@ FLOORS = {
     "runner": [
         "spec loading paths private source code_cache guest protocol versions wording loopback",
         "states rows moves room spread placement record system_metrics run_files held objects growing "
-        "remote_checkpoint object_storage storage uploading workplace settings",
+        "remote_checkpoint object_storage storage uploading workplace settings ownership",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
         "worker attempt follower keeper orders output_log backlog log_copy publisher tracking model_artifact "

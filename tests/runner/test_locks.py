@@ -38,7 +38,10 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a queue": (lambda folder: open_store(Home(folder)), "RUNNER_HOME"),
     "MLflow's store": (lambda folder: tracking.locked(folder / "mlflow.db.lock").__enter__(), "RUNNER_HOME"),
     "the code of runs": (lambda folder: code_cache.settle(Source({}).archive, folder), "TMPDIR"),
-    "a worker's files": (lambda folder: held.hold(folder / "scratch"), "RUNNER_SCRATCH, RUNNER_HOME or TMPDIR"),
+    "a worker's files": (
+        lambda folder: held.hold(folder / "scratch"),
+        "RUNNER_SCRATCH, RUNNER_HOME or TMPDIR",
+    ),
     "local Ray": (lambda folder: local_ray.ensure(), "RUNNER_RAY_DIR"),
     "a data set": (
         lambda folder: downloads.complete(folder, "mnist", lambda: ["labels"], lambda *_: folder),

@@ -401,7 +401,7 @@ def test_a_double_that_a_server_made_late_is_gone_at_the_runs_end(
     scheduler.measure(running_run, 1, [1])
     publisher.publish_once(now=100.0)
     [made] = mlflow_runs(tracker)
-    tags = {record.IDENTITY: made.data.tags[record.IDENTITY]}
+    tags = {key: made.data.tags[key] for key in (record.NUMBER, record.IDENTITY)}
     tracker.client.create_run(made.info.experiment_id, 1000, tags, "1-tiny")
     users_copy = tracker.client.create_run(made.info.experiment_id, 1000, tags, "mine").info.run_id
     tracker.client.log_metric(users_copy, "epoch", 1.0)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_an_archive_of_other_source_is_noticed() -> None:
         Archive(one.digest, other.archive.data).files()
 
 
-def packed(*entries: tuple[str, bytes, dict[str, object]]) -> bytes:
+def packed(*entries: tuple[str, bytes, Mapping[str, object]]) -> bytes:
     """A .tar.bz2 of entries, each a name, its content, and what else is said of it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
