@@ -103,13 +103,17 @@ class SharedFolder:
 
     def claim(self, patience_seconds: float, tell: Tell) -> None:
         """The scheduler has; what killed workers were writing is deleted."""
-        if ownership.owner(self.run) not in (None, self._identity):
+        if self._is_foreign:
             raise ForeignRun(str(self.run.folder))
         clear_temporaries(self.run.folder)
         for number in range(1, self._number):
             earlier = self.run.attempt(number)
             clear_temporaries(earlier.folder)
             clear_temporaries(earlier.figures)
+
+    @property
+    def _is_foreign(self) -> bool:
+        return ownership.owner(self.run) not in (None, self._identity)
 
     def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
         """They lie where they were written."""
@@ -121,7 +125,8 @@ class SharedFolder:
         """Likewise."""
 
     def end(self, ending: Ending) -> None:
-        run_files.write_ending(self._attempt, ending)
+        if not self._is_foreign:
+            run_files.write_ending(self._attempt, ending)
 
     def leave(self) -> None:
         """Everything stays."""
