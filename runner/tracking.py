@@ -209,15 +209,15 @@ class Tracker:
 
         A server that hung may carry out the making of a run after its client has given up and made another.
         """
-        identity = tags.get(record.IDENTITY)
+        identity = tags.get(record.RUN_IDENTITY)
         known = self._run(known_id)
-        if known is not None and known.data.tags.get(record.IDENTITY, identity) != identity:
+        if known is not None and known.data.tags.get(record.RUN_IDENTITY, identity) != identity:
             known = None  # another run's, of a queue that was put back from a copy
         experiment_id = known.info.experiment_id if known else str(self._experiment_id)
-        query = f"tags.`{record.NUMBER}` = '{tags[record.NUMBER]}'"
+        query = f"tags.`{record.IDENTITY}` = '{tags[record.IDENTITY]}'"
         numbered = self.client.search_runs([experiment_id], query, _any_stage())
         # By the number alone it was found before runs had an identity; the same number may be another run's.
-        found = [run for run in numbered if run.data.tags.get(record.IDENTITY) == identity]
+        found = [run for run in numbered if run.data.tags.get(record.RUN_IDENTITY) == identity]
         # In an order that another process, which looks at the same moment, finds too.
         found.sort(key=lambda run: (not _is_active(run), _is_empty(run), run.info.run_id))
         if known is None and not found:

@@ -238,9 +238,9 @@ def test_a_run_resumed_again_and_again_is_one_mlflow_run_with_one_point_an_epoch
         points = client.get_metric_history(run.mlflow_run_id, metric)
         assert sorted(point.step for point in points) == list(range(1, last + 1))
     with open_store(service.home, create=False) as store:
-        known = record.number(store.queue_id, number)
+        identity = record.identity(store.queue_id, number)
     (experiment,) = client.search_experiments(filter_string="name = 'capsnet'")
-    query = f"tags.`{record.NUMBER}` = '{known}'"
+    query = f"tags.`{record.IDENTITY}` = '{identity}'"
     assert len(client.search_runs([experiment.experiment_id], query)) == 1
 
 

@@ -429,10 +429,10 @@ def test_an_mlflow_run_that_the_row_names_by_mistake_is_left_to_its_own_run(
 
 
 def test_a_run_of_before_identities_is_found_by_its_number_alone(tracker: Tracker) -> None:
-    tags = {record.NUMBER: "queue/1", record.IDENTITY: None}
+    tags = {record.IDENTITY: "queue/1", record.RUN_IDENTITY: None}
     before = tracker.open(None, "1-tiny", 1.0, tags)
     assert tracker.open(None, "1-tiny", 1.0, tags).id == before.id
-    newer = tracker.open(None, "1-tiny", 1.0, {**tags, record.IDENTITY: "0123"})
+    newer = tracker.open(None, "1-tiny", 1.0, {**tags, record.RUN_IDENTITY: "0123"})
     assert newer.id != before.id
     assert tracker.open(None, "1-tiny", 1.0, tags).id == before.id
 
@@ -457,7 +457,7 @@ def test_a_double_that_a_server_made_late_is_gone_at_the_runs_end(
     scheduler.measure(running_run, 1, [1])
     publisher.publish_once(now=100.0)
     [made] = mlflow_runs(tracker)
-    tags = {key: made.data.tags[key] for key in (record.NUMBER, record.IDENTITY)}
+    tags = {key: made.data.tags[key] for key in (record.IDENTITY, record.RUN_IDENTITY)}
     tracker.client.create_run(made.info.experiment_id, 1000, tags, "1-tiny")
     users_copy = tracker.client.create_run(made.info.experiment_id, 1000, tags, "mine").info.run_id
     tracker.client.log_metric(users_copy, "epoch", 1.0)

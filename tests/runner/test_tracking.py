@@ -103,7 +103,7 @@ def test_a_large_history_is_written_in_batches_of_whole_epochs(
     (tmp_path / "mlflow.db").write_bytes(new_mlflow_store.read_bytes())
     tracker = Tracker(tracking.target(Home(tmp_path), {}))
     tracker.check()
-    tags = {record.NUMBER: "queue/1"}
+    tags = {record.IDENTITY: "queue/1"}
     run = tracker.open(None, "1-long", 1.0, tags)
     metrics = {f"m{number}": 1.0 for number in range(299)}
     history = [{"epoch": epoch, "time": float(epoch), **metrics} for epoch in range(1, 9)]
