@@ -9,6 +9,7 @@ import typer
 from capsnet import streams
 from runner import exits
 from runner.commands import (
+    adopt,
     cleanup,
     code,
     control,
@@ -54,6 +55,7 @@ COMMANDS = (
     (services.up, "Start Ray and the scheduler.", exits.OF_COMMANDS),
     (services.down, "Stop them; what runs is saved and queued again.", exits.OF_COMMANDS),
     (services.status, "Say what is up.", exits.OF_COMMANDS),
+    (adopt.adopt, "Make a copy of a home one of its own.", exits.OF_COMMANDS),
     (ui.ui, "Serve the MLflow UI and TensorBoard.", exits.OF_COMMANDS),
 )
 

@@ -24,6 +24,7 @@ from ray.exceptions import (
     AuthenticationError,
     RayActorError,
     RayError,
+    RayTaskError,
 )
 from ray.util import list_named_actors
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
@@ -278,6 +279,17 @@ def poll(members: Iterable[Member], timeout: float) -> dict[str, Reply]:
     questions = [member.question for member in members]
     ready = set(ray.wait(questions, num_returns=len(questions), timeout=timeout)[0]) if questions else set()
     return {member.name: _read(member, member.question in ready) for member in members}
+
+
+def ask(member: Member, method: str) -> Any:
+    """What a method of the actor returned; None where it does not answer soon, or has no such method."""
+    question = member.actor.call.remote(method)
+    ready, _ = ray.wait([question], timeout=ANSWER_SECONDS)
+    try:
+        answer = _read(Member(member.name, member.actor, question=question), bool(ready))
+    except RayTaskError:  # of an earlier version
+        return None
+    return answer.status if isinstance(answer, Answer) else None
 
 
 def _read(member: Member, ready: bool) -> Reply:

@@ -71,6 +71,17 @@ class Database(ABC):
         """Let the next run have a number above this one, and above all that there have been."""
 
     @abstractmethod
+    def place(self) -> str:
+        """Where it is, as text for `original`."""
+
+    @abstractmethod
+    def original(self, place: str, queue_id: str) -> str | None:
+        """The queue of which this one is a copy, for people to read; None where it is none.
+
+        `place`: of a queue with this id, as that one's `place` says.
+        """
+
+    @abstractmethod
     def now(self) -> float:
         """The time, in unix seconds, by the clock that all hosts of this database go by."""
 

@@ -148,6 +148,12 @@ def resumed(
     return changes
 
 
+def adopted(run: Run, now: float, reason: str) -> Changes:
+    """A run that has not ended is stopped in a copy of its queue; it may go on in the original."""
+    state = _after(run, Event.INTERRUPT)
+    return {"state": state, "reason": reason, "ended_at": now, "seconds_left": None, **NO_INTENT}
+
+
 def going(run: Run, now: float) -> Changes:
     """The files of a run are about to be deleted. Raises IllegalMove where it has not ended."""
     require_ended(run)

@@ -49,14 +49,16 @@ class ObjectStorage:
         self._lock = threading.Lock()  # two threads that copy one file would write to one temporary file
 
     def check(self, queue: str) -> None:
-        marker = self._objects.get(MARKER)
-        require_own(marker, queue, self._url)
-        self._objects.put(MARKER, json.dumps({"queue": queue}).encode())  # shows that one may write, too
+        self.hand_over(queue, queue)  # shows that one may write, too
         self._objects.list(MARKER)
+
+    def hand_over(self, before: str, queue: str) -> None:
+        require_own(self._objects.get(MARKER), before, self._url)
+        self._objects.put(MARKER, json.dumps({"queue": queue}).encode())
 
     def highest_number(self) -> int:
         copied = run_files.highest_number(self._home.runs)
-        return max(map(run_number, self._objects.folders()), default=copied)
+        return max([copied, *map(run_number, self._objects.folders())])
 
     def newest_attempt(self, run: Run) -> int:
         """Its worker finds out, for to ask takes a while."""

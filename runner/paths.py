@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+DATABASE = "queue.db"  # the file of a home's queue
 LARGEST_NUMBER = 2**31 - 1  # of a run, that every database takes
 LONGEST_NAME = 80  # characters of a run's name in its folder's name; most file systems allow 255 bytes
 
@@ -115,7 +116,7 @@ class Home:
     @property
     def database(self) -> Path:
         """The file of a queue that does not lie on a server."""
-        return Path((self.database_url or "").removeprefix("sqlite:///") or self.root / "queue.db")
+        return Path((self.database_url or "").removeprefix("sqlite:///") or self.root / DATABASE)
 
     @property
     def mlflow_database(self) -> Path:

@@ -48,11 +48,16 @@ class SchedulerActor:
         self._cluster_name = cluster_name
         self._given = given
         self._message = "starting"
+        self._place: str | None = None
         threading.Thread(target=self._live, name="scheduler", daemon=True).start()
 
     def status(self) -> str:
         """Return "serving", or in one line what it waits for."""
         return self._message
+
+    def place(self) -> str | None:
+        """Return where the queue is that it serves (`Store.place`); None while that is not open."""
+        return self._place
 
     def leave(self) -> None:
         cluster.leave()
@@ -76,6 +81,7 @@ class SchedulerActor:
 
     def _serve(self) -> None:
         with self._opened() as store:
+            self._place = store.place()
             own = source.here().archive
             epoch = self._take_over(store, own.digest)
             log.info("scheduler epoch %d: serving %s on %s", epoch, self._home.root, self._cluster_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import platform
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from capsnet.files import sync_folder
 from capsnet.locks import locked
 from runner import schema
 from runner.database import Database, StoreError
+from runner.paths import DATABASE
+from runner.place import holds, is_copy, of_file, read_file_place
 from runner.tables import runs
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another one
@@ -110,6 +113,19 @@ class SqliteDatabase(Database):
         if not connection.execute(text(update), remembered).rowcount:
             insert = "INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :number)"
             connection.execute(text(insert), remembered)
+
+    def place(self) -> str:
+        """Path, host, and which file it is."""
+        return of_file(self._file).text
+
+    def original(self, place: str, queue_id: str) -> str | None:
+        """The path of another file that holds the same queue."""
+        noted = read_file_place(place)
+        if noted is None or not is_copy(noted, of_file(self._file), lambda file: holds(file, queue_id)):
+            return None
+        file = Path(noted.file)
+        elsewhere = f" on {noted.host}" if noted.host not in (None, platform.node()) else ""
+        return f"{file.parent if file.name == DATABASE else file}{elsewhere}"
 
     def now(self) -> float:
         """This machine's time: whoever opens the file goes by it too."""

@@ -52,6 +52,10 @@ class Storage(Protocol):
         """Raise StorageError unless runs of the queue with this id can be kept here."""
         ...
 
+    def hand_over(self, before: str, queue: str) -> None:
+        """Let what is a copy of the runs of the queue with the id `before` belong to another queue."""
+        ...
+
     def highest_number(self) -> int:
         """The highest number of a run of which anything is kept; 0 where there is none."""
         ...
@@ -110,11 +114,20 @@ class Folders:
         folder = self._home.runs
         if "://" not in str(folder) and (odd := _like_a_url(folder)):
             raise StorageError(f"RUNNER_STORAGE={odd}: neither a folder nor a URL as in s3://BUCKET/PREFIX")
+        self._mark(queue, queue)
+
+    def hand_over(self, before: str, queue: str) -> None:
+        if self._home.storage is not None:
+            self._mark(before, queue)
+
+    def _mark(self, before: str, queue: str) -> None:
+        """Note whose runs the folder holds; raise StorageError unless it holds those of `before`, or none."""
+        folder = self._home.runs
         marker = folder / MARKER
         try:
             folder.mkdir(parents=True, exist_ok=True)
             text = marker.read_bytes() if marker.exists() else None
-            require_own(text, queue, str(folder))
+            require_own(text, before, str(folder))
             write_atomically(
                 marker, lambda file: file.write(json.dumps({"queue": queue}).encode()), shared=True
             )

@@ -72,7 +72,7 @@ def status(json: Json = False) -> None:
     from runner.commands.access import how_to_start, is_elsewhere, open_queue
     from runner.service import status as look
 
-    with open_queue() as (home, store):
+    with open_queue(only_looks=True) as (home, store):
         beat = store.scheduler_beat()
         cluster = beat.cluster if beat and is_elsewhere(home) else None
         found = {

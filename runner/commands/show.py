@@ -34,7 +34,7 @@ def show(run: RunArgument, json: Json = False) -> None:
     from runner.commands.listing import document
     from runner.commands.situations import situation
 
-    with open_queue() as access:
+    with open_queue(only_looks=True) as access:
         home, store = access
         chosen = named(store, run)
         attempts = store.attempts(chosen.id)

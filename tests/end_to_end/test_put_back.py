@@ -1,8 +1,11 @@
-"""A queue that is put back from a copy, or deleted, while the files of its runs stay."""
+"""A queue that is put back from a copy or deleted, while its runs' files stay; a home that is copied."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from end_to_end.harness import Service
 
 from capsnet import checkpoint
+from runner import local_ray
 from runner.states import State
 from runner.store import open_store
 
@@ -88,3 +92,39 @@ def test_a_run_that_went_on_after_the_copy_goes_on_from_its_newest_checkpoint(
     assert files(service.home.run(number, "small").attempt(2).folder) == second
     with open_store(service.home, create=False) as store:
         assert [attempt.number for attempt in store.attempts(number)] == [1, 3]
+
+
+def test_no_command_in_a_copied_home_ends_what_serves_the_original(
+    service: Service, small: Path, tmp_path: Path
+) -> None:
+    number = service.submit(small, "num_epochs=1000000", "runner.cpus=1")
+    service.training(number)
+    scheduler = service.scheduler_pid()
+    copy = Service(tmp_path / "copy", service.variables)
+    shutil.copytree(service.root, copy.root, symlinks=True)
+
+    for words in (["down", "--force"], ["up"], ["submit", small]):
+        refused = copy.call(*words, expect=2)
+        assert refused.stderr.startswith(f"{copy.root} is a copy of {service.root}: ")
+    for action in ("up", "down"):  # one that took the copy for a home that was moved would come so far
+        done = launched(action, copy)
+        said = f"the scheduler serves {service.root}, of which this queue is a copy: "
+        assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(said)
+    copy.call("adopt")
+    copy.call("up")
+    assert copy.scheduler_pid() not in (None, scheduler)
+    copy.call("down")
+
+    run = service.wait_for(number, lambda run: run.answered_at is not None)
+    assert (run.state, run.attempt, service.scheduler_pid()) == (State.RUNNING, 1, scheduler)
+    service.call("cancel", str(number))
+    service.wait_for_state(number, State.CANCELLED)
+
+
+def launched(action: str, service: Service) -> subprocess.CompletedProcess[str]:
+    """Start or end the scheduler of a home as a command does, once it has found nothing wrong."""
+    ray = local_ray.find()
+    assert ray is not None
+    command = [sys.executable, "-P", "-m", "runner.launch", action, ray.address, "local", service.root]
+    environment = local_ray.environment(ray.token, os.environ)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)

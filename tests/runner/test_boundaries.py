@@ -32,7 +32,7 @@ FLOORS = {
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
-        "spec loading paths private source code_cache guest protocol versions wording loopback",
+        "spec loading paths place private source code_cache guest protocol versions wording loopback",
         "states rows moves room spread placement record system_metrics run_files held objects growing "
         "remote_checkpoint object_storage storage uploading workplace settings ownership",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
