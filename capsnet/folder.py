@@ -32,10 +32,7 @@ log = logging.getLogger(__name__)
 
 PARTS = ("train", "test")
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-HIDDEN = (
-    "__MACOSX",
-    "@eaDir",
-)  # without a dot: archives of macOS hold the first, Synology's servers the other
+HIDDEN = ("__MACOSX", "@eaDir")  # in archives made by macOS, and on Synology's file servers
 NAMED = 5  # folders in a message
 
 

@@ -182,7 +182,7 @@ def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tu
     patience = 0.0  # of one that failed: perhaps because nothing could be saved for long enough
     prevented = hindrance()
     if taken := place_taken(assignment, standing, patient=prevented is None):
-        return "failed", taken
+        return prevented or ("failed", taken)
     if prevented is not None:
         kind, reason = prevented
     else:
@@ -210,6 +210,8 @@ def place_taken(assignment: Assignment, standing: Standing, patient: bool) -> st
     except (PlaceTaken, OSError) as error:
         print(f"failed: {error}", flush=True)
         return str(error)
+    except Exception as error:  # such as a configuration that this code does not know
+        return explained(error, assignment)
     return None
 
 

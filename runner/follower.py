@@ -24,10 +24,9 @@ def follow(assignment: Assignment, orders: Orders, standing: Standing) -> None:
     """Train with rank 0 for as long as it does; the process is left to the scheduler to end."""
     prevented = hindrance()
     if taken := place_taken(assignment, standing, patient=prevented is None):
-        standing.place.leave()
-        standing.end("failed", taken)
-        return
-    kind, reason = prevented or _followed(assignment, orders)
+        kind, reason = prevented or ("failed", taken)
+    else:
+        kind, reason = prevented or _followed(assignment, orders)
     try:
         standing.place.settle(0.0, standing.note_trouble)
     except OSError as error:

@@ -45,7 +45,7 @@ class ObjectStorage:
         self._copied: dict[Path, str] = {}  # which content a copy holds
         self._verified: set[tuple[int, str | None]] = (
             set()
-        )  # runs, and their identities, with files of their own
+        )  # number and identity of runs that own their files
         self._lock = threading.Lock()  # two threads that copy one file would write to one temporary file
 
     def check(self, queue: str) -> None:
@@ -89,11 +89,12 @@ class ObjectStorage:
 
     @contextmanager
     def checkpoint(self, run: Run) -> Iterator[Path | None]:
-        """A copy of this reader's own: another one, or a newer checkpoint, cannot take its place."""
+        """A copy of this reader's own: another one, or a newer checkpoint, cannot take its place.
+
+        That of a killed reader goes with the next reader's, or the next `rm`.
+        """
         self._home.copies.mkdir(parents=True, exist_ok=True)
-        with held.own_folder(
-            self._home.copies
-        ) as own:  # that of a killed reader goes with the next `rm`, too
+        with held.own_folder(self._home.copies) as own:
             yield self._copied_newest(run, AttemptPaths(own))
 
     def _copied_newest(self, run: Run, own: AttemptPaths) -> Path | None:

@@ -103,13 +103,16 @@ class SharedFolder:
 
     def claim(self, patience_seconds: float, tell: Tell) -> None:
         """The scheduler has; what killed workers were writing is deleted."""
-        if self._is_foreign:
-            raise ForeignRun(str(self.run.folder))
+        persist(self._require_own, patience_seconds, tell)
         clear_temporaries(self.run.folder)
         for number in range(1, self._number):
             earlier = self.run.attempt(number)
             clear_temporaries(earlier.folder)
             clear_temporaries(earlier.figures)
+
+    def _require_own(self) -> None:
+        if self._is_foreign:
+            raise ForeignRun(str(self.run.folder))
 
     @property
     def _is_foreign(self) -> bool:
