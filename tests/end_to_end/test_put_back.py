@@ -128,3 +128,20 @@ def launched(action: str, service: Service) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "runner.launch", action, ray.address, "local", service.root]
     environment = local_ray.environment(ray.token, os.environ)
     return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_a_run_whose_folder_is_another_ones_fails_in_one_line_and_its_removal_leaves_that_folder(
+    service: Service, small: Path
+) -> None:
+    number = service.submit(small, "runner.cpus=999")
+    paths = service.home.run(number, "small")
+    paths.folder.mkdir()
+    paths.identity.write_text("f" * 32)
+    before = files(paths.folder)
+    service.call("cancel", str(number))
+    service.call("resume", str(number), "--set", "runner.cpus=1")
+    failed = service.wait_for_state(number, State.FAILED)
+    assert str(failed.reason).startswith(f"{paths.folder} holds another run, of a queue that was deleted or ")
+    service.wait_for(number, lambda run: run.published_state is State.FAILED)
+    service.call("rm", str(number), "--yes")
+    assert files(paths.folder) == before
