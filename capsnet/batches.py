@@ -7,11 +7,13 @@ The pixels lie on the training device and a batch is picked there, or worker pro
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,12 @@ from capsnet.config import Dataset as DatasetSection
 from capsnet.group import ALONE, Group
 from capsnet.images import Images
 from capsnet.pairing import partners
+from capsnet.state import TrainingError
+
+SHARED_MEMORY = Path("/dev/shm")  # where PyTorch's processes hand tensors to each other
+WAYS_OUT = f"set dataloader.num_workers: 0, or enlarge {SHARED_MEMORY} (docker run --shm-size=2g)"
+PREFETCHED = 2  # batches that each worker process has ready, as DataLoader has it
+IN_USE = 3  # batches on their way and in this process
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,8 @@ def batches(
     Of each the part that is this process's. What is random is drawn for the whole: it is the same for a group
     of any size.
 
-    Without worker processes `images` must be on `device` already.
+    Without worker processes `images` must be on `device` already. Raises TrainingError where worker processes
+    find no shared memory, or end.
     """
     labels = images.labels.cpu()
     course = Course(config.seed, labels, config.batch_size, start, config.num_epochs, config.dataset, group)
@@ -128,6 +137,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _loaded(config: Config, images: Images, device: str, course: Course) -> Iterator[Images]:
+    _require_shared_memory(images, config)
     # A process that trains has threads; a fork of it can inherit a lock that nobody will release.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # PyTorch is imported once, not by each worker
@@ -141,7 +151,49 @@ def _loaded(config: Config, images: Images, device: str, course: Course) -> Iter
         multiprocessing_context=context,
         generator=torch.Generator(),  # else it draws from, and so changes, the global one
     )
-    with _deaf_to_ctrl_c():
+    with _one_line_errors(config), _deaf_to_ctrl_c():
         loaded = iter(loader)
-    for pixels, labels in loaded:
+    while True:
+        with _one_line_errors(config):
+            batch = next(loaded, None)
+        if batch is None:
+            return
+        pixels, labels = batch
         yield Images(pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+
+
+def _require_shared_memory(images: Images, config: Config) -> None:
+    """Raise TrainingError where shared memory has no room for the images and the batches under way.
+
+    There a worker drops a batch, for which training waits, or dies of a bus error.
+    """
+    in_batch = config.batch_size * (2 if isinstance(config.dataset, MultiMNIST) else 1)
+    picked = (config.dataloader.num_workers * PREFETCHED + IN_USE) * in_batch
+    needed = images.images.nbytes + images.labels.nbytes + picked * images.images[0].nbytes
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except FileNotFoundError:  # a system that has it elsewhere
+        return
+    if (free := found.f_bavail * found.f_frsize) < needed:
+        has, needs = f"has {free / 1e6:.1f} MB free", f"needs {needed / 1e6:.1f} MB"
+        raise TrainingError(f"{SHARED_MEMORY} {has}, and {_asked(config)} {needs}: {WAYS_OUT}")
+
+
+@contextmanager
+def _one_line_errors(config: Config) -> Iterator[None]:
+    """Raise TrainingError where worker processes find no shared memory after all, or end."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        said = str(error).partition("\n")[0]
+        if isinstance(error, OSError) or "shared memory" in said or "Bus error" in said:
+            reason = f"{SHARED_MEMORY} has no room for {_asked(config)}"
+        elif said.startswith("DataLoader worker"):
+            reason = f"a process of {_asked(config)} has ended, perhaps for lack of memory"
+        else:
+            raise
+        raise TrainingError(f"{reason} ({said}): {WAYS_OUT}") from error
+
+
+def _asked(config: Config) -> str:
+    return f"dataloader.num_workers: {config.dataloader.num_workers}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
 
-from capsnet import notices
+from capsnet import notices, streams
 from capsnet.commands import figure_options
 from capsnet.exits import FAILED, INTERRUPTED, MISTAKE
 from capsnet.figures.kinds import ALL, KINDS, FigureError
@@ -17,13 +16,21 @@ from capsnet.figures.kinds import ALL, KINDS, FigureError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. What a user can mend is one line each and no traceback."""
+    if reason := streams.prepare():
+        print(f"error: {reason}", file=sys.stderr)
+        return MISTAKE
     parsed = parser().parse_args(arguments)
     with notices.shown(sys.stderr):
         try:
-            return _run(parsed)
+            code = _run(parsed)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
-            return INTERRUPTED
+            code = INTERRUPTED
+    if (reason := streams.flushed()) is None:
+        return code
+    if reason:
+        print(f"failed: {reason}", file=sys.stderr)
+    return code or FAILED
 
 
 def _run(parsed: Namespace) -> int:
@@ -48,8 +55,8 @@ def _run(parsed: Namespace) -> int:
         print(error, file=sys.stderr)
     except (CheckpointError, DataError, FigureError) as error:
         print(f"error: {error}", file=sys.stderr)
-    except BrokenPipeError:  # whoever read the output, `head` say, has enough; Python shall not complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough
+        streams.lead_nowhere()
         return FAILED
     except (TrainingError, GroupError, OSError) as error:  # OSError: the disk is full, say
         print(f"failed: {error}", file=sys.stderr)

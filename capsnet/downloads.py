@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import sys
 import tempfile
@@ -11,8 +10,10 @@ from contextlib import contextmanager, redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
 
+from capsnet import locks
 from capsnet.images import DataError
 
+TEMPORARY = ".download-"  # the beginning of the name of the folder that is downloaded into
 REPLACE = "put an undamaged copy there, or delete it to have it downloaded again"  # of a damaged file
 Missing = Callable[[], list[str]]  # the names of the files that are not there
 Fetch = Callable[[Path, list[str]], Path]  # downloads such names into an empty folder, says where they lie
@@ -56,7 +57,10 @@ def ways_out(place: str, gzipped: bool = False) -> str:
 
 
 def _bring(root: Path, place: str, names: list[str], fetch: Fetch) -> None:
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
+    """Download files and put them in their place; what a killed download left is deleted."""
+    for left in root.glob(f"{TEMPORARY}*/"):  # the lock says that no other one is under way
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=root) as temporary:
         with redirect_stdout(sys.stderr):  # a download's progress is no output of ours
             fetched = fetch(Path(temporary), names)
         (root / place).mkdir(parents=True, exist_ok=True)
@@ -68,6 +72,5 @@ def _bring(root: Path, place: str, names: list[str], fetch: Fetch) -> None:
 def _locked(root: Path) -> Iterator[None]:
     """Hold a lock on `root`, so that runs which start together download once."""
     root.mkdir(exist_ok=True)
-    with (root / ".download.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.locked(root / ".download.lock", "dataset.root or CAPSNET_DATA"):
         yield

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+from capsnet.locks import LockRefused, lock
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 CHECKPOINT = "checkpoint.pt"
+ABANDONED_SECONDS = 3600.0  # after which a temporary file that cannot be locked belongs to no living process
 
 
 def locate(path: str | Path) -> Path:
@@ -59,16 +65,102 @@ def write_atomically(
     Raises OSError, also where `write` makes something else of it, and then leaves everything as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path, shared)
-    try:
-        _fill(temporary, write, mode)
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # half a file would take the room that a full disk lacks
-        raise
-    if previous is not None and path.exists():
-        _keep(path, previous)
-    temporary.replace(path)
+    with temporary(path, shared, mode) as part:
+        _fill(part, write)
+        if previous is not None and path.exists():
+            _keep(path, previous)
+        part.replace(path)
     sync_folder(path.parent)
+
+
+@contextmanager
+def temporary(path: Path, shared: bool = False, mode: int = 0o666) -> Iterator[Path]:
+    """For a `with` block: an empty file that may become the one at `path`, and is deleted where it does not.
+
+    It is locked meanwhile, so that `clear_temporaries` takes no other process's work away. Those that killed
+    processes left of the same file are deleted.
+    """
+    if shared:
+        clear_temporaries(path.parent, path.name)
+    part = temporary_path(path, shared)
+    descriptor = _made(part, mode)
+    try:
+        yield part
+    finally:
+        with suppress(OSError):  # half a file would take the room that a full disk lacks
+            if _is_at(part, descriptor):
+                part.unlink()
+        os.close(descriptor)
+
+
+def _made(part: Path, mode: int) -> int:
+    """Make a temporary file and lock it; a file system without locks takes it as well."""
+    while True:
+        try:
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except FileExistsError:
+            _delete_when_free(part)
+            continue
+        try:
+            with suppress(LockRefused):
+                lock(descriptor, part, "")
+            if _is_at(part, descriptor):  # nobody has cleared it away before it was locked
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _delete_when_free(part: Path) -> None:
+    """Wait for a living process that writes a file, then delete the file; it may have another mode."""
+    with suppress(FileNotFoundError):
+        if part.is_symlink():
+            part.unlink()
+            return
+        descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with suppress(LockRefused):
+                lock(descriptor, part, "")
+            if _is_at(part, descriptor):
+                part.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(part: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(part.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def clear_temporaries(folder: Path, name: str | None = None) -> None:
+    """Delete temporary files that killed processes left in a folder: of the file of this name, or all.
+
+    A living process's stays: it is locked or, where there are no locks, young.
+    """
+    pattern = ".*.tmp" if name is None else f".{glob.escape(name)}.{8 * '[0-9a-f]'}.tmp"
+    for part in folder.glob(pattern):
+        with suppress(OSError):  # it is gone meanwhile, or another user's
+            _delete_unless_held(part)
+
+
+def _delete_unless_held(part: Path) -> None:
+    if part.is_symlink():  # which cannot be locked, and takes a moment to be given its name
+        if time.time() - part.lstat().st_mtime > ABANDONED_SECONDS:
+            part.unlink()
+        return
+    descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            free = lock(descriptor, part, "", wait=False)
+        except LockRefused:
+            free = time.time() - os.fstat(descriptor).st_mtime > ABANDONED_SECONDS
+        if free:
+            part.unlink()
+    finally:
+        os.close(descriptor)
 
 
 class _File(io.BufferedWriter):
@@ -84,11 +176,9 @@ class _File(io.BufferedWriter):
             raise
 
 
-def _fill(path: Path, write: Callable[[IO[bytes]], Any], mode: int) -> None:
+def _fill(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
-        path.unlink(missing_ok=True)  # what a killed process has left may have another mode
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with _File(io.FileIO(descriptor, "wb")) as file:
+        with _File(path.open("wb", buffering=0)) as file:
             try:
                 write(file)
             except RuntimeError:  # as torch.save says it: a full disk is "[enforce fail at ...]"

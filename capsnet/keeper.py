@@ -12,15 +12,19 @@ from capsnet.config import Config
 from capsnet.figures import output, rendering
 from capsnet.figures.gallery import gallery
 from capsnet.figures.subject import Subject
+from capsnet.guard import Guard
 from capsnet.history import results
 from capsnet.overwriting import require_board
-from capsnet.patience import TRIES, SavingError, Trouble, described
+from capsnet.patience import TRIES, SavingError, Trouble
 from capsnet.progressbar import Numbers, View
 from capsnet.saving import Save, Writer, due
 from capsnet.state import State
 from capsnet.stopping import is_over, stopped_early
 from capsnet.tensorboard import Board
 from capsnet.training import Progress
+
+NO_FIGURES = "not all figures were drawn"
+NO_BOARD = "TensorBoard's log cannot be written"
 
 
 class Keeper:
@@ -47,7 +51,9 @@ class Keeper:
         Raises CheckpointError where something else lies in that folder: an epoch may take hours to show it.
         """
         require_board(tensorboard)
-        tensorboard.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # such as a full disk, which may be over at the first epoch's end
+            tensorboard.mkdir(parents=True, exist_ok=True)
+        self._guard = Guard(shown.line)
         self._config = config
         self._label = label
         self._shown = shown
@@ -59,9 +65,8 @@ class Keeper:
         self._saved_at = time.monotonic()
         self.history = [] if state is None else list(state["history"])
         self._board: Board | None = None
-        self._boards = True  # TensorBoard is installed, as far as is known
+        self._boards = True  # TensorBoard can be used, as far as is known
         self._logged = len(self.history)  # epochs that the board has
-        self._board_fails = False
 
     def __enter__(self) -> Self:
         self._shown.__enter__()
@@ -142,40 +147,39 @@ class Keeper:
         """
         self.settle()
         try:
-            rendering.import_matplotlib()  # told apart from an import that fails for another reason
-        except ImportError:
-            self._shown.line("no figures: pip install matplotlib")
-            return
-        try:
-            with rendering.defaults():
-                self._write_pictures(progress)
+            with self._guard(NO_FIGURES):
+                self._draw(progress)
         except KeyboardInterrupt:
             self._shown.line("stopped drawing; `python -m capsnet figures` draws what is missing")
-        except Exception as error:
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._shown.line(f"warning: not all figures were drawn: {type(error).__name__}: {cause}")
 
-    def _write_pictures(self, progress: Progress) -> None:
+    def _draw(self, progress: Progress) -> None:
+        try:
+            rendering.import_matplotlib()
+        except ModuleNotFoundError:
+            self._shown.line("no figures: pip install matplotlib")
+            return
         config = self._config
         subject = Subject(config, progress.network, progress.execution, self._label, progress.epoch)
-        for name, figure in gallery(subject, progress.test, self.history, config.seed):
-            content = rendering.png(figure)
-            output.save(content, self._figures / f"{name}.png")
-            if board := self._opened_board():
-                board.picture(progress.epoch, name, content)
+        with rendering.defaults():
+            for name, figure in gallery(subject, progress.test, self.history, config.seed):
+                content = rendering.png(figure)
+                output.save(content, self._figures / f"{name}.png")
+                self._on_board(lambda board, name=name, png=content: board.picture(progress.epoch, name, png))
 
     def _log(self, progress: Progress) -> None:
-        """Show on the board what is new, and what it could not take before: a full disk ends no training."""
-        try:
+        """Show on the board what is new, and what it could not take before."""
+        self._on_board(lambda board: self._fill(board, progress))
+
+    def _on_board(self, show: Callable[[Board], None]) -> None:
+        """Show something on the board, where there is one; a full disk is tried again at the next call."""
+        with self._guard(NO_BOARD) as tried:
             if board := self._opened_board():
-                self._fill(board, progress)
-        except OSError as error:
-            if not self._board_fails:
-                self._shown.line(f"warning: TensorBoard's log cannot be written: {described(error)}")
-            self._board_fails = True
-            self._close_board()  # what follows goes to a new file: this one may end in half a record
-        else:
-            self._board_fails = False
+                show(board)
+        if tried.error is None:
+            self._guard.over(NO_BOARD)
+            return
+        self._close_board()  # what follows goes to a new file: this one may end in half a record
+        self._boards = isinstance(tried.error, OSError)
 
     def _fill(self, board: Board, progress: Progress) -> None:
         for row in self.history[self._logged :]:
@@ -192,7 +196,9 @@ class Keeper:
         if self._board is None and self._boards:
             try:
                 self._board = Board(self._tensorboard, purge_step=self._logged + 1)
-            except ImportError:
+            except ModuleNotFoundError as error:
+                if error.name != "tensorboard":
+                    raise
                 self._shown.line("no TensorBoard log: pip install tensorboard")
                 self._boards = False
         return self._board
@@ -200,7 +206,7 @@ class Keeper:
     def _close_board(self) -> None:
         board, self._board = self._board, None
         if board is not None:
-            with suppress(OSError):  # it was told when it was met
+            with self._guard(NO_BOARD):
                 board.close()
 
 

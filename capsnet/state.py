@@ -13,6 +13,7 @@ model       weights
 optimizer   its state; None in a file that keeps the weights of one epoch
 best        None, or the weights that did best on the validation split: {"epoch", "score", "model"}
 history     one dictionary an epoch
+run         the identity of the run, of one in the runner's queue
 """
 
 from __future__ import annotations

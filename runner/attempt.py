@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, cast
 from runner import loading, protocol, storage, versions, workplace
 from runner.guest import described, is_of_the_code, located
 from runner.orders import Orders
+from runner.ownership import PlaceTaken
 from runner.paths import AttemptPaths, Home, RunPaths
 from runner.rows import ProgressFields
 from runner.storage import EndingKind
@@ -57,6 +58,7 @@ class Assignment:
     workers: int = 1
     address: str = ""  # of the host of rank 0, as the others reach it
     saved_epochs: int = 0  # that earlier attempts have saved
+    identity: str | None = None  # of the run; None: it has none
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -70,7 +72,7 @@ class Assignment:
     def workplace(self) -> Workplace:
         """Where this worker keeps its files, which is there once it was opened."""
         home = Home(Path(self.home), storage=self.storage)
-        return workplace.of(home, self.run, self.name, self.attempt, self.config, self.rank)
+        return workplace.of(home, self.run, self.name, self.attempt, self.config, self.rank, self.identity)
 
     @property
     def run_paths(self) -> RunPaths:
@@ -179,7 +181,10 @@ def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tu
     kind: EndingKind = "failed"
     reason = None
     patience = 0.0  # of one that failed: perhaps because nothing could be saved for long enough
-    if prevented := hindrance():
+    prevented = hindrance()
+    if taken := place_taken(assignment, standing, patient=prevented is None):
+        return prevented or ("failed", taken)
+    if prevented is not None:
         kind, reason = prevented
     else:
         try:
@@ -194,6 +199,21 @@ def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tu
         print(f"failed: {error}", flush=True)
         return ("unable" if kind == "unable" else "failed"), reason or str(error)
     return kind, reason
+
+
+def place_taken(assignment: Assignment, standing: Standing, patient: bool) -> str | None:
+    """Why this attempt must not write anything where its run's files belong, in one line.
+
+    `patient`: a storage that fails is tried again.
+    """
+    try:
+        standing.place.claim(_patience(assignment) if patient else 0.0, standing.note_trouble)
+    except (PlaceTaken, OSError) as error:
+        print(f"failed: {error}", flush=True)
+        return str(error)
+    except Exception as error:  # such as a configuration that this code does not know
+        return explained(error, assignment)
+    return None
 
 
 def _leave_with_the_others(error: BaseException, standing: Standing) -> None:
@@ -300,7 +320,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[
         notices.shown(sys.stdout),
         _together(assignment, config, standing) as group,
         AttemptKeeper(
-            standing.place, assignment.paths, config, state, label, standing.note_trouble
+            standing.place, assignment.paths, config, state, label, standing.note_trouble, assignment.identity
         ) as keeper,
     ):
         for progress in training.train(config, state, group=group):
@@ -343,9 +363,10 @@ def _take_over(assignment: Assignment, state: State, standing: Standing) -> None
     """Make a state with nothing left to train this attempt's own, so that it has a result like any other."""
     from capsnet.checkpoint import save
     from capsnet.patience import persist
+    from runner.keeper import owned
 
     def keep() -> None:
-        save(state, assignment.paths.checkpoint)
+        save(owned(state, assignment.identity), assignment.paths.checkpoint)
         standing.place.save()
 
     persist(keep, _patience(assignment), standing.note_trouble)
@@ -374,6 +395,7 @@ def _earlier_state(assignment: Assignment, config: Config) -> State | None:
             damaged = error
             warnings.warn(f"{error}; looking further back", stacklevel=2)
         else:
+            _require_own(state, assignment, path)
             print(f"goes on from {path}", flush=True)
             return from_best(state) if assignment.use_best else state
     if damaged is not None:  # to begin anew would throw away what the user thinks is there
@@ -390,6 +412,14 @@ def _earlier_state(assignment: Assignment, config: Config) -> State | None:
             return from_best(state) if settings.use_best else state
         print(f"there is no {path} to go on from: it begins at the first epoch", flush=True)
     return None
+
+
+def _require_own(state: State, assignment: Assignment, path: Path) -> None:
+    """Raise CheckpointError where a state in the run's own folder is another run's."""
+    from capsnet.state import CheckpointError
+
+    if state.get("run") not in (None, assignment.identity):
+        raise CheckpointError(f"{path} was saved by another run: remove it, or submit this run again")
 
 
 def _greet(assignment: Assignment, config: Config, state: State | None) -> None:

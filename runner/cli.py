@@ -6,8 +6,10 @@ import sys
 
 import typer
 
+from capsnet import streams
 from runner import exits
 from runner.commands import (
+    adopt,
     cleanup,
     code,
     control,
@@ -53,6 +55,7 @@ COMMANDS = (
     (services.up, "Start Ray and the scheduler.", exits.OF_COMMANDS),
     (services.down, "Stop them; what runs is saved and queued again.", exits.OF_COMMANDS),
     (services.status, "Say what is up.", exits.OF_COMMANDS),
+    (adopt.adopt, "Make a copy of a home one of its own.", exits.OF_COMMANDS),
     (ui.ui, "Serve the MLflow UI and TensorBoard.", exits.OF_COMMANDS),
 )
 
@@ -63,8 +66,9 @@ app.command("ls", hidden=True, epilog=exits.OF_COMMANDS)(listing.queue)
 
 def main() -> None:
     """Obey the command line and exit; what a user can cause is one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr] # a log may hold what the terminal cannot show
+    if reason := streams.prepare():  # before anything is done, for nobody would hear of it
+        print(reason, file=sys.stderr)
+        sys.exit(exits.USAGE)
     try:
         app()
     except Exception as error:
@@ -78,6 +82,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
     """What a user can cause; imported only once something has gone wrong."""
     from capsnet.yamlfile import ConfigError
     from runner.local_ray import LocalRayError
+    from runner.ownership import PlaceTaken
     from runner.service import ServiceError
     from runner.source import SourceError
     from runner.states import IllegalMove
@@ -90,6 +95,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
         IllegalMove,
         LocalRayError,
         OSError,
+        PlaceTaken,
         ServiceError,
         SourceError,
         StoreError,

@@ -24,11 +24,13 @@ from ray.exceptions import (
     AuthenticationError,
     RayActorError,
     RayError,
+    RayTaskError,
 )
 from ray.util import list_named_actors
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from capsnet import locks
 from capsnet import private as private_folders
 from runner import code_cache, private, source
 from runner import guest as guests
@@ -45,7 +47,7 @@ REASONS = {  # by how Ray begins to say so
 
 
 # What a node must have before it has our code travels as it is, and not by name.
-for travels in (guests, code_cache, private, private_folders, source):
+for travels in (guests, code_cache, locks, private, private_folders, source):
     cloudpickle.register_pickle_by_value(travels)
 
 
@@ -278,6 +280,17 @@ def poll(members: Iterable[Member], timeout: float) -> dict[str, Reply]:
     questions = [member.question for member in members]
     ready = set(ray.wait(questions, num_returns=len(questions), timeout=timeout)[0]) if questions else set()
     return {member.name: _read(member, member.question in ready) for member in members}
+
+
+def ask(member: Member, method: str) -> Any:
+    """What a method of the actor returned; None where it does not answer soon, or has no such method."""
+    question = member.actor.call.remote(method)
+    ready, _ = ray.wait([question], timeout=ANSWER_SECONDS)
+    try:
+        answer = _read(Member(member.name, member.actor, question=question), bool(ready))
+    except RayTaskError:  # of an earlier version
+        return None
+    return answer.status if isinstance(answer, Answer) else None
 
 
 def _read(member: Member, ready: bool) -> Reply:

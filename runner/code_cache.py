@@ -1,21 +1,18 @@
 """Source as a folder from which a process imports it: whole whenever it is used, and once on a machine.
 
-Standard library only, and nothing of ours but `runner.source` and `runner.private`: it travels too
-(`runner.guest`).
+Standard library only, and nothing of ours but what travels too (`runner.guest`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from capsnet.locks import lock, locked
 from capsnet.private import private_folder
 from runner.private import VARIABLE, runner_folder
 from runner.source import PACKAGES, Archive, SourceError, digest, folder, python_path, read, write
@@ -30,7 +27,7 @@ def bring(archive: Archive) -> None:
     """
     place = settle(archive)
     # While this process lives, neither `_clear` deletes it nor systemd, which cleans /tmp.
-    fcntl.flock(os.open(place, os.O_RDONLY), fcntl.LOCK_SH)
+    lock(os.open(place, os.O_RDONLY), place, VARIABLE, shared=True)
     sys.path.insert(0, str(place))
     os.environ["PYTHONPATH"] = python_path(place, os.environ)  # its children too
     importlib.invalidate_caches()  # the folder may be younger than what was last looked up in its parent
@@ -54,7 +51,7 @@ def settle(archive: Archive, cache: Path | None = None) -> Path:
     remedy = f"set {VARIABLE} to a folder of your own"
     cache = private_folder(cache or runner_folder() / "code", remedy)
     place = cache / archive.digest
-    with _locked(cache):
+    with locked(cache / "lock", VARIABLE):
         if not _holds(place, archive.digest):
             _clear(cache)
             _make(place, archive)
@@ -97,16 +94,6 @@ def _is_unused(entry: Path) -> bool:
         return False
     opened = os.open(entry, os.O_RDONLY)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock(opened, entry, VARIABLE, wait=False)
     finally:
         os.close(opened)
-    return True
-
-
-@contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

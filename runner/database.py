@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, Transaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from capsnet.locks import LockRefused
 from runner import schema
 
 
@@ -66,6 +67,21 @@ class Database(ABC):
         """Let the transaction wait until no other one that has taken its turn goes on."""
 
     @abstractmethod
+    def number_above(self, connection: Connection, number: int) -> None:
+        """Let the next run have a number above this one, and above all that there have been."""
+
+    @abstractmethod
+    def place(self) -> str:
+        """Where it is, as text for `original`."""
+
+    @abstractmethod
+    def original(self, place: str, queue_id: str) -> str | None:
+        """The queue of which this one is a copy, for people to read; None where it is none.
+
+        `place`: of a queue with this id, as that one's `place` says.
+        """
+
+    @abstractmethod
     def now(self) -> float:
         """The time, in unix seconds, by the clock that all hosts of this database go by."""
 
@@ -93,5 +109,7 @@ class Database(ABC):
             raise self.explain(error) from error
         except PoolTimeout as error:  # other threads of this process hold all connections, and wait
             raise Unreachable(f"{self.name}: does not answer: try again") from error
+        except LockRefused as error:  # which says itself what to do
+            raise StoreError(str(error)) from error
         except OSError as error:
             raise StoreError(f"{error.filename or self.name}: {error.strerror}: {self.elsewhere}") from error

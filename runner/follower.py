@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from runner import loading
-from runner.attempt import Assignment, Standing, explained, hindrance
+from runner.attempt import Assignment, Standing, explained, hindrance, place_taken
 from runner.orders import Orders
 from runner.run_files import EndingKind
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 def follow(assignment: Assignment, orders: Orders, standing: Standing) -> None:
     """Train with rank 0 for as long as it does; the process is left to the scheduler to end."""
-    kind, reason = _followed(assignment, orders)
+    prevented = hindrance()
+    if taken := place_taken(assignment, standing, patient=prevented is None):
+        kind, reason = prevented or ("failed", taken)
+    else:
+        kind, reason = prevented or _followed(assignment, orders)
     try:
         standing.place.settle(0.0, standing.note_trouble)
     except OSError as error:
@@ -33,8 +37,6 @@ def follow(assignment: Assignment, orders: Orders, standing: Standing) -> None:
 
 def _followed(assignment: Assignment, orders: Orders) -> tuple[EndingKind, str | None]:
     """How it ended, and why."""
-    if prevented := hindrance():
-        return prevented
     from capsnet.group import GroupLost
 
     try:

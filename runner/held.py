@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from capsnet.locks import lock, locked
+
+VARIABLES = "RUNNER_SCRATCH, RUNNER_HOME or TMPDIR"  # name where the folders lie
 OWNER = "owner.lock"  # in a folder: locked by the process that holds it
 TURN = "lock"  # beside the folders: locked while one is made, for half made it would be taken for abandoned
 
@@ -38,40 +40,49 @@ def hold(folder: Path) -> Held | None:
 
     What processes that were killed have left beside it is deleted.
     """
-    with _in_turn(folder.parent):
+    with locked(folder.parent / TURN, VARIABLES):
         _clear(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        lock = _locked(folder)
-    return None if lock is None else Held(folder, lock)
+        held = _locked(folder)
+    return None if held is None else Held(folder, held)
+
+
+@contextlib.contextmanager
+def own_folder(parent: Path) -> Iterator[Path]:
+    """For a `with` block: a new folder in `parent`, which is deleted after it. Raises OSError.
+
+    That of a process which is killed meanwhile goes with the next one that is made there.
+    """
+    own = hold(parent / os.urandom(8).hex())
+    assert own is not None, "no other process has a folder of this name"
+    try:
+        yield own.folder
+    finally:
+        own.leave()
 
 
 def clear(parent: Path) -> None:
     """Delete what processes that were killed have left in a folder. Raises OSError."""
     if parent.exists():
-        with _in_turn(parent):
+        with locked(parent / TURN, VARIABLES):
             _clear(parent)
-
-
-@contextlib.contextmanager
-def _in_turn(parent: Path) -> Iterator[None]:
-    with (parent / TURN).open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        yield
 
 
 def _clear(parent: Path) -> None:
     for owner in parent.glob(f"*/{OWNER}"):
         with contextlib.suppress(FileNotFoundError):
-            if (lock := _locked(owner.parent)) is not None:
-                Held(owner.parent, lock).leave()
+            if (held := _locked(owner.parent)) is not None:
+                Held(owner.parent, held).leave()
 
 
 def _locked(folder: Path) -> int | None:
     """Lock a folder for as long as this process lives; None where another one has."""
-    lock = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
+    owner = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
+        if lock(owner, folder, VARIABLES, wait=False):
+            return owner
+    except OSError:
+        os.close(owner)
+        raise
+    os.close(owner)
+    return None

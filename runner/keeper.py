@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from capsnet import checkpoint
+from capsnet.guard import Guard
 from capsnet.keeper import Keeper
 from capsnet.overwriting import require_board, require_checkpoint
-from capsnet.patience import Trouble, described
+from capsnet.patience import Trouble
 from capsnet.progressbar import Lines
 from runner import run_files, storage
 from runner.rows import ProgressFields
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from runner.workplace import Workplace
 
 SAMPLE_SECONDS = 10.0
+LEAVE_SECONDS = 5.0  # for which a driver or a disk that hangs is waited for at the end
+NOT_WRITTEN = "system metrics cannot be written"
 
 
 class AttemptKeeper:
@@ -41,19 +44,24 @@ class AttemptKeeper:
         state: State | None,
         label: str,
         troubled: Callable[[Trouble | None], None],
+        identity: str | None = None,
     ) -> None:
         """`label`: what pictures call the run.
 
         `troubled` hears why nothing can be saved at the moment, and (None) when that is over.
+        `identity`: of the run; its checkpoints carry it.
         """
         named, run = config.checkpoint, place.run
+        lines = Lines(sys.stdout)
+        guard = Guard(lines.line)
         board = run.tensorboard
         if named.log_dir:
             require_board(Path(named.log_dir))
             board = Path(named.log_dir).resolve()
-            if run.tensorboard.is_symlink() or not run.tensorboard.exists():
-                storage.link(run.tensorboard, board)  # where `runner ui` looks
+            with guard(f"{run.tensorboard} cannot lead to {board}, where `runner ui` would look"):
+                _lead(run.tensorboard, board)
         self._place = place
+        self._identity = identity
         self._target: Path | None = None
         if named.model_path:
             require_checkpoint(checkpoint.locate(named.model_path))
@@ -64,12 +72,12 @@ class AttemptKeeper:
             attempt.checkpoint,
             board,
             state,
-            Lines(sys.stdout),
+            lines,
             label=label,
             save=self._save,
             troubled=troubled,
         )
-        self._sampling = Sampling(attempt.system)
+        self._sampling = Sampling(attempt.system, guard)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -112,7 +120,7 @@ class AttemptKeeper:
     def _save(self, state: State, path: Path) -> None:
         """Write a state, make it durable, and let the file that the YAML names hold it too."""
         if self._written is not state:  # tried again after an error, it would take the previous one's place
-            checkpoint.save(state, path, run_files.file_mode(path.parent))
+            checkpoint.save(owned(state, self._identity), path, run_files.file_mode(path.parent))
             self._written = state
         self._place.save()
         if self._target is not None:
@@ -120,12 +128,23 @@ class AttemptKeeper:
             storage.mirror(path, self._target)
 
 
+def owned(state: State, identity: str | None) -> State:
+    """The state with the identity of the run that it belongs to."""
+    return state | {"run": identity}
+
+
+def _lead(name: Path, board: Path) -> None:
+    """Let a name lead to TensorBoard's folder, unless something else has it."""
+    if name.is_symlink() or not name.exists():
+        storage.link(name, board)
+
+
 class Sampling:
     """A thread that samples this process and its GPUs into a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, guard: Guard) -> None:
         self._path = path
-        self._sampler = Sampler(os.getpid(), visible_gpus())
+        self._guard = guard
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
 
@@ -135,16 +154,14 @@ class Sampling:
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(LEAVE_SECONDS)
 
     def _work(self) -> None:
-        told = False
-        while not self._ended.wait(SAMPLE_SECONDS):
-            try:
-                storage.append_row(self._path, self._sampler.sample(time.time()))
-            except OSError as error:  # a full disk: the next sample may fit again
-                if not told:
-                    print(f"warning: system metrics cannot be written: {described(error)}", flush=True)
-                told = True
-            else:
-                told = False
+        with self._guard("system metrics cannot be measured"):
+            sampler = Sampler(os.getpid(), visible_gpus())
+            while not self._ended.wait(SAMPLE_SECONDS):
+                row = sampler.sample(time.time())
+                with self._guard(NOT_WRITTEN) as tried:
+                    storage.append_row(self._path, row)
+                if tried.error is None:  # the one after a full disk's may fit again
+                    self._guard.over(NOT_WRITTEN)

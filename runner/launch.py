@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
                 given = settings.given(home, os.environ, local)
                 return _up(store, home, cluster_name, given)
             if action == "down":
-                return _down(store.queue_id)
+                return _down(store)
             print(cluster_name)
     except (ClusterError, SourceError, StoreError) as error:
         print(error, file=sys.stderr)
@@ -53,12 +53,24 @@ def _up(store: Store, home: Home, cluster_name: str, given: Mapping[str, str]) -
     """Start the scheduler where none lives, and wait for its beat."""
     trouble = (
         scheduler_actor.elsewhere(store, home)
+        or _of_another_queue(store)
         or _served_elsewhere(store, cluster_name)
         or _started(store, home, cluster_name, given)
     )
     if trouble:
         print(trouble, file=sys.stderr)
     return 1 if trouble else 0
+
+
+def _of_another_queue(store: Store) -> str | None:
+    """Why the scheduler under this queue's id is not to be touched, in one line: the queue was copied."""
+    member = cluster.find(scheduler_actor.NAME)
+    place = None if member is None else cluster.ask(member, "place")
+    if place is None or (original := store.original(place)) is None:
+        return None
+    return (
+        f"the scheduler serves {original}, of which this queue is a copy: `runner adopt` makes it another one"
+    )
 
 
 def _served_elsewhere(store: Store, cluster_name: str) -> str | None:
@@ -102,12 +114,15 @@ def _started(store: Store, home: Home, cluster_name: str, given: Mapping[str, st
     return said
 
 
-def _down(queue: str) -> int:
+def _down(store: Store) -> int:
     """End the scheduler and the publisher; print how many actors of other queues there are."""
+    if trouble := _of_another_queue(store):
+        print(trouble, file=sys.stderr)
+        return 1
     for name in (scheduler_actor.NAME, publisher_actor.NAME):
         if (member := cluster.find(name)) is not None:
             cluster.kill(member)
-    print(sum(namespace != queue for namespace, _ in cluster.actor_names()))
+    print(sum(namespace != store.queue_id for namespace, _ in cluster.actor_names()))
     return 0
 
 

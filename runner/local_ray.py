@@ -9,7 +9,6 @@ every Ray on the machine, and a bare `ray.init()` joins whichever it finds. Does
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from typing import Any
 import psutil
 
 from capsnet.cpus import available_cpus
+from capsnet.locks import locked
 from runner.private import VARIABLE, named_folder, runner_folder
 from runner.protocol import known
 from runner.ray_environment import chosen
@@ -194,8 +194,7 @@ def environment(token: str, base: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    with (folder() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder() / "lock", "RUNNER_RAY_DIR"):
         yield
 
 

@@ -11,12 +11,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.held import own_folder
 from runner.source import python_path
-from runner.tracking import quiet
+from runner.tracking import models_folder, quiet
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -35,8 +35,8 @@ def save(checkpoint: Path, packages: Path, folder: Path, model: Model) -> None:
 
     `packages`: the folder of the packages that trained it, which read it, and travel inside the model.
     """
-    with tempfile.TemporaryDirectory(prefix="runner-model-") as parent, quiet():
-        data = Path(parent) / "network"  # under this name in the model
+    with own_folder(models_folder()) as parent, quiet():
+        data = parent / "network"  # under this name in the model
         data.mkdir()
         image, classes = _extract(checkpoint, packages, data)
         _save(data, packages, image, classes, folder, model)

@@ -25,8 +25,12 @@ def added(new: NewRun, identity: str, now: float) -> Changes:
     return {**vars(new), **start, "identity": identity, "submitted_at": now, "queued_at": now}
 
 
-def claimed(run: Run, now: float, gpus: float) -> Changes:
-    """A queued run starts its next attempt. Raises IllegalMove where it is not queued any more.
+def claimed(run: Run, now: float, gpus: float, after: int = 0) -> Changes:
+    """A queued run starts its next attempt, of a number above `after`.
+
+    Raises IllegalMove where it is not queued any more.
+
+    `now` may be a moment older than the row: the scheduler looks at its clock before it looks at the queue.
 
     What `gpus: auto` came to holds from now on: a run that began on a GPU must wait for one, and not go on
     with a processor, when the last host that has any is gone for a while.
@@ -34,8 +38,8 @@ def claimed(run: Run, now: float, gpus: float) -> Changes:
     return {
         "gpus": gpus,
         "state": _after(run, Event.CLAIM),
-        "attempt": run.attempt + 1,
-        "started_at": now,
+        "attempt": max(run.attempt, after) + 1,
+        "started_at": max(now, run.submitted_at),
         "reason": None,
         "answered_at": None,
         "images_per_second": None,
@@ -147,6 +151,12 @@ def resumed(
     if wants is not None:
         changes |= wants._asdict()
     return changes
+
+
+def adopted(run: Run, now: float, reason: str) -> Changes:
+    """A run that has not ended is stopped in a copy of its queue; it may go on in the original."""
+    state = _after(run, Event.INTERRUPT)
+    return {"state": state, "reason": reason, "ended_at": now, "seconds_left": None, **NO_INTENT}
 
 
 def _require_more(run: Run, num_epochs: int | None, longer: bool) -> None:

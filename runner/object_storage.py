@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from capsnet.files import temporary_path
-from runner import growing, held, remote_checkpoint, run_files
+from capsnet.files import temporary
+from runner import growing, held, ownership, remote_checkpoint, run_files
 from runner.objects import Item, Objects, StorageError
-from runner.paths import AttemptPaths, Home, RunPaths, run_folder
+from runner.ownership import ForeignRun
+from runner.paths import AttemptPaths, Home, RunPaths, run_folder, run_number
 from runner.run_files import Ending, parsed_ending
 
 if TYPE_CHECKING:
@@ -43,18 +43,33 @@ class ObjectStorage:
         self._url = home.storage
         self._opened: Objects | None = None
         self._copied: dict[Path, str] = {}  # which content a copy holds
+        self._verified: set[tuple[int, str | None]] = (
+            set()
+        )  # number and identity of runs that own their files
         self._lock = threading.Lock()  # two threads that copy one file would write to one temporary file
 
     def check(self, queue: str) -> None:
-        marker = self._objects.get(MARKER)
-        require_own(marker, queue, self._url)
-        self._objects.put(MARKER, json.dumps({"queue": queue}).encode())  # shows that one may write, too
+        self.hand_over(queue, queue)  # shows that one may write, too
         self._objects.list(MARKER)
+
+    def hand_over(self, before: str, queue: str) -> None:
+        require_own(self._objects.get(MARKER), before, self._url)
+        self._objects.put(MARKER, json.dumps({"queue": queue}).encode())
+
+    def highest_number(self) -> int:
+        copied = run_files.highest_number(self._home.runs)
+        return max([copied, *map(run_number, self._objects.folders())])
+
+    def newest_attempt(self, run: Run) -> int:
+        """Its worker finds out, for to ask takes a while."""
+        return 0
 
     def prepare(self, run: Run) -> None:
         """A worker makes its folder itself, on whichever host it is."""
 
     def ending(self, run: Run) -> Ending | None:
+        if not self._has_own(run):
+            return None
         key = f"{attempt_key(run.id, run.name, run.attempt)}/outcome.json"
         text = self._objects.get(key)
         return None if text is None else parsed_ending(text, f"{self._url}/{key}")
@@ -62,6 +77,9 @@ class ObjectStorage:
     def read(self, run: Run, *parts: Part) -> RunPaths:
         paths = self._home.run(run.id, run.name)
         if run.attempt:
+            if not self._has_own(run):
+                raise ForeignRun(f"{self._url}/{run_folder(run.id, run.name)}")
+            ownership.claim(paths, run.identity, run.submitted_at)
             with self._lock:
                 items = self._objects.list(run_folder(run.id, run.name))
                 for number in range(1, run.attempt + 1):
@@ -71,25 +89,17 @@ class ObjectStorage:
 
     @contextmanager
     def checkpoint(self, run: Run) -> Iterator[Path | None]:
-        """A copy of this reader's own: another one, or a newer checkpoint, cannot take its place."""
-        with self._own_folder() as own:
-            yield self._copied_newest(run, own)
+        """A copy of this reader's own: another one, or a newer checkpoint, cannot take its place.
 
-    @contextmanager
-    def _own_folder(self) -> Iterator[AttemptPaths]:
-        """A folder that goes with its reader; of one that was killed with the next one, or the next `rm`."""
+        That of a killed reader goes with the next reader's, or the next `rm`.
+        """
         self._home.copies.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = self._home.copies / os.urandom(8).hex()
-        own = held.hold(folder)
-        assert own is not None, "nobody else has a folder of this name"
-        try:
-            yield AttemptPaths(folder)
-        finally:
-            own.leave()
+        with held.own_folder(self._home.copies) as own:
+            yield self._copied_newest(run, AttemptPaths(own))
 
     def _copied_newest(self, run: Run, own: AttemptPaths) -> Path | None:
         """Copy the newest checkpoint that is whole to the reader's own folder."""
-        for number in range(run.attempt, 0, -1):
+        for number in range(run.attempt, 0, -1) if self._has_own(run) else ():
             key = attempt_key(run.id, run.name, number)
             pointer = remote_checkpoint.read(self._objects, key)
             if pointer is not None and any(
@@ -108,13 +118,28 @@ class ObjectStorage:
             self._objects.put(f"{below}/{file.name}", file)
 
     def size(self, run: Run) -> int:
-        return sum(item.size for item in self._objects.list(run_folder(run.id, run.name)).values())
+        return sum(item.size for item in self._own(run).values())
 
     def delete(self, run: Run) -> None:
-        self._objects.delete(self._objects.list(run_folder(run.id, run.name)))
-        run_files.delete(self._home.run(run.id, run.name))
+        self._objects.delete(self._own(run))
+        copies = self._home.run(run.id, run.name)
+        if ownership.is_own(copies, run.identity, run.submitted_at):
+            run_files.delete(copies)
         with suppress(OSError):  # copies that killed readers have left are no part of the run
             held.clear(self._home.copies)
+
+    def _own(self, run: Run) -> dict[str, Item]:
+        """All objects of the run."""
+        return self._objects.list(run_folder(run.id, run.name)) if self._has_own(run) else {}
+
+    def _has_own(self, run: Run) -> bool:
+        """Whether what lies in the run's place is the run's own; one that has not begun has nothing there."""
+        if run.attempt == 0:
+            return False
+        known = (run.id, run.identity)
+        if known not in self._verified and owner(self._objects, run.id, run.name) in (None, run.identity):
+            self._verified.add(known)
+        return known in self._verified
 
     @property
     def _objects(self) -> Objects:
@@ -150,16 +175,27 @@ class ObjectStorage:
         if item is not None and self._copied.get(file) == item.version and file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = temporary_path(file, shared=True)
-        if self._objects.fetch(key, part, item.size if item else 0):
-            part.replace(file)
-            if item is not None:
-                self._copied[file] = item.version
+        with temporary(file, shared=True) as part:
+            if self._objects.fetch(key, part, item.size if item else 0):
+                part.replace(file)
+                if item is not None:
+                    self._copied[file] = item.version
 
 
 def attempt_key(run_id: int, name: str, number: int) -> str:
     """The key of an attempt's folder: what it writes lies below it, and nobody else writes there."""
     return f"{run_folder(run_id, name)}/attempts/{number}"
+
+
+def identity_key(run_id: int, name: str) -> str:
+    """The key of the object that says which run a folder belongs to."""
+    return f"{run_folder(run_id, name)}/identity"
+
+
+def owner(objects: Objects, run_id: int, name: str) -> str | None:
+    """The identity of the run whose files lie under this number and name; None where there is none."""
+    text = objects.get(identity_key(run_id, name))
+    return text.decode(errors="replace").strip() or None if text else None
 
 
 def require_own(marker: bytes | None, queue: str, place: str) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.loopback import bypass_proxies
+
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 20.0  # in which a request must be answered: whoever asked tries again
 SLOWEST = 2**20  # bytes/s; what takes longer to copy than at this pace has failed
@@ -81,6 +83,15 @@ class Objects:
         start = len(self._root) + 1
         return {path[start:]: Item(info["size"], _version(info)) for path, info in found.items()}
 
+    def folders(self) -> list[str]:
+        """The names of the folders right below the URL."""
+        with self._one_line_errors(), suppress(FileNotFoundError):
+            found = self._call("ls", self._root, detail=True)
+            return [
+                info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"
+            ]
+        return []
+
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is none to worry about."""
         for key in keys:
@@ -128,6 +139,7 @@ def _opened(url: str) -> tuple[Any, str]:
     scheme, _, path = url.partition("://")
     if not path.strip("/"):
         raise StorageError(f"RUNNER_STORAGE={url}: name a bucket, as in {scheme}://BUCKET/PREFIX")
+    bypass_proxies()
     try:
         import fsspec
 

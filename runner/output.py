@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TextIO
 
 import typer
 
+from capsnet import streams
 from runner import exits
 
 PROGRAM = "python -m runner"  # as hints spell it: works wherever the package is importable
@@ -42,15 +43,25 @@ def interactive(stream: TextIO) -> bool:
 
 def emit(text: str) -> None:
     """Data for the caller, at once, so that a pipe sees it before the command ends."""
-    with unread_is_fine():
+    with _written(), unread_is_fine():
         print(text, flush=True)
 
 
 def emit_bytes(data: bytes) -> None:
     """The same for what was written elsewhere, as it is."""
-    with unread_is_fine():
+    with _written(), unread_is_fine():
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Raise CommandError where standard output takes nothing, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        streams.lead_nowhere()
+        raise CommandError(streams.unwritable(error)) from error
 
 
 @contextmanager
@@ -59,8 +70,7 @@ def unread_is_fine() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # What is still in the buffer would fail once more, and loudly, when Python flushes it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.lead_nowhere()
         raise typer.Exit(exits.UNREAD) from None
 
 

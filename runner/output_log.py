@@ -30,7 +30,9 @@ def log_to(path: Path) -> None:
 
 
 def _text(descriptor: int) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedWriter(_Output(descriptor)), line_buffering=True)
+    output = io.BufferedWriter(_Output(descriptor))
+    # Whatever the locale: a character that it lacks must not end what prints it.
+    return io.TextIOWrapper(output, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 class _Output(io.RawIOBase):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+DATABASE = "queue.db"  # the file of a home's queue
+LARGEST_NUMBER = 2**31 - 1  # of a run, that every database takes
 LONGEST_NAME = 80  # characters of a run's name in its folder's name; most file systems allow 255 bytes
 
 
@@ -64,6 +66,11 @@ class RunPaths:
         return self.folder / "config.yaml"
 
     @property
+    def identity(self) -> Path:
+        """The file that says which run the folder belongs to."""
+        return self.folder / "identity"
+
+    @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 
@@ -109,7 +116,7 @@ class Home:
     @property
     def database(self) -> Path:
         """The file of a queue that does not lie on a server."""
-        return Path((self.database_url or "").removeprefix("sqlite:///") or self.root / "queue.db")
+        return Path((self.database_url or "").removeprefix("sqlite:///") or self.root / DATABASE)
 
     @property
     def mlflow_database(self) -> Path:
@@ -193,6 +200,13 @@ def _absolute(url: str | None) -> str | None:
 
 def run_folder(run_id: int, name: str) -> str:
     return f"{run_id}-{_as_file_name(name)}"
+
+
+def run_number(folder: str) -> int:
+    """The number of the run whose folder has this name; 0 where it is no run's."""
+    found = re.fullmatch(r"([1-9]\d{0,9})-.+", folder)
+    number = int(found[1]) if found else 0
+    return number if number <= LARGEST_NUMBER else 0
 
 
 def _as_file_name(name: str) -> str:

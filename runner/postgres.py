@@ -7,12 +7,25 @@ READ, so that several statements see one state.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, extract, func, inspect, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Row,
+    create_engine,
+    event,
+    extract,
+    func,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 
 from runner import postgres_errors, schema
@@ -72,6 +85,41 @@ class PostgresDatabase(Database):
     def take_turn(self, connection: Connection) -> None:
         """Wait for PostgreSQL's advisory lock of our number, which the transaction then holds to its end."""
         connection.execute(select(func.pg_advisory_xact_lock(TURN)))
+
+    def number_above(self, connection: Connection, number: int) -> None:
+        """Raise the last number of the sequence from which PostgreSQL takes them."""
+        sequence = "pg_get_serial_sequence('runs', 'id')::regclass"
+        is_behind = f"coalesce(pg_sequence_last_value({sequence}), 0) < :number"
+        connection.execute(text(f"SELECT setval({sequence}, :number) WHERE {is_behind}"), {"number": number})
+
+    def place(self) -> str:
+        """Which server it is, and which database there: hosts may reach it by different names."""
+        [[database]] = self._asked("SELECT oid FROM pg_database WHERE datname = current_database()")
+        try:
+            [[server]] = self._asked("SELECT system_identifier FROM pg_control_system()")
+        except Unreachable:
+            raise
+        except StoreError:  # this user may not ask
+            server = None
+        return json.dumps({"server": server, "database": database})
+
+    def original(self, place: str, queue_id: str) -> str | None:
+        """Another database of this server from which this one was made; other servers are not known here."""
+        try:
+            noted = json.loads(place)
+            server, database = noted["server"], int(noted["database"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        if server != json.loads(self.place())["server"]:  # put back on a new server, say
+            return None
+        others = "SELECT datname FROM pg_database WHERE oid = :database AND datname <> current_database()"
+        found = self._asked(others, database=database)
+        return f"the database {found[0][0]}" if found else None
+
+    def _asked(self, query: str, **values: Any) -> Sequence[Row[Any]]:
+        """What a query finds, in a transaction of its own."""
+        with self.one_line_errors(), self.reader.connect() as connection:
+            return connection.execute(text(query), values).all()
 
     def now(self) -> float:
         """The server's time, without asking it each time."""

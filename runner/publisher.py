@@ -17,10 +17,11 @@ from pathlib import Path
 
 import capsnet
 from capsnet.history import Row, read_history
-from runner import model_artifact, record, run_files, source, storage, system_metrics
+from runner import model_artifact, ownership, record, run_files, source, storage, system_metrics
 from runner.backlog import Backlog
 from runner.code_cache import settle
 from runner.log_copy import LogCopy
+from runner.ownership import PlaceTaken
 from runner.paths import Home, RunPaths
 from runner.rows import Run
 from runner.states import ENDED, State
@@ -30,6 +31,7 @@ from runner.tracking import Record, Tracker, TrackingError, explain, shown
 FIRST_WAIT_SECONDS = 5.0  # before a run that could not be published is tried again; doubled each time
 LONGEST_WAIT_SECONDS = 300.0
 RUNS_A_ROUND = 20
+NOWHERE = ".none"
 LOOK_SECONDS = 5.0  # between two looks at what an object store holds of a run that runs
 
 Fingerprint = tuple[object, ...]
@@ -120,7 +122,10 @@ class Publisher:
         return None if is_published else fingerprint
 
     def _paths(self, run: Run) -> RunPaths:
-        return self._home.run(run.id, run.name)
+        """The run's folder; one that is not there for a run whose place another run's files have taken."""
+        paths = self._home.run(run.id, run.name)
+        own = ownership.is_own(paths, run.identity, run.submitted_at)
+        return paths if own else RunPaths(paths.folder / NOWHERE)
 
     def _has_looked(self, run: Run, now: float) -> bool:
         """Let the run's folder hold what is durable; False, and noted, where the storage does not say."""
@@ -130,6 +135,8 @@ class Publisher:
             return True
         try:
             self._storage.read(run, "metrics", *((storage.Log(), "figures") if run.state in ENDED else ()))
+        except PlaceTaken:  # its own is nothing
+            pass
         except OSError as error:
             self._wait(run, now, str(error))
             return False

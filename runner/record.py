@@ -24,7 +24,8 @@ STATUS = {
     State.CANCELLED: "KILLED",
     State.INTERRUPTED: "KILLED",
 }
-IDENTITY = "runner.id"  # the tag by which a run is found again, whoever made it
+IDENTITY = "runner.id"  # tag: the queue's id and the run's number, which may come again
+RUN_IDENTITY = "runner.identity"  # tag: with the one above it finds the run again, whoever made it
 EPOCH = "epoch"  # a metric of its own: its last step is how far the run has been published
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
 SAMPLE = SYSTEM + system_metrics.CPU  # in every sample: by its points one knows the samples published
@@ -83,6 +84,7 @@ def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[
     """The run's own tags, under those of the user; None where there is nothing to say (any more)."""
     known = {
         IDENTITY: identity(queue_id, run.id),
+        RUN_IDENTITY: run.identity,
         "runner.state": str(run.state),
         "runner.reason": run.reason,
         "runner.attempt": str(run.attempt),

@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from capsnet.files import previous_path, temporary_path, write_atomically
-from runner.paths import AttemptPaths, RunPaths
+from runner.paths import AttemptPaths, RunPaths, run_number
 from runner.protocol import known
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,25 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
         except OSError:  # the disk is full: half a line would spoil the next one
             file.truncate(end)
             raise
+
+
+def highest_number(folder: Path) -> int:
+    """The highest number of a run whose folder lies in this one; 0 where there is none."""
+    if not folder.is_dir():
+        return 0
+    named = ((run_number(entry.name), entry.path) for entry in os.scandir(folder))
+    runs = sorted(((number, path) for number, path in named if number), reverse=True)
+    # What else people keep there may begin with a number, too.
+    return next((number for number, path in runs if RunPaths(Path(path)).attempts.is_dir()), 0)
+
+
+def newest_attempt(paths: RunPaths) -> int:
+    """The highest number of an attempt that has a folder; 0 where none has."""
+    try:
+        names = [entry.name for entry in os.scandir(paths.attempts)]
+    except FileNotFoundError:
+        return 0
+    return max((int(name) for name in names if re.fullmatch(r"[1-9]\d{0,8}", name)), default=0)
 
 
 def mirror(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from runner.attendance import Avoid, Close, Note, Seen, TellToStop
 from runner.cluster import Answer, Death, Fault, Lack, Member, Reply, Silence
 from runner.crew import Follower
 from runner.endings import Endings
+from runner.ownership import PlaceTaken
 from runner.paths import Home
 from runner.protocol import cannot_speak
 from runner.publisher_actor import PublisherActor
@@ -323,12 +324,17 @@ class Scheduler:
             self._start(start, now)
 
     def _start(self, start: placement.Start, now: float) -> None:
-        if self._store.claim(self._epoch, start.run_id, now, start.gpus, start.cpus) is None:
+        before = self._store.run(start.run_id)
+        after = 0 if before is None else self._kept_attempt(before)
+        if self._store.claim(self._epoch, start.run_id, now, start.gpus, start.cpus, after) is None:
             return  # cancelled a moment ago
         run = self._store.run(start.run_id)
         assert run is not None, "only an ended run can be removed"
         try:
             self._storage.prepare(run)
+        except PlaceTaken as error:
+            self._close(run, Close(Event.FAIL, "failed", str(error)), now)
+            return
         except OSError as error:  # a full disk is nobody's fault: others may start, this one tries again
             self._held[run.id] = time.monotonic() + HOLD_SECONDS
             self._close(run, Close(Event.RELEASE, "lost", f"its folder cannot be written: {error}"), now)
@@ -341,6 +347,13 @@ class Scheduler:
         self._charges[run.id] = self._started(run, start, archive)
         nodes = ", ".join(dict.fromkeys((start.node, *start.others)))
         log.info("run %d, attempt %d: started on %s", run.id, run.attempt, nodes)
+
+    def _kept_attempt(self, run: Run) -> int:
+        """The newest attempt in the run's folder: of a queue put back from a copy the row may be older."""
+        try:
+            return self._storage.newest_attempt(run)
+        except OSError:  # `prepare` says what is wrong
+            return 0
 
     def _started(self, run: Run, start: placement.Start, archive: Archive) -> Charge:
         """Start the workers of a run, each with its share of what the run needs."""
@@ -405,6 +418,7 @@ class Scheduler:
             workers=len(nodes),
             address=addresses.get(start.node, ""),
             saved_epochs=run.durable_epoch or 0,
+            identity=run.identity,
         )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import capsnet
-from runner import cluster, settings, source
+from runner import cluster, settings, source, storage
 from runner.paths import Home, recorded
 from runner.run_files import file_mode
 from runner.scheduler import Scheduler
@@ -49,11 +49,16 @@ class SchedulerActor:
         self._cluster_name = cluster_name
         self._given = given
         self._message = "starting"
+        self._place: str | None = None
         threading.Thread(target=self._live, name="scheduler", daemon=True).start()
 
     def status(self) -> str:
         """Return "serving", or in one line what it waits for."""
         return self._message
+
+    def place(self) -> str | None:
+        """Return where the queue is that it serves (`Store.place`); None while that is not open."""
+        return self._place
 
     def leave(self) -> None:
         cluster.leave()
@@ -77,9 +82,11 @@ class SchedulerActor:
 
     def _serve(self) -> None:
         with self._opened() as store:
+            self._place = store.place()
             own = source.here().archive
             epoch = self._take_over(store, own.digest)
             log.info("scheduler epoch %d: serving %s on %s", epoch, self._home.root, self._cluster_name)
+            self._number_above_what_is_kept(store)
             scheduler = Scheduler(store, self._home, epoch, self._given, own)
             queue = _identity(self._home)
             while True:
@@ -91,6 +98,13 @@ class SchedulerActor:
                     scheduler.give_way()
                     raise Elsewhere("its machine is being drained")
                 time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
+
+    def _number_above_what_is_kept(self, store: Store) -> None:
+        """Let no new run have the number of one whose files are there; hosts that submit may not see them."""
+        try:
+            store.number_above(storage.of(self._home).highest_number())
+        except (OSError, Unreachable) as error:
+            log.warning("which numbers of runs are taken is not known: %s", error)
 
     def _tick(self, scheduler: Scheduler, store: Store) -> None:
         try:

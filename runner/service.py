@@ -6,7 +6,6 @@ worker's sys.path begins with the directory of the process that connected.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from capsnet.locks import locked
 from runner import local_ray, source
 from runner.local_ray import LocalRay, LocalRayError
 from runner.paths import Home
@@ -168,8 +168,7 @@ def _is_served_by(store: Store, cluster: str) -> bool:
 def _one_at_a_time(home: Home) -> Iterator[None]:
     """Held while the service of a home is started or ended."""
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with home.service_lock.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(home.service_lock, "RUNNER_HOME"):
         yield
 
 

@@ -6,6 +6,7 @@ Standard library only, and nothing of ours: it travels to nodes on which nothing
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import importlib
 import io
@@ -19,6 +20,15 @@ from typing import NamedTuple
 PACKAGES = ("capsnet", "runner")
 LEFT_OUT = ("~", ".pyc", ".pyo")  # endings of what editors and Python leave beside the source
 LARGEST = 16_000_000  # bytes in all; it is twenty times as much as there is, and goes through the database
+LARGEST_TAR = 4 * LARGEST  # bytes of a .tar of it, with a kilobyte or two around each file
+KINDS = {
+    tarfile.SYMTYPE: "a link",
+    tarfile.LNKTYPE: "a link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.DIRTYPE: "a folder",
+}
 SHORT = 12  # signs of a name, for people
 
 
@@ -127,19 +137,38 @@ def pack(files: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
-    """The files in what `pack` has made. Raises SourceError for anything else."""
-    files = {}
+    """The files in what `pack` has made. Raises SourceError for anything else, and writes nothing."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:bz2") as tar:
-            for entry in tar:
-                content = tar.extractfile(entry)
-                parts = PurePosixPath(entry.name).parts
-                if content is None or parts[0] not in PACKAGES or ".." in parts:
-                    raise SourceError(f"the archive holds {entry.name!r}, which is no file of our packages")
-                files[entry.name] = content.read()
+        with tarfile.open(fileobj=io.BytesIO(_decompressed(data)), mode="r:") as tar:
+            return {entry.name: _content(tar, entry) for entry in tar}
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise SourceError(f"the archive of the code is damaged: {error}") from error
-    return files
+
+
+def _decompressed(data: bytes) -> bytes:
+    """A .tar.bz2 as a .tar, of which no more is made than source can take: 1 kB can stand for gigabytes."""
+    decompressor = bz2.BZ2Decompressor()
+    tar = decompressor.decompress(data, LARGEST_TAR + 1)
+    if len(tar) > LARGEST_TAR:
+        raise SourceError(f"the archive of the code is larger than {LARGEST_TAR // 1_000_000} MB unpacked")
+    if not decompressor.eof:
+        raise EOFError("it was cut off")
+    return tar
+
+
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    """What a file in the archive holds; SourceError for what is none, or lies outside of our packages."""
+    parts = PurePosixPath(entry.name).parts
+    if not parts or parts[0] not in PACKAGES or ".." in parts or "\0" in entry.name:
+        raise SourceError(f"the archive of the code holds {entry.name!r}, which is no file of our packages")
+    if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.issparse():
+        kind = KINDS.get(entry.type, "no plain file")
+        raise SourceError(f"the archive of the code holds {entry.name!r}, which is {kind}")
+    if entry.size > LARGEST:
+        raise SourceError(f"the archive of the code holds {entry.name!r} of {entry.size:,} bytes")
+    content = tar.extractfile(entry)
+    assert content is not None, "a plain file has content"
+    return content.read()
 
 
 def write(files: Mapping[str, bytes], target: Path) -> None:

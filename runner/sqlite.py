@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
+import platform
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from capsnet.files import sync_folder
+from capsnet.locks import locked
 from runner import schema
 from runner.database import Database, StoreError
+from runner.paths import DATABASE
+from runner.place import holds, is_copy, of_file, read_file_place
 from runner.run_files import file_mode
+from runner.tables import runs
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another one
 
@@ -26,6 +30,7 @@ ADVICE = {
     "attempt to write a readonly database": f"is read-only: make it writable, or {ELSEWHERE}",
     "file is not a database": f"is not a database: {ELSEWHERE}",
     "database is locked": f"another process has kept it busy for {BUSY_SECONDS:.0f} s: try again",
+    "locking protocol": f"its file system refuses locks: {ELSEWHERE}, on another file system",
     "database or disk is full": "the disk is full: free some space and try again",
     "database disk image is malformed": f"is damaged: put back a copy of it, or {ELSEWHERE}",
 }
@@ -98,12 +103,32 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with Path(f"{self._file}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(Path(f"{self._file}.lock"), "RUNNER_HOME"):
             yield
 
     def take_turn(self, connection: Connection) -> None:
         """Nothing to wait for: a transaction that writes has the whole file to itself."""
+
+    def number_above(self, connection: Connection, number: int) -> None:
+        """Raise the last number that SQLite remembers of an AUTOINCREMENT column."""
+        remembered = {"number": number, "table": runs.name}
+        update = "UPDATE sqlite_sequence SET seq = max(seq, :number) WHERE name = :table"
+        if not connection.execute(text(update), remembered).rowcount:
+            insert = "INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :number)"
+            connection.execute(text(insert), remembered)
+
+    def place(self) -> str:
+        """Path, host, and which file it is."""
+        return of_file(self._file).text
+
+    def original(self, place: str, queue_id: str) -> str | None:
+        """The path of another file that holds the same queue."""
+        noted = read_file_place(place)
+        if noted is None or not is_copy(noted, of_file(self._file), lambda file: holds(file, queue_id)):
+            return None
+        file = Path(noted.file)
+        elsewhere = f" on {noted.host}" if noted.host not in (None, platform.node()) else ""
+        return f"{file.parent if file.name == DATABASE else file}{elsewhere}"
 
     def now(self) -> float:
         """This machine's time: whoever opens the file goes by it too."""

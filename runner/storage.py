@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from capsnet.files import previous_path, write_atomically
-from runner import run_files
+from runner import ownership, run_files
 from runner.object_storage import MARKER, Log, ObjectStorage, Part, require_own
 from runner.objects import NoAnswer, StorageError
+from runner.ownership import ForeignRun
 from runner.paths import Home, RunPaths
 from runner.run_files import Ending, EndingKind, append_row, link, mirror, prepare, read_ending, write_ending
 
@@ -29,6 +30,7 @@ __all__ = [
     "Ending",
     "EndingKind",
     "Folders",
+    "ForeignRun",
     "Log",
     "NoAnswer",
     "Storage",
@@ -50,8 +52,24 @@ class Storage(Protocol):
         """Raise StorageError unless runs of the queue with this id can be kept here."""
         ...
 
+    def hand_over(self, before: str, queue: str) -> None:
+        """Let what is a copy of the runs of the queue with the id `before` belong to another queue."""
+        ...
+
+    def highest_number(self) -> int:
+        """The highest number of a run of which anything is kept; 0 where there is none."""
+        ...
+
+    def newest_attempt(self, run: Run) -> int:
+        """The highest number of an attempt of the run of which anything is kept, at once; 0: not known."""
+        ...
+
     def prepare(self, run: Run) -> None:
-        """Make ready for the attempt that a run is about to begin."""
+        """Make ready for the attempt that a run is about to begin.
+
+        Raises ForeignRun where another run's files lie in its place. So does `read`; for the others below
+        such a run has kept nothing.
+        """
         ...
 
     def ending(self, run: Run) -> Ending | None:
@@ -96,11 +114,20 @@ class Folders:
         folder = self._home.runs
         if "://" not in str(folder) and (odd := _like_a_url(folder)):
             raise StorageError(f"RUNNER_STORAGE={odd}: neither a folder nor a URL as in s3://BUCKET/PREFIX")
+        self._mark(queue, queue)
+
+    def hand_over(self, before: str, queue: str) -> None:
+        if self._home.storage is not None:
+            self._mark(before, queue)
+
+    def _mark(self, before: str, queue: str) -> None:
+        """Note whose runs the folder holds; raise StorageError unless it holds those of `before`, or none."""
+        folder = self._home.runs
         marker = folder / MARKER
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             text = marker.read_bytes() if marker.exists() else None
-            require_own(text, queue, str(folder))
+            require_own(text, before, str(folder))
             write_atomically(
                 marker, lambda file: file.write(json.dumps({"queue": queue}).encode()), shared=True
             )
@@ -109,31 +136,45 @@ class Folders:
         except OSError as error:
             raise StorageError(f"RUNNER_STORAGE={folder}: {error.strerror or error}") from error
 
+    def highest_number(self) -> int:
+        return run_files.highest_number(self._home.runs)
+
+    def newest_attempt(self, run: Run) -> int:
+        return run_files.newest_attempt(self._paths(run)) if self._has_own(run) else 0
+
     def prepare(self, run: Run) -> None:
+        ownership.claim(self._paths(run), run.identity, run.submitted_at)
         run_files.prepare(self._paths(run), run.attempt, run.config)
 
     def ending(self, run: Run) -> Ending | None:
-        return read_ending(self._paths(run).attempt(run.attempt))
+        return read_ending(self._paths(run).attempt(run.attempt)) if self._has_own(run) else None
 
     def read(self, run: Run, *parts: Part) -> RunPaths:
+        if not self._has_own(run):
+            raise ForeignRun(str(self._paths(run).folder))
         return self._paths(run)
 
     @contextmanager
     def checkpoint(self, run: Run) -> Iterator[Path | None]:
-        files = (self._paths(run).attempt(number).checkpoint for number in range(run.attempt, 0, -1))
+        numbers = range(run.attempt, 0, -1) if self._has_own(run) else ()
+        files = (self._paths(run).attempt(number).checkpoint for number in numbers)
         yield next((file for file in files if file.exists() or previous_path(file).exists()), None)
 
     def keep_figures(self, checkpoint: Path) -> None:
         """They lie where they are kept."""
 
     def size(self, run: Run) -> int:
-        return run_files.size(self._paths(run))
+        return run_files.size(self._paths(run)) if self._has_own(run) else 0
 
     def delete(self, run: Run) -> None:
-        run_files.delete(self._paths(run))
+        if self._has_own(run):
+            run_files.delete(self._paths(run))
 
     def _paths(self, run: Run) -> RunPaths:
         return self._home.run(run.id, run.name)
+
+    def _has_own(self, run: Run) -> bool:
+        return ownership.is_own(self._paths(run), run.identity, run.submitted_at)
 
 
 def _like_a_url(folder: Path) -> str | None:

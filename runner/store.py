@@ -18,7 +18,8 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from runner import moves, sources
 from runner.database import Database, NoQueue, StoreError, Unreachable
 from runner.opening import as_url, open_database
-from runner.paths import Home
+from runner.paths import Home, recorded
+from runner.place import FilePlace
 from runner.protocol import SPOKEN
 from runner.queries import (
     all_runs,
@@ -45,7 +46,7 @@ from runner.rows import (
     Wants,
 )
 from runner.source import Source
-from runner.states import Event, IllegalMove, State
+from runner.states import UNFINISHED, Event, IllegalMove, State
 from runner.tables import BEAT, BEHIND, RUN, WAITING, attempts, log_pieces, queue, runs
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "open_store",
 ]
 
+KEPT_BY_A_COPY = {"only_row", "id", "schema_version", "created_at", "epoch", "place", "home"}
 IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to start
 STAYS = runs.c.intent.is_distinct_from("remove")  # of a run that is being deleted nothing is published
 LATEST_FIRST = (runs.c.ended_at.desc(), runs.c.id.desc())
@@ -172,6 +174,31 @@ class Store:
         with self._reading() as connection:
             return connection.execute(select(queue.c.home)).scalar_one()
 
+    def recorded_tracking(self) -> str | None:
+        """Where the newest scheduler has published to, also when it has left; without a password."""
+        with self._reading() as connection:
+            return connection.execute(select(queue.c.tracking)).scalar_one()
+
+    def place(self) -> str:
+        """Where this queue is, as text that `original` compares."""
+        with self._database.one_line_errors():
+            return self._database.place()
+
+    def original(self, place: str | None = None) -> str | None:
+        """The queue of which this one is a copy, for people to read; None where it is none.
+
+        `place`: where a queue with this id is; by default what this one has noted.
+        """
+        if place is None:
+            with self._reading() as connection:
+                place, home = connection.execute(select(queue.c.place, queue.c.home)).one()
+            if place is None and home is not None:  # of before queues noted their place
+                place = FilePlace(str(recorded(home).database)).text
+        if place is None:
+            return None
+        with self._database.one_line_errors():
+            return self._database.original(place, self.queue_id)
+
     def down_requested(self) -> Down | None:
         """The wish that the scheduler go down, where there is one."""
         with self._reading() as connection:
@@ -208,8 +235,10 @@ class Store:
 
     # What the user asks for.
 
-    def add(self, new_runs: Sequence[NewRun], now: float, source: Source | None = None) -> list[int]:
-        """Queues all of these runs or, on any error, none; their numbers in the same order.
+    def add(
+        self, new_runs: Sequence[NewRun], now: float, source: Source | None = None, above: int = 0
+    ) -> list[int]:
+        """Queues all of these runs or, on any error, none; their numbers, above `above`, in the same order.
 
         `source`: that which their `code` names; it is kept with them.
         """
@@ -217,11 +246,51 @@ class Store:
             return []
         with self._writing() as connection:
             self._database.take_turn(connection)  # numbers follow each other, and appear in their order
+            if above:
+                self._database.number_above(connection, above)
             if source is not None:
                 sources.keep(connection, source)
             query = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
             rows = [moves.added(new, uuid.uuid4().hex, now) for new in new_runs]
             return list(connection.execute(query, rows).scalars())
+
+    def number_above(self, number: int) -> None:
+        """Lets the next run have a number above this one, which something outside of the queue has."""
+        with self._writing() as connection:
+            self._database.take_turn(connection)
+            self._database.number_above(connection, number)
+
+    def note_place(self) -> None:
+        """Notes where this queue is, which is no copy."""
+        here = self.place()
+        with self._reading() as connection:
+            noted = connection.execute(select(queue.c.place)).scalar_one()
+        if noted != here:
+            with self._writing() as connection:
+                connection.execute(update(queue).values(place=here))
+
+    def adopt(self, now: float, home: str, reason: str, keeps_tracking: bool) -> list[int]:
+        """Makes a copy a queue of its own, with an id of its own; the numbers of the runs that this stops.
+
+        `home`: the folder of the runs. What had not ended is INTERRUPTED, with the `reason`: it may go on in
+        the original. `keeps_tracking`: tracking has a copy of the runs, too; otherwise they are made anew
+        there once there is something to publish.
+        """
+        queue_id, here = str(uuid.uuid4()), self.place()
+        with self._writing() as connection:
+            unfinished = select(*RUN).where(runs.c.state.in_(UNFINISHED)).order_by(runs.c.id)
+            stopped = all_runs(connection, unfinished)
+            for run in stopped:
+                write(connection, run, moves.adopted(run, now, reason))
+                ended = {"ended_at": now, "outcome": "stopped", "reason": reason}
+                open_ = (attempts.c.run == run.id) & attempts.c.ended_at.is_(None)
+                connection.execute(update(attempts).where(open_).values(ended))
+            if not keeps_tracking:
+                connection.execute(update(runs).values(mlflow_run_id=None))
+            nobody = {column.name: None for column in queue.c if column.name not in KEPT_BY_A_COPY}
+            connection.execute(update(queue).values(**nobody, id=queue_id, place=here, home=home))
+        self.queue_id = queue_id
+        return [run.id for run in stopped]
 
     def ask(self, run_id: int, intent: Intent, grace_seconds: float, now: float) -> State:
         """Interrupts or cancels: a queued run at once, a running one through its intent; the state after.
@@ -444,16 +513,18 @@ class Store:
         with self._scheduling(epoch, own_row=True) as connection:
             connection.execute(update(queue).values(at=None))
 
-    def claim(self, epoch: int, run_id: int, now: float, gpus: float, cpus: float) -> Attempt | None:
-        """Starts the next attempt of a queued run; None where it is not queued any more."""
+    def claim(
+        self, epoch: int, run_id: int, now: float, gpus: float, cpus: float, after: int = 0
+    ) -> Attempt | None:
+        """Starts the next attempt of a queued run, of a number above `after`; None where it is not queued."""
         with self._scheduling(epoch) as connection:
             run = locked_run(connection, run_id)
             if run is None or run.state is not State.QUEUED:
                 return None
-            changes = moves.claimed(run, now, gpus)
+            changes = moves.claimed(run, now, gpus, after)
             write(connection, run, changes)
-            row = {"run": run_id, "number": changes["attempt"], "started_at": now, "gpus": gpus, "cpus": cpus}
-            row["code"] = run.code
+            row = {"run": run_id, "number": changes["attempt"], "started_at": changes["started_at"]}
+            row |= {"gpus": gpus, "cpus": cpus, "code": run.code}
             connection.execute(insert(attempts).values(row))
             return attempts_of(connection, run_id)[-1]
 
@@ -491,9 +562,10 @@ class Store:
             run = run_in_attempt(connection, run_id, attempt)
             if run is None:
                 return None
-            ending = {"ended_at": now, "outcome": outcome, "reason": reason}
+            ended_at = max(now, run.started_at or now)
+            ending = {"ended_at": ended_at, "outcome": outcome, "reason": reason}
             write_attempt(connection, run_id, attempt, ending)
-            return write(connection, run, moves.ended(run, event, now, reason, epochs))
+            return write(connection, run, moves.ended(run, event, ended_at, reason, epochs))
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -6,10 +6,8 @@ and the queue's, the same call leaves MLflow as it is.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from capsnet import locks
+from capsnet.private import private_folder
 from runner import record
+from runner.held import own_folder
+from runner.loopback import bypass_proxies
 from runner.paths import Home
+from runner.private import VARIABLE, runner_folder
 from runner.record import Point, Sample
 from runner.run_files import file_mode
 
@@ -100,8 +103,7 @@ def locked(lock: Path | None) -> Iterator[None]:
         yield
         return
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locks.locked(lock, "RUNNER_HOME"):
         lock.with_suffix("").touch(mode=file_mode(lock.parent))  # MLflow leaves that to the umask
         yield
 
@@ -109,6 +111,7 @@ def locked(lock: Path | None) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """To import MLflow in: with our settings, and without its warnings, on which no user can act."""
+    bypass_proxies()
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
     with warnings.catch_warnings():
@@ -185,8 +188,8 @@ class Tracker:
     def open(
         self, known_id: str | None, name: str, started_at: float, tags: Mapping[str, str | None]
     ) -> Record:
-        """The run of this id, else the one whose identity `tags` tell, else a new one with these tags."""
-        run = self._find(known_id, tags[record.IDENTITY])
+        """The run of this id, else that of the number and identity in `tags`, else a new one with them."""
+        run = self._find(known_id, tags)
         if run is None:
             known = {key: value for key, value in tags.items() if value is not None}
             run = self.client.create_run(str(self._experiment_id), round(started_at * 1000), known, name)
@@ -204,15 +207,20 @@ class Tracker:
             sampled={(point.timestamp, point.value) for point in history(run.info.run_id, record.SAMPLE)},
         )
 
-    def _find(self, known_id: str | None, identity: str | None) -> Any:
-        """The run of this id, else the fullest of this identity; empty doubles of it are deleted.
+    def _find(self, known_id: str | None, tags: Mapping[str, str | None]) -> Any:
+        """The run of this id, else the fullest of this number and identity; empty doubles of it are deleted.
 
         A server that hung may carry out the making of a run after its client has given up and made another.
         """
+        identity = tags.get(record.RUN_IDENTITY)
         known = self._run(known_id)
+        if known is not None and known.data.tags.get(record.RUN_IDENTITY, identity) != identity:
+            known = None  # another run's, of a queue that was put back from a copy
         experiment_id = known.info.experiment_id if known else str(self._experiment_id)
-        query = f"tags.`{record.IDENTITY}` = '{identity}'"
-        found = self.client.search_runs([experiment_id], query, _any_stage())
+        query = f"tags.`{record.IDENTITY}` = '{tags[record.IDENTITY]}'"
+        numbered = self.client.search_runs([experiment_id], query, _any_stage())
+        # By the number alone it was found before runs had an identity; the same number may be another run's.
+        found = [run for run in numbered if run.data.tags.get(record.RUN_IDENTITY) == identity]
         # In an order that another process, which looks at the same moment, finds too.
         found.sort(key=lambda run: (not _is_active(run), _is_empty(run), run.info.run_id))
         if known is None and not found:
@@ -288,12 +296,12 @@ class Tracker:
 
         model = self._model(run, name, epoch)
         if model.status != "READY":
-            with tempfile.TemporaryDirectory(prefix="runner-model-") as folder:
+            with own_folder(models_folder()) as folder:
                 identity = Model(
                     artifact_path=model.artifact_location, run_id=run.id, model_id=model.model_id
                 )
-                save(Path(folder) / "model", identity)
-                self.client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+                save(folder / "model", identity)
+                self.client.log_model_artifacts(model.model_id, str(folder / "model"))
             # The run has these points already, where MLflow drops the second one.
             self.client.log_batch(run.id, metrics=[_metric(point, model.model_id) for point in points])
             self.client.finalize_logged_model(model.model_id, "READY")
@@ -332,6 +340,11 @@ class Tracker:
         for other in self._models(run, epoch):
             if _age(other) > _age(model):
                 self.client.delete_logged_model(other.model_id)
+
+
+def models_folder() -> Path:
+    """The folder of this user's on this machine in which models are made before they are uploaded."""
+    return private_folder(runner_folder() / "models", f"set {VARIABLE} to a folder of your own")
 
 
 def _age(model: LoggedModel) -> tuple[int, str]:
@@ -409,7 +422,10 @@ def explain(error: BaseException) -> str:
     """One line: the root of a failed connection, else what MLflow says, without passwords, shortened."""
     broken = [cause for cause in _causes(error) if isinstance(cause, OSError)]
     lines = shown(str(broken[-1] if broken else error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+    reason = lines[0] if lines else type(error).__name__
+    if any(type(cause).__name__ == "ProxyError" for cause in _causes(error)):  # of requests, and of urllib3
+        reason = f"the proxy that HTTP_PROXY or HTTPS_PROXY names (NO_PROXY leaves hosts out): {reason}"
+    return reason[:300]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -10,18 +10,21 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from capsnet.files import previous_path
+from capsnet.files import clear_temporaries, previous_path
 from capsnet.patience import Trouble, persist
 from capsnet.private import private_folder
-from runner import held, remote_checkpoint, run_files
+from runner import held, object_storage, ownership, remote_checkpoint, run_files
 from runner.held import Held
 from runner.object_storage import attempt_key
 from runner.objects import Objects, StorageError
-from runner.paths import Home, RunPaths, scratch
+from runner.ownership import AttemptKept, ForeignRun
+from runner.paths import Home, RunPaths, run_folder, scratch
 from runner.run_files import Ending
 from runner.uploading import Uploading
 
 FOLDER_SECONDS = 5.0  # for which a shared file system may hide what another host has just made
+
+OF_RANK_0 = (remote_checkpoint.POINTER, "outcome.json", "log.txt")  # what an attempt's first worker keeps
 
 Tell = Callable[[Trouble | None], object]
 
@@ -33,6 +36,13 @@ class Workplace(Protocol):
 
     def open(self) -> None:
         """Make ready to write. Raises OSError where this machine cannot."""
+        ...
+
+    def claim(self, patience_seconds: float, tell: Tell) -> None:
+        """Make sure that nothing of another run or attempt lies where this one writes; the first thing to do.
+
+        Raises ForeignRun, and SavingError where that cannot be known for so long.
+        """
         ...
 
     def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
@@ -59,19 +69,29 @@ class Workplace(Protocol):
         ...
 
 
-def of(home: Home, run_id: int, name: str, attempt: int, config: str, rank: int = 0) -> Workplace:
+def of(
+    home: Home,
+    run_id: int,
+    name: str,
+    attempt: int,
+    config: str,
+    rank: int = 0,
+    identity: str | None = None,
+) -> Workplace:
     """Where this attempt works, or the one of its workers that has this rank."""
     if not home.remote:
-        return SharedFolder(home.run(run_id, name), attempt)
-    return Scratch(home, run_id, name, attempt, config, rank)
+        return SharedFolder(home.run(run_id, name), attempt, identity)
+    return Scratch(home, run_id, name, attempt, config, rank, identity)
 
 
 class SharedFolder:
     """The run's own folder, as the scheduler has made it."""
 
-    def __init__(self, run: RunPaths, attempt: int) -> None:
+    def __init__(self, run: RunPaths, attempt: int, identity: str | None) -> None:
         self.run = run
+        self._number = attempt
         self._attempt = run.attempt(attempt)
+        self._identity = identity
 
     def open(self) -> None:
         deadline = time.monotonic() + FOLDER_SECONDS
@@ -79,6 +99,23 @@ class SharedFolder:
             if time.monotonic() > deadline:
                 raise FileNotFoundError(f"{self._attempt.folder} is not there: is the runs' folder mounted?")
             time.sleep(0.1)
+
+    def claim(self, patience_seconds: float, tell: Tell) -> None:
+        """The scheduler has; what killed workers were writing is deleted."""
+        persist(self._require_own, patience_seconds, tell)
+        clear_temporaries(self.run.folder)
+        for number in range(1, self._number):
+            earlier = self.run.attempt(number)
+            clear_temporaries(earlier.folder)
+            clear_temporaries(earlier.figures)
+
+    def _require_own(self) -> None:
+        if self._is_foreign:
+            raise ForeignRun(str(self.run.folder))
+
+    @property
+    def _is_foreign(self) -> bool:
+        return ownership.owner(self.run) not in (None, self._identity)
 
     def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
         """They lie where they were written."""
@@ -90,7 +127,8 @@ class SharedFolder:
         """Likewise."""
 
     def end(self, ending: Ending) -> None:
-        run_files.write_ending(self._attempt, ending)
+        if not self._is_foreign:
+            run_files.write_ending(self._attempt, ending)
 
     def leave(self) -> None:
         """Everything stays."""
@@ -99,14 +137,27 @@ class SharedFolder:
 class Scratch:
     """A private folder of this host; what is durable is what was copied up from it."""
 
-    def __init__(self, home: Home, run_id: int, name: str, attempt: int, config: str, rank: int) -> None:
+    def __init__(
+        self,
+        home: Home,
+        run_id: int,
+        name: str,
+        attempt: int,
+        config: str,
+        rank: int,
+        identity: str | None,
+    ) -> None:
         assert home.storage is not None, "only an object store needs one"
         self._folder = scratch(home.storage, run_id, attempt, rank)
         self.run = Home(self._folder).run(run_id, name)
         self._url = home.storage
         self._keys = [attempt_key(run_id, name, number) for number in range(1, attempt + 1)]
+        self._run_id, self._name = run_id, name
         self._number = attempt
         self._config = config
+        self._rank = rank
+        self._identity = identity
+        self._claimed = False  # before that nothing is written to the store
         self._held: Held | None = None
         self._uploading: Uploading | None = None
 
@@ -116,7 +167,27 @@ class Scratch:
         if self._held is None:
             raise StorageError(f"{self._folder}: another process works there")
         run_files.prepare(self.run, self._number, self._config)
+        Objects(self._url)  # says now where this machine lacks what it needs
+
+    def claim(self, patience_seconds: float, tell: Tell) -> None:
+        persist(self._claim, patience_seconds, tell)
+        self._claimed = True
         self._opened.start()
+
+    def _claim(self) -> None:
+        objects = Objects(self._url)
+        folder = f"{self._url}/{run_folder(self._run_id, self._name)}"
+        found = object_storage.owner(objects, self._run_id, self._name)
+        if found not in (None, self._identity):
+            raise ForeignRun(folder)
+        if self._rank:  # rank 0 does the rest
+            return
+        kept = objects.list(self._keys[-1])
+        if any(f"{self._keys[-1]}/{name}" in kept for name in OF_RANK_0):
+            is_foreign = found is None and self._identity is not None and self._number == 1
+            raise ForeignRun(folder) if is_foreign else AttemptKept(f"{self._url}/{self._keys[-1]}")
+        if found is None and self._identity is not None:
+            objects.put(object_storage.identity_key(self._run_id, self._name), self._identity.encode())
 
     @property
     def _opened(self) -> Uploading:
@@ -159,10 +230,12 @@ class Scratch:
         self._opened.save()
 
     def settle(self, patience_seconds: float, tell: Tell) -> None:
-        persist(self._opened.copy, patience_seconds, tell)
+        if self._claimed:
+            persist(self._opened.copy, patience_seconds, tell)
 
     def end(self, ending: Ending) -> None:
-        Objects(self._url).put(f"{self._keys[-1]}/outcome.json", run_files.ending_text(ending))
+        if self._claimed:
+            Objects(self._url).put(f"{self._keys[-1]}/outcome.json", run_files.ending_text(ending))
 
     def leave(self) -> None:
         self._opened.end()

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from runner.output import PROGRAM, CommandError
+from runner.output import PROGRAM, CommandError, hint
+from runner.paths import LARGEST_NUMBER
 from runner.wording import listed
 
 if TYPE_CHECKING:
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
     from runner.store import Store
 
 
-LARGEST = 2**31 - 1  # number of a run that every database takes
-
-
 class Access(NamedTuple):
     home: Home
     store: Store
 
 
 @contextmanager
-def open_queue(create: bool = False) -> Iterator[Access]:
+def open_queue(create: bool = False, only_looks: bool = False, adopts: bool = False) -> Iterator[Access]:
     """The queue of this home; one that does not exist is made only where `create` says so.
+
+    Raises CommandError where it is a copy of another one, which a scheduler may serve under the same id. A
+    command that `only_looks` says so and goes on; one that `adopts` it is what the others advise.
 
     The runs of a queue for several hosts lie where RUNNER_HOME says or, without it, where the hosts of the
     cluster see them: this host need not. Those of a queue that keeps them in a storage lie there, unless
@@ -44,7 +45,28 @@ def open_queue(create: bool = False) -> Iterator[Access]:
                 place = replace(place, root=before.root)
             if not os.environ.get("RUNNER_STORAGE"):
                 place = replace(place, storage=before.storage)
+        if not adopts:
+            _require_original(place, store, only_looks)
         yield Access(place, store)
+
+
+def _require_original(home: Home, store: Store, only_looks: bool) -> None:
+    """Raise CommandError, or say so, where the queue is a copy."""
+    if original := store.original():
+        if not only_looks:
+            raise CommandError(copied(home, original))
+        hint(copied(home, original))
+    elif not only_looks:
+        store.note_place()
+
+
+def copied(home: Home, original: str) -> str:
+    """What to do in a copy of a queue."""
+    here = "this queue" if home.database_url else str(home.root)
+    return (
+        f"{here} is a copy of {original}: `{PROGRAM} adopt` makes it one of its own, which leaves the "
+        "original as it is"
+    )
 
 
 def how_to_start(home: Home) -> str:
@@ -69,7 +91,7 @@ def require_folders(home: Home, what: str) -> None:
 def named(store: Store, text: str) -> Run:
     """The run of this number, or the only one of this name. Raises CommandError in one line."""
     if text.isdecimal():
-        run = store.run(int(text)) if int(text) <= LARGEST else None
+        run = store.run(int(text)) if int(text) <= LARGEST_NUMBER else None
         if run is None:
             raise CommandError(f"there is no run {text}: `{PROGRAM} queue --all` lists the runs")
         return run

@@ -42,7 +42,7 @@ def code(
     from runner import source
     from runner.commands.access import named, open_queue
 
-    with open_queue() as (_, store):
+    with open_queue(only_looks=True) as (_, store):
         chosen = named(store, run)
         files = kept(store, chosen, attempt)
     if output is not None:

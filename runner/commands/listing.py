@@ -60,7 +60,7 @@ def queue(
     from runner.commands.access import open_queue
     from runner.commands.situations import RECENT, current_runs, situation
 
-    with open_queue() as access:
+    with open_queue(only_looks=True) as access:
         store = access.store
         now = situation(access)
         if json:

@@ -48,7 +48,7 @@ def logs(
     """
     from runner.commands.access import named, open_queue, require_folders
 
-    with open_queue() as (home, store):
+    with open_queue(only_looks=True) as (home, store):
         chosen = named(store, run)
         if attempt is not None and attempt > chosen.attempt:
             raise CommandError(f"run {chosen.id} has had {chosen.attempt} attempts, no attempt {attempt}")

@@ -77,7 +77,7 @@ def status(json: Json = False) -> None:
     from runner.service import own_cluster
     from runner.service import status as look
 
-    with open_queue() as (home, store):
+    with open_queue(only_looks=True) as (home, store):
         beat = store.scheduler_beat()
         elsewhere = beat is not None and is_elsewhere(home) and beat.cluster != own_cluster()
         cluster = beat.cluster if beat and elsewhere else None

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import narration, notes, source, versions
+from runner import narration, notes, ownership, source, versions
 from runner.commands.options import Json, RunArgument
 from runner.output import PROGRAM, emit, emit_json
 from runner.states import ENDED, State
@@ -34,7 +34,7 @@ def show(run: RunArgument, json: Json = False) -> None:
     from runner.commands.listing import document
     from runner.commands.situations import situation
 
-    with open_queue() as access:
+    with open_queue(only_looks=True) as access:
         home, store = access
         chosen = named(store, run)
         attempts = store.attempts(chosen.id)
@@ -58,9 +58,9 @@ def show(run: RunArgument, json: Json = False) -> None:
 
 def newest_checkpoint(run: Run, home: Home) -> Path | None:
     """That of the newest attempt which has saved one; of an object store nothing is asked."""
-    if home.remote:
-        return None
     paths = home.run(run.id, run.name)
+    if home.remote or not ownership.is_own(paths, run.identity, run.submitted_at):
+        return None
     checkpoints = (paths.attempt(number).checkpoint for number in range(run.attempt, 0, -1))
     return next(filter(Path.exists, checkpoints), None)
 

@@ -59,6 +59,23 @@ def require_storage(home: Home, store: Store) -> None:
         raise CommandError(one_line(error)) from error
 
 
+def highest_number(home: Home, store: Store) -> int:
+    """The highest number of a run of which files are kept, as far as this host sees them.
+
+    A queue that was deleted, or put back from a copy, does not know it. An object store, which takes a second
+    to answer, is asked only while no scheduler serves the queue: a scheduler has asked when it began.
+    """
+    from runner import storage
+    from runner.service import is_alive
+
+    if home.remote and (is_elsewhere(home) or is_alive(store, store.now())):
+        return 0
+    try:
+        return storage.of(home).highest_number()
+    except OSError as error:
+        raise CommandError(one_line(error)) from error
+
+
 def _look_whether_served(home: Home, store: Store) -> None:
     from runner.service import is_alive
 

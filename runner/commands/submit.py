@@ -51,7 +51,7 @@ def submit(
     """
     from runner.commands.access import is_elsewhere, open_queue
     from runner.commands.listing import documents
-    from runner.commands.starting import require_storage, start_service
+    from runner.commands.starting import highest_number, require_storage, start_service
     from runner.following import patiently
     from runner.loading import data_environment
     from runner.paths import home
@@ -70,7 +70,8 @@ def submit(
         require_storage(*access)
         if access.home.remote:
             tell_of_files_of_hosts(experiments, access.home)
-        ids = access.store.add(new_runs, access.store.now(), source)
+        above = highest_number(*access)
+        ids = access.store.add(new_runs, access.store.now(), source, above)
         if not json:
             emit("\n".join(map(str, ids)))
         queued = [

@@ -41,7 +41,7 @@ def ui(
     from runner.tracking import target
     from runner.ui import serve
 
-    with open_queue() as access:  # a home which does not exist is one line, and no server is started for it
+    with open_queue(only_looks=True) as access:  # where there is no home no server is started, either
         home, environ = access.home, environment(access)
         runs = access.store.runs() if home.remote else []
     if not target(home, environ).served:

@@ -92,6 +92,15 @@ def test_a_download_that_lacks_a_file_says_so_and_can_be_tried_again(tmp_path):
     assert lacking(tmp_path) == []
 
 
+def test_what_a_killed_download_left_goes_with_the_next_one(tmp_path):
+    left = tmp_path / f"{downloads.TEMPORARY}abc"
+    left.mkdir()
+    (left / "first").write_text("half of it")
+    complete(tmp_path, fetch)
+    assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".download.lock", "set"]
+
+
 def test_what_a_download_prints_is_no_output(tmp_path, capsys):
     complete(tmp_path, lambda folder, names: print("50%") or fetch(folder, names))
     assert capsys.readouterr() == ("", "50%\n")

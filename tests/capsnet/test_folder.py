@@ -58,7 +58,7 @@ def test_the_same_files_are_found_in_the_same_order_as_by_torchvision(root):
     from torchvision.datasets import ImageFolder
 
     image = root / "train/a/000.png"
-    names = "z/deep/1.png z.x/1.PNG Z/2.png b/1.png ._10.png 1.png 10.png notes.png.txt"
+    names = "z/deep/1.png z.x/1.PNG Z/2.png b/1.png 1.png 10.png notes.png.txt"
     for name in names.split():
         copy = root / "train/b" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -276,6 +276,50 @@ def test_images_that_memory_has_no_room_for_are_counted(root):
         f"{root}/train holds 460 images of 3×512×512 bytes, 0.4 GB together, which is more memory than there "
         "is: set a smaller dataset.size, with dataset.resize: true"
     )
+
+
+HIDDEN = [
+    "train/a/.ipynb_checkpoints/0-checkpoint.png",
+    "train/a/deep/._0.png",
+    "train/a/._0.png",
+    "train/.ipynb_checkpoints/0.png",
+    "test/__MACOSX/a/0.png",
+    "test/c/@eaDir/0.png/thumbnail.png",
+]
+
+
+def test_hidden_files_and_folders_are_skipped_and_counted(root, caplog):
+    caplog.set_level("INFO", "capsnet")
+    before = load(root)
+    assert caplog.messages == []
+    for name in HIDDEN:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"no image" if "._" in name else (root / "train/a/000.png").read_bytes())
+    for part, expected in zip(load(root), before, strict=True):
+        assert torch.equal(part.images, expected.images)
+        assert torch.equal(part.labels, expected.labels)
+    first = "test/__MACOSX"
+    assert caplog.messages == [f"{root}: skipped 6 hidden files and folders, such as {first}"]
+
+
+def test_a_hidden_folder_is_not_even_looked_into(root):
+    (root / "train/a/.trash").mkdir()
+    (root / "train/a/.trash/again").symlink_to(root / "train/a", target_is_directory=True)
+    assert len(load(root)[0]) == 60
+
+
+def test_the_data_set_itself_may_lie_in_a_hidden_folder(root):
+    (root / ".data").mkdir()
+    for part in ("train", "test"):
+        (root / part).rename(root / ".data" / part)
+    assert len(load(root / ".data")[0]) == 60
+
+
+def test_of_a_class_with_nothing_but_hidden_images_they_are_counted(root):
+    for file in (root / "test/c").iterdir():
+        file.rename(file.with_name(f"._{file.name}"))
+    assert refusal(root).startswith(f"{root}/test/c holds no image beside 6 hidden files and folders; they ")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

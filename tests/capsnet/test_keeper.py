@@ -1,6 +1,8 @@
 """What is saved and logged while training, from real training."""
 
 import io
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +14,9 @@ from PIL import Image
 
 from capsnet.checkpoint import load
 from capsnet.keeper import Keeper
+from capsnet.patience import SavingError
 from capsnet.progressbar import Lines
+from capsnet.tensorboard import Board
 from capsnet.training import train
 
 
@@ -176,8 +180,109 @@ def test_ctrl_c_while_drawing_leaves_pictures_out_and_nothing_else(
 def test_a_file_in_the_way_of_the_pictures_is_a_warning(keeper, tiny_config, tiny_splits, tmp_path):
     (tmp_path / "figures").write_text("")
     printed = kept(keeper, tiny_config(num_epochs=1), tiny_splits)
-    assert "warning: not all figures were drawn: FileExistsError: " in printed
+    assert f"warning: not all figures were drawn: File exists: {tmp_path}/figures\n" in printed
     assert load(tmp_path / "checkpoint.pt")["epoch"] == 1
+
+
+class ThreadPanic(BaseException):
+    """As extensions in Rust raise it: no Exception."""
+
+
+BROKEN = TypeError("broken\nand more")
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [(place, BROKEN) for place in ("__init__", "epoch", "images", "hparams", "picture", "close")]
+    + [("epoch", error) for error in (SystemExit(1), ThreadPanic(), OSError())],
+)
+def test_whatever_goes_wrong_with_tensorboard_is_one_warning_and_the_run_ends_well(
+    keeper, tiny_config, tiny_splits, tmp_path, monkeypatch, place, error
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Board, place, fail)
+    printed = kept(keeper, tiny_config(num_epochs=2), tiny_splits)
+    assert printed.count("warning") == 1
+    assert "warning: TensorBoard's log cannot be written: " in printed and "and more" not in printed
+    assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == FIGURES
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 2
+
+
+def test_a_tensorboard_that_lacks_a_library_says_which_and_only_its_own_absence_what_to_install(
+    keeper, tiny_config, tiny_splits, monkeypatch
+):
+    def without(name):
+        def fail(*_, **__):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        monkeypatch.setattr(Board, "__init__", fail)
+        return kept(keeper, tiny_config(num_epochs=1), tiny_splits)
+
+    assert "no TensorBoard log: pip install tensorboard\n" in without("tensorboard")
+    printed = without("google.protobuf")
+    assert "written: ModuleNotFoundError: No module named 'google.protobuf'\n" in printed
+    assert "pip install" not in printed
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), ThreadPanic("out of bounds")])
+def test_drawing_that_ends_the_process_or_panics_is_a_warning(
+    keeper, tiny_config, tiny_splits, tmp_path, monkeypatch, error
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("capsnet.keeper.gallery", fail)
+    printed = kept(keeper, tiny_config(num_epochs=1), tiny_splits)
+    assert printed.count(f"warning: not all figures were drawn: {type(error).__name__}: ") == 1
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 1
+
+
+def test_what_cannot_be_saved_is_no_matter_of_pictures(keeper, tiny_config, tiny_splits, monkeypatch):
+    def fail(*_):
+        raise SavingError("could not be saved for 600 s: No space left on device")
+
+    monkeypatch.setattr("capsnet.saving.Writer.wait", fail)
+    with pytest.raises(SavingError, match="No space left"):
+        kept(keeper, tiny_config(num_epochs=1), tiny_splits)
+
+
+NOTEBOOK = "module://matplotlib_inline.backend_inline"
+
+
+@pytest.mark.parametrize(("backend", "kept"), [(NOTEBOOK, "None"), ("svg", "svg")])
+def test_pictures_are_drawn_whatever_backend_the_environment_names(backend, kept):
+    """As Jupyter and Colab set it for every `!command`."""
+    code = (
+        "import os, sys; from capsnet.figures import sheet\n"
+        "with sheet.defaults(): content = sheet.png(sheet.figure(20, 10))\n"
+        "assert content.startswith(b'\\x89PNG') and 'matplotlib.pyplot' not in sys.modules\n"
+        "import matplotlib; print(os.environ['MPLBACKEND'])\n"
+        "print(matplotlib.get_backend(auto_select=False))"
+    )
+    environment = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [backend, kept]
+
+
+@pytest.mark.slow
+def test_a_broken_tensorflow_and_a_notebooks_backend_leave_a_run_with_one_warning(tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow/__init__.py").write_text("raise TypeError('Descriptors cannot be created')")
+    (tmp_path / "tiny.yaml").write_text(
+        "{num_epochs: 2, threads: 1, dataset: {name: digits, size: 20}, "
+        "model: {conv_channels: 8, primary_types: 2, kernel_size: 7, decoder: {hidden: [16]}}}"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "MPLBACKEND": NOTEBOOK}
+    command = [sys.executable, "-m", "capsnet", "train", "tiny.yaml"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    warnings = [line for line in done.stdout.splitlines() if "warning" in line]
+    cause = "TypeError: Descriptors cannot be created"
+    assert warnings == [f"warning: TensorBoard's log cannot be written: {cause}"]
+    assert sorted(file.name for file in (tmp_path / "out/tiny/figures").iterdir()) == FIGURES
 
 
 def test_without_matplotlib_a_run_ends_as_well(keeper, tiny_config, tiny_splits, tmp_path, monkeypatch):

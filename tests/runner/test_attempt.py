@@ -16,7 +16,7 @@ from capsnet import checkpoint
 from capsnet.figures import gallery
 from capsnet.figures.subject import Subject
 from capsnet.state import State
-from runner import storage
+from runner import ownership, storage
 from runner.attempt import Assignment, Standing, perform
 from runner.orders import Orders
 
@@ -244,6 +244,75 @@ def test_a_run_of_which_every_checkpoint_is_damaged_fails_and_does_not_begin_ane
     with pytest.warns(UserWarning, match="looking further back"):
         failed = ending(performed(next_attempt(assignment)))
     assert failed.kind == "failed" and "checkpoint" in (failed.reason or "")
+
+
+def identified(assignment: Assignment, identity: str) -> Assignment:
+    """The same as an attempt of a run of this identity."""
+    return replace(assignment, identity=identity * 32)
+
+
+def test_checkpoints_carry_the_identity_of_their_run(assignment: Assignment) -> None:
+    mine = identified(assignment, "a")
+    performed(mine)
+    assert checkpoint.load(mine.paths.checkpoint)["run"] == "a" * 32
+    again = next_attempt(mine)  # which has nothing left to train, and takes the state over
+    performed(again)
+    assert checkpoint.load(again.paths.checkpoint)["run"] == "a" * 32
+
+
+def test_an_attempt_never_goes_on_from_a_checkpoint_of_another_run(assignment: Assignment) -> None:
+    performed(identified(assignment, "a"))
+    for other in (identified(assignment, "b"), assignment):
+        failed = ending(performed(next_attempt(other)))
+        assert failed.kind == "failed"
+        assert failed.reason == (
+            f"{assignment.paths.checkpoint} was saved by another run: remove it, or submit this run again"
+        )
+
+
+def test_it_does_where_the_yaml_names_that_checkpoint(assignment: Assignment, tmp_path: Path) -> None:
+    performed(identified(assignment, "a"))
+    file = tmp_path / "given.pt"
+    file.write_bytes(assignment.paths.checkpoint.read_bytes())
+    config = SMALL.replace("num_epochs: 2", "num_epochs: 3")
+    config += f"checkpoint: {{model_path: {file}, use_checkpoint: true}}\n"
+    other = replace(identified(assignment, "b"), run=2, config=config)
+    storage.prepare(other.run_paths, 1, config)
+    assert ending(performed(other)).kind == "finished"
+    state = checkpoint.load(file)
+    assert (state["run"], state["epoch"]) == ("b" * 32, 3)
+
+
+def test_a_checkpoint_of_before_runs_had_identities_is_gone_on_from(assignment: Assignment) -> None:
+    stopping = Orders()
+    stopping.stop()
+    performed(assignment, stopping)
+    assert checkpoint.load(assignment.paths.checkpoint)["run"] is None
+    assert ending(performed(next_attempt(identified(assignment, "a")))).kind == "finished"
+
+
+def test_in_another_runs_folder_nothing_is_written(assignment: Assignment) -> None:
+    ownership.claim(assignment.run_paths, "a" * 32, 0.0)
+    before = sorted(assignment.run_paths.folder.rglob("*"))
+    failed = performed(identified(assignment, "b")).status.ending
+    assert failed is not None and failed.kind == "failed"
+    assert str(failed.reason).startswith(f"{assignment.run_paths.folder} holds another run")
+    assert sorted(assignment.run_paths.folder.rglob("*")) == before
+
+
+def test_the_next_attempt_deletes_what_a_killed_one_was_writing(assignment: Assignment) -> None:
+    performed(assignment)
+    left = [
+        assignment.paths.folder / ".checkpoint.pt.tmp",
+        assignment.paths.figures / ".confusion.png.01234567.tmp",
+        assignment.run_paths.folder / ".config.yaml.01234567.tmp",
+    ]
+    for file in left:
+        file.write_bytes(b"half")
+    following = next_attempt(assignment)
+    performed(following)
+    assert not any(file.exists() for file in left)
+    assert not list(assignment.run_paths.folder.rglob(".*.tmp"))
 
 
 def test_the_file_that_the_yaml_names_holds_the_result_and_may_be_gone_on_from(

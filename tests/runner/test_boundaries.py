@@ -21,20 +21,22 @@ FLOORS = {
     "capsnet": [
         "config sections dataset_sections model_sections presets schema mistakes wording validation yamlfile "
         "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
-        "pairing mat5 notices agreement kernel native convolution patience group private caches cpus",
+        "pairing mat5 notices agreement kernel native convolution patience group private caches cpus guard locks "
+        "streams",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
-        "evaluation checkpoint saving snapshot state history execution schedules stopping optimizers overwriting",
+        "evaluation checkpoint saving snapshot state history execution schedules stopping optimizers "
+        "overwriting",
         "training learner stepping graphs batches pace triton_kernel triton_agreement",
         "tensorboard progressbar",
         "keeper figures.*",
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
-        "spec loading paths private source code_cache guest protocol versions wording",
+        "spec loading paths place private source code_cache guest protocol versions wording loopback",
         "states rows moves room spread placement record system_metrics run_files held objects growing "
-        "remote_checkpoint object_storage storage uploading workplace settings",
+        "remote_checkpoint object_storage storage uploading workplace settings ownership",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
         "worker attempt follower keeper orders output_log backlog log_copy publisher tracking model_artifact "

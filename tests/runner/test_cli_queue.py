@@ -328,3 +328,14 @@ def test_everyday_commands_import_nothing_heavy(lab: Lab) -> None:
     lines = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE).stdout.splitlines()
     assert {f"{command} 0" for command in commands if "wait" not in command} <= set(lines)
     assert lines[-1] == "set()"
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_a_list_that_finds_no_room_is_one_line(lab: Lab, json: tuple[str, ...]) -> None:
+    lab.serve()
+    lab.submit()
+    with Path("/dev/full").open("w") as full:
+        command = lab.command("queue", *json)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == exits.USAGE
+    assert done.stderr == "standard output cannot be written: No space left on device\n"

@@ -8,7 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.paths import Home, home, recorded
+from runner.paths import Home, home, recorded, run_number
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("3-tiny", 3),
+        ("12-a-b", 12),
+        ("3", 0),
+        ("3-", 0),
+        ("03-tiny", 0),
+        ("x3-tiny", 0),
+        ("2147483648-tiny", 0),
+        ("\u0663-tiny", 0),
+    ],
+)
+def test_the_number_of_a_run_is_in_its_folders_name(name: str, number: int) -> None:
+    assert run_number(name) == number
 
 
 def test_the_files_of_an_attempt_lie_in_its_own_folder() -> None:

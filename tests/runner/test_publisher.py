@@ -12,8 +12,8 @@ import pytest
 from published import CONFIG, Scheduler, append_samples, draw, files, mlflow_run, mlflow_runs, points, steps
 
 from capsnet.history import write_history
+from runner import ownership, record, tracking
 from runner import publisher as publishing
-from runner import record, tracking
 from runner.log_copy import SETTLING_SECONDS, LogCopy
 from runner.paths import Home
 from runner.publisher import Publisher
@@ -394,6 +394,62 @@ def test_a_store_that_was_emptied_gets_the_samples_again_from_the_same_process(
     assert steps(tracker, SAMPLE) == [0, 1]
 
 
+def test_two_runs_of_one_number_in_one_queue_are_two_mlflow_runs(
+    home: Home, tracker: Tracker, tmp_path: Path
+) -> None:
+    """The queue was put back from a copy that was made before the first one."""
+    with open_store(home) as store:
+        store.close()
+    shutil.copy(home.database, tmp_path / "copy.db")
+    new = NewRun(name="tiny", config=CONFIG, num_epochs=3)
+    for state in (State.CANCELLED, State.INTERRUPTED):
+        shutil.copy(tmp_path / "copy.db", home.database)
+        with open_store(home) as store:
+            assert store.add([new], now=1.0) == [1]
+            store.ask(1, "cancel" if state is State.CANCELLED else "interrupt", 1.0, now=2.0)
+            for _ in range(2):
+                Publisher(store, home, tracker).publish_once(now=100.0)
+    found = mlflow_runs(tracker)
+    assert sorted(run.data.tags["runner.state"] for run in found) == ["CANCELLED", "INTERRUPTED"]
+    assert len({run.data.tags["runner.id"] for run in found}) == 1
+    assert len({run.data.tags["runner.identity"] for run in found}) == 2
+
+
+def test_an_mlflow_run_that_the_row_names_by_mistake_is_left_to_its_own_run(
+    queued_run: int, publish: Callable[[], None], store: Store, tracker: Tracker
+) -> None:
+    publish()
+    [first] = mlflow_runs(tracker)
+    tracker.client.set_tag(first.info.run_id, "runner.identity", "another")
+    store.ask(queued_run, "cancel", 1.0, now=2.0)
+    publish()
+    assert [run.data.tags["runner.identity"] for run in mlflow_runs(tracker)].count("another") == 1
+    own = store.run(queued_run)
+    assert own is not None and own.mlflow_run_id != first.info.run_id
+
+
+def test_a_run_of_before_identities_is_found_by_its_number_alone(tracker: Tracker) -> None:
+    tags = {record.IDENTITY: "queue/1", record.RUN_IDENTITY: None}
+    before = tracker.open(None, "1-tiny", 1.0, tags)
+    assert tracker.open(None, "1-tiny", 1.0, tags).id == before.id
+    newer = tracker.open(None, "1-tiny", 1.0, {**tags, record.RUN_IDENTITY: "0123"})
+    assert newer.id != before.id
+    assert tracker.open(None, "1-tiny", 1.0, tags).id == before.id
+
+
+def test_nothing_of_another_runs_folder_is_published(
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    ownership.claim(scheduler.paths(running_run), "f" * 32, submitted_at=0.0)
+    scheduler.measure(running_run, 1, [1, 2])
+    draw(scheduler, running_run, 1, "confusion.png")
+    scheduler.end(running_run, Event.FAIL, "holds another run")
+    publish()
+    run = mlflow_run(tracker)
+    assert (run.info.status, run.data.metrics) == ("FAILED", {})
+    assert files(tracker) == set()
+
+
 def test_a_double_that_a_server_made_late_is_gone_at_the_runs_end(
     running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
 ) -> None:
@@ -401,7 +457,7 @@ def test_a_double_that_a_server_made_late_is_gone_at_the_runs_end(
     scheduler.measure(running_run, 1, [1])
     publisher.publish_once(now=100.0)
     [made] = mlflow_runs(tracker)
-    tags = {record.IDENTITY: made.data.tags[record.IDENTITY]}
+    tags = {key: made.data.tags[key] for key in (record.IDENTITY, record.RUN_IDENTITY)}
     tracker.client.create_run(made.info.experiment_id, 1000, tags, "1-tiny")
     users_copy = tracker.client.create_run(made.info.experiment_id, 1000, tags, "mine").info.run_id
     tracker.client.log_metric(users_copy, "epoch", 1.0)

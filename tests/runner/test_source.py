@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import os
 import subprocess
 import sys
 import tarfile
+import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -127,19 +130,79 @@ def test_an_archive_of_other_source_is_noticed() -> None:
         Archive(one.digest, other.archive.data).files()
 
 
-@pytest.mark.parametrize("name", ["runner/../../evil.py", "/runner/evil.py", "elsewhere/evil.py"])
-def test_an_archive_cannot_write_outside_of_the_packages(name: str) -> None:
+def packed(*entries: tuple[str, bytes, Mapping[str, object]]) -> bytes:
+    """A .tar.bz2 of entries, each a name, its content, and what else is said of it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
-        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    with pytest.raises(SourceError, match="no file of our packages"):
-        source.unpack(buffer.getvalue())
+        for name, content, fields in entries:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            for key, value in fields.items():
+                setattr(entry, key, value)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def refusal(archive: bytes) -> str:
+    with pytest.raises(SourceError) as caught:
+        source.unpack(archive)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["runner/../../evil.py", "/runner/evil.py", "elsewhere/evil.py", "../evil.py", "", ".", "runner/\0.py"],
+)
+def test_an_archive_cannot_write_outside_of_the_packages(name: str) -> None:
+    entry = (name, b"", {"pax_headers": {"path": name}} if "\0" in name else {})
+    assert refusal(packed(entry)).endswith("which is no file of our packages")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (tarfile.SYMTYPE, "a link"),
+        (tarfile.LNKTYPE, "a link"),
+        (tarfile.CHRTYPE, "a device"),
+        (tarfile.BLKTYPE, "a device"),
+        (tarfile.FIFOTYPE, "a pipe"),
+        (tarfile.DIRTYPE, "a folder"),
+    ],
+)
+@pytest.mark.parametrize("target", ["/etc/passwd", "runner/a.py", "absent", ""])
+def test_links_devices_and_pipes_in_an_archive_are_one_line(kind: bytes, said: str, target: str) -> None:
+    archive = packed(("runner/a.py", b"1", {}), ("runner/b.py", b"", {"type": kind, "linkname": target}))
+    assert refusal(archive) == f"the archive of the code holds 'runner/b.py', which is {said}"
+
+
+def test_of_a_bomb_no_more_is_unpacked_than_source_can_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "LARGEST_TAR", 2_000_000)
+    zeros = bz2.compress(bytes(20_000_000))
+    assert len(zeros) < 1000
+    tracemalloc.start()
+    try:
+        assert refusal(zeros) == "the archive of the code is larger than 2 MB unpacked"
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_claims_gigabytes_of_holes_is_not_read() -> None:
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(2**40)}
+    archive = packed(("runner/a.py", b"0\n".ljust(512, b"\0"), {"pax_headers": sparse}))
+    assert refusal(archive) == "the archive of the code holds 'runner/a.py', which is no plain file"
+
+
+def test_a_file_larger_than_all_source_may_be_is_refused() -> None:
+    large = packed(("runner/a.py", bytes(source.LARGEST + 1), {}))
+    assert refusal(large) == "the archive of the code holds 'runner/a.py' of 16,000,001 bytes"
 
 
 def test_what_travels_imports_nothing_but_python_and_itself() -> None:
     code = "import sys; before = {*sys.modules}; import runner.guest; print(*sorted({*sys.modules} - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = {name.partition(".")[0] for name in done.stdout.split()}
-    assert imported - sys.stdlib_module_names == {"runner"}
-    ours = {name for name in done.stdout.split() if name.startswith("runner.")}
-    assert ours == {"runner.code_cache", "runner.guest", "runner.private", "runner.source"}
+    assert imported - sys.stdlib_module_names == {"capsnet", "runner"}
+    ours = {name for name in done.stdout.split() if name.startswith(("capsnet.", "runner."))}
+    assert ours == {"capsnet.locks", "runner.code_cache", "runner.guest", "runner.private", "runner.source"}

@@ -32,8 +32,9 @@ class Kept:
     def work(self, run: Run) -> Workplace:
         """Begin the run's newest attempt, as scheduler and worker do."""
         self.storage.prepare(run)
-        place = workplace_of(self.home, run.id, run.name, run.attempt, run.config)
+        place = workplace_of(self.home, run.id, run.name, run.attempt, run.config, identity=run.identity)
         place.open()
+        place.claim(0.0, lambda trouble: None)
         return place
 
     def elsewhere(self, folder: Path) -> Storage:

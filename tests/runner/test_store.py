@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,22 @@ class TestAdding:
             store.add([new_run(), broken], now=1.0)
         assert store.runs() == []
 
+    def test_numbers_begin_above_what_lies_outside_of_the_queue(self, store: Store) -> None:
+        assert store.add([new_run()], now=1.0, above=7) == [8]
+        assert store.add([new_run(), new_run()], now=1.0, above=3) == [9, 10]
+        store.number_above(20)
+        store.number_above(15)
+        assert store.add([new_run()], now=1.0) == [21]
+
+    def test_a_new_queue_that_is_told_of_the_first_number_goes_on_with_the_second(self, store: Store) -> None:
+        store.number_above(0)
+        store.number_above(1)
+        assert store.add([new_run()], now=1.0) == [2]
+
+    def test_each_run_has_an_identity_of_its_own(self, store: Store) -> None:
+        found = {row(store, number).identity for number in store.add([new_run()] * 3, now=1.0)}
+        assert len(found) == 3 and all(re.fullmatch("[0-9a-f]{32}", str(identity)) for identity in found)
+
     def test_adding_nothing_is_no_error(self, store: Store) -> None:
         assert store.add([], now=1.0) == []
 
@@ -190,6 +207,26 @@ class TestClaiming:
         assert (attempt.gpus, attempt.cpus, attempt.outcome) == (0.5, 2, None)
         run = row(store, queued)
         assert (run.state, run.attempt, run.started_at) == (State.RUNNING, 1, 101.0)
+
+    def test_no_attempt_starts_before_its_run_was_submitted_or_ends_before_it_started(
+        self, store: Store, add, epoch: int
+    ) -> None:
+        (run_id,) = store.add([new_run()], now=100.0)
+        attempt = store.claim(epoch, run_id, 99.5, gpus=1, cpus=1)
+        assert attempt is not None and attempt.started_at == 100.0
+        store.end(epoch, run_id, 1, Event.INTERRUPT, 99.0, "stopped")
+        (attempt,), run = store.attempts(run_id), row(store, run_id)
+        assert (run.submitted_at, run.started_at, run.ended_at) == (100.0, 100.0, 100.0)
+        assert attempt.ended_at == 100.0
+
+    def test_an_attempt_has_a_number_above_those_of_which_files_are_there(
+        self, store: Store, queued: int, epoch: int
+    ) -> None:
+        attempt = store.claim(epoch, queued, 101.0, gpus=1, cpus=1, after=3)
+        assert attempt is not None and attempt.number == row(store, queued).attempt == 4
+        store.end(epoch, queued, 4, Event.LOSE, 102.0, "lost")
+        again = store.claim(epoch, queued, 103.0, gpus=1, cpus=1, after=2)
+        assert again is not None and again.number == 5
 
     def test_a_run_cannot_be_claimed_twice(self, store: Store, running: int, epoch: int) -> None:
         assert store.claim(epoch, running, 102.0, gpus=1, cpus=1) is None

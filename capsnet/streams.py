@@ -1,0 +1,51 @@
+"""The standard streams of a program that starts: open, and able to take any text. Standard library only."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+CLOSED = "standard output is closed: run this with it open, as in >/dev/null"
+
+
+def prepare() -> str | None:
+    """Make the standard streams usable; the reason, in one line, where this program cannot print.
+
+    Characters that a stream's encoding lacks are replaced. A stream that was closed, as by `2>&-`, leads to
+    /dev/null: otherwise the next file that is opened gets its number, and what is printed goes there.
+    """
+    closed = sys.stdout is None
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the number of the first one that is free is its own
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - it stays open
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    return CLOSED if closed else None
+
+
+def flushed() -> str | None:
+    """Write what standard output still holds; the reason, in one line, where that fails.
+
+    Empty where nobody reads it any more. Python would fail once more, and loudly, at its end.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        lead_nowhere()
+        return "" if isinstance(error, BrokenPipeError) else unwritable(error)
+    return None
+
+
+def unwritable(error: OSError) -> str:
+    """The reason why standard output could not be written, in one line."""
+    return f"standard output cannot be written: {error.strerror or error}"
+
+
+def lead_nowhere() -> None:
+    """Let standard output take and lose what it still holds."""
+    opened = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(opened, sys.stdout.fileno())
+    os.close(opened)
