@@ -255,8 +255,9 @@ NOTEBOOK = "module://matplotlib_inline.backend_inline"
 def test_pictures_are_drawn_whatever_backend_the_environment_names(backend, kept):
     """As Jupyter and Colab set it for every `!command`."""
     code = (
-        "import os, sys; from capsnet.figures import sheet\n"
-        "with sheet.defaults(): content = sheet.png(sheet.figure(20, 10))\n"
+        "import os, sys; from capsnet.figures import rendering\n"
+        "with rendering.defaults():\n"
+        "    from matplotlib.figure import Figure; content = rendering.png(Figure())\n"
         "assert content.startswith(b'\\x89PNG') and 'matplotlib.pyplot' not in sys.modules\n"
         "import matplotlib; print(os.environ['MPLBACKEND'])\n"
         "print(matplotlib.get_backend(auto_select=False))"

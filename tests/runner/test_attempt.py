@@ -375,8 +375,8 @@ def test_what_takes_the_place_of_the_named_file_meanwhile_is_kept_and_the_run_ca
     config = f"{SMALL}checkpoint: {{model_path: {named}}}\n"
     save = checkpoint.save
 
-    def save_and_put_a_text_there(state: State, path: Path) -> None:
-        save(state, path)
+    def save_and_put_a_text_there(state: State, path: Path, mode: int) -> None:
+        save(state, path, mode)
         named.unlink(missing_ok=True)
         named.write_text("a year's work")
 

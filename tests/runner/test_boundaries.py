@@ -21,8 +21,8 @@ FLOORS = {
     "capsnet": [
         "config sections dataset_sections model_sections presets schema mistakes wording validation yamlfile "
         "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
-        "pairing mat5 notices agreement kernel native convolution patience group private caches cpus guard locks "
-        "streams",
+        "pairing mat5 notices agreement kernel native convolution patience group private caches cpus guard "
+        "locks streams",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",

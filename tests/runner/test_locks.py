@@ -37,7 +37,7 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a queue": (lambda folder: open_store(Home(folder)), "RUNNER_HOME"),
     "MLflow's store": (lambda folder: tracking.locked(folder / "mlflow.db.lock").__enter__(), "RUNNER_HOME"),
-    "the code of runs": (lambda folder: code_cache.settle(Source({}).archive, folder), "TMPDIR"),
+    "the code of runs": (lambda folder: code_cache.settle(Source({}).archive, folder), "RUNNER_RAY_DIR"),
     "a worker's files": (
         lambda folder: held.hold(folder / "scratch"),
         "RUNNER_SCRATCH, RUNNER_HOME or TMPDIR",
