@@ -8,11 +8,13 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
+from typing import IO
 
 from capsnet import notices
 from capsnet.commands import figure_options
 from capsnet.exits import FAILED, INTERRUPTED, MISTAKE
 from capsnet.figures.kinds import ALL, KINDS, FigureError
+from capsnet.printable import LINES, printable, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(parsed)
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            say("stopped", sys.stderr)
             return INTERRUPTED
 
 
@@ -45,21 +47,28 @@ def _run(parsed: Namespace) -> int:
             from capsnet.commands import summary as command
         return command.run(parsed)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        say(error, sys.stderr)
     except (CheckpointError, DataError, FigureError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
     except BrokenPipeError:  # whoever read the output, `head` say, has enough; Python shall not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (TrainingError, GroupError, OSError) as error:  # OSError: the disk is full, say
-        print(f"failed: {error}", file=sys.stderr)
+        say(f"failed: {error}", sys.stderr)
         return FAILED
     return MISTAKE
 
 
+class Parser(ArgumentParser):
+    """Escapes control characters in what it quotes of the command line."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        super()._print_message(printable(message, LINES), file)
+
+
 def parser() -> ArgumentParser:
     """What the command line takes."""
-    top = ArgumentParser(
+    top = Parser(
         prog="python -m capsnet",
         description="Train and study capsule networks.",
         epilog="example: python -m capsnet train experiments/quickstart.yaml",

@@ -22,10 +22,11 @@ from runner.backlog import Backlog
 from runner.code_cache import settle
 from runner.log_copy import LogCopy
 from runner.paths import Home, RunPaths
+from runner.redaction import redacted
 from runner.rows import Run
 from runner.states import ENDED, State
 from runner.store import Store
-from runner.tracking import Record, Tracker, TrackingError, explain, shown
+from runner.tracking import Record, Tracker, TrackingError, explain
 
 FIRST_WAIT_SECONDS = 5.0  # before a run that could not be published is tried again; doubled each time
 LONGEST_WAIT_SECONDS = 300.0
@@ -95,7 +96,7 @@ class Publisher:
             self._tracker.check()
         except Exception as error:  # whatever it is, training goes on, and the row says why MLflow lacks it
             for run, _ in due:
-                self._note(run, f"{shown(self._tracker.target.uri)}: {explain(error)}")
+                self._note(run, f"{redacted(self._tracker.target.uri)}: {explain(error)}")
             return
         for run, fingerprint in due[:RUNS_A_ROUND]:
             if self.superseded:

@@ -13,6 +13,7 @@ import yaml
 from capsnet.history import Row, results
 from capsnet.state import flat
 from runner import system_metrics
+from runner.redaction import Redactor
 from runner.rows import Run
 from runner.states import State
 
@@ -97,7 +98,9 @@ def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user,
     }
-    return {_key(key): value for key, value in run.tags.items()} | known
+    redact = Redactor()
+    every = {_key(key): value for key, value in run.tags.items()} | known
+    return {key: None if value is None else redact(value) for key, value in every.items()}
 
 
 def _key(key: str) -> str:

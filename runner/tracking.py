@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from runner import record
 from runner.paths import Home
 from runner.record import Point, Sample
+from runner.redaction import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,13 +84,6 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
         lock=database.with_name(database.name + ".lock") if uri == f"sqlite:///{database}" else None,
         served=served,
     )
-
-
-def shown(uri: str) -> str:
-    """A URI, or text with some, as it may be printed and stored: without the names and passwords in them."""
-    text = re.sub(r"(?<=://)[^/?#\s]*@", "", uri)
-    # A password in the URI of a database may hold what would end a host's name.
-    return re.sub(r"(?<!http)(?<!https)://[^:/@\s]*:[^@\s]*@", "://", text)
 
 
 @contextmanager
@@ -177,7 +171,7 @@ class Tracker:
     @property
     def client(self) -> MlflowClient:
         if self._client is None:
-            raise TrackingError(f"{shown(self.target.uri)}: not connected")
+            raise TrackingError(f"{redacted(self.target.uri)}: not connected")
         return self._client
 
     def open(
@@ -406,7 +400,7 @@ def _batches(groups: Iterable[Sequence[Item]], limit: int) -> Iterator[list[Sequ
 def explain(error: BaseException) -> str:
     """One line: the root of a failed connection, else what MLflow says, without passwords, shortened."""
     broken = [cause for cause in _causes(error) if isinstance(cause, OSError)]
-    lines = shown(str(broken[-1] if broken else error)).strip().splitlines()
+    lines = redacted(str(broken[-1] if broken else error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]
 
 

@@ -23,7 +23,8 @@ from types import FrameType
 from typing import IO
 
 from runner.paths import Home
-from runner.tracking import SETTINGS, Target, locked, shown, target
+from runner.redaction import redacted
+from runner.tracking import SETTINGS, Target, locked, target
 
 HOST = "127.0.0.1"
 PORT = 5000  # of MLflow; TensorBoard takes the next free one
@@ -63,7 +64,7 @@ class Child:
 
     def last_words(self) -> str:
         self.said.seek(0)
-        said = shown(
+        said = redacted(
             self.said.read().decode(errors="replace")
         )  # MLflow may name its database, password included
         lines = [line.strip() for line in said.splitlines()]
@@ -107,7 +108,7 @@ def serve(home: Home, port: int = PORT, environ: Mapping[str, str] = os.environ)
         stack.enter_context(_ended_by_signals())
         if home.runs.is_dir():  # started first: the two come up beside each other
             children.append(_start("TensorBoard", tensorboard_command(home, second), environ, stack))
-        mlflow_url = shown(tracking.uri).rstrip("/")
+        mlflow_url = redacted(tracking.uri).rstrip("/")
         if not tracking.served:
             mlflow_url = f"http://{HOST}:{first}"
             # The server sets up a store that is not there yet: not while the publisher does.

@@ -32,6 +32,7 @@ from capsnet.figures.needs import require
 from capsnet.figures.subject import Subject, choose, spread_out
 from capsnet.files import CHECKPOINT
 from capsnet.history import Row, read_history
+from capsnet.printable import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +53,7 @@ def run(arguments: Namespace) -> int:
         for file, content in _pictures(arguments, path):
             with output.mistakes(file):
                 output.save(content, file)
-            print(file, flush=True)
+            say(file)
     return 0
 
 
@@ -186,4 +187,4 @@ def _subject(trained: Trained) -> Subject:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, sys.stderr)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 # purpose fits; `name.*` stands for a package and all that it holds.
 FLOORS = {
     "capsnet": [
-        "config sections dataset_sections model_sections presets schema mistakes wording validation yamlfile "
+        "config sections dataset_sections model_sections presets schema mistakes printable wording validation yamlfile "
         "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
         "pairing mat5 notices agreement kernel native convolution patience group",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
@@ -32,7 +32,7 @@ FLOORS = {
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
-        "spec loading paths private source code_cache guest protocol versions wording",
+        "spec loading paths private source code_cache guest protocol versions wording redaction",
         "states rows moves room spread placement record system_metrics run_files held objects growing "
         "remote_checkpoint object_storage storage uploading workplace settings",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
