@@ -25,6 +25,7 @@ STATUS = {
     State.CANCELLED: "KILLED",
     State.INTERRUPTED: "KILLED",
 }
+FOLDER = "runner.folder"  # the tag that says where the run's own files are
 IDENTITY = "runner.id"  # the tag by which a run is found again, whoever made it
 EPOCH = "epoch"  # a metric of its own: its last step is how far the run has been published
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
@@ -87,7 +88,7 @@ def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[
         "runner.state": str(run.state),
         "runner.reason": run.reason,
         "runner.attempt": str(run.attempt),
-        "runner.folder": folder,
+        FOLDER: folder,
         "runner.version": version,
         "runner.code": run.code,
         "host": run.host,

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from runner import record
+from runner import record, settings
 from runner.paths import Home
 from runner.record import Point, Sample
 from runner.redaction import redacted
+from runner.relocation import path_of, relocate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,7 +76,7 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
     made for. Those of one file are found by their name.
     """
     database = home.mlflow_database
-    uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
+    uri = settings.tracking_uri(environ) or f"sqlite:///{database}"
     served = uri.startswith(("http://", "https://"))
     return Target(
         uri=uri,
@@ -84,6 +85,16 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
         lock=database.with_name(database.name + ".lock") if uri == f"sqlite:///{database}" else None,
         served=served,
     )
+
+
+def follow_home(target: Target) -> list[str]:
+    """Let a store of our own name files where its home is now; the folders of the home before.
+
+    The caller holds the target's lock.
+    """
+    if target.lock is None or target.artifacts is None:
+        return []
+    return relocate(target.lock.with_suffix(""), target.artifacts, target.experiment)
 
 
 @contextmanager
@@ -133,6 +144,8 @@ class Tracker:
         """Raises unless the store answers and the experiment, created where it is missing, is in use."""
         if self._client is None:
             with locked(self.target.lock):
+                for before in follow_home(self.target):
+                    print(f"{self.target.uri}: its files are here now and no longer in {before}", flush=True)
                 self._client = _connect(self.target)
                 self._experiment_id = self._experiment()
         else:
@@ -156,7 +169,22 @@ class Tracker:
             raise TrackingError(
                 f"the MLflow experiment {name!r} was deleted: restore it, or set MLFLOW_EXPERIMENT_NAME"
             )
+        self._require_folder(found.artifact_location)
         return found.experiment_id
+
+    def _require_folder(self, location: str) -> None:
+        """Raise TrackingError where the experiment's files belong into a home that is not there any more.
+
+        MLflow would make the folder anew. A store of our own follows its home instead.
+        """
+        folder = path_of(location) if location.startswith("file:") else None
+        if self.target.served or location == self.target.artifacts or folder is None:
+            return
+        if not folder.parent.is_dir():
+            raise TrackingError(
+                f"the MLflow experiment {self.target.experiment!r} keeps its files in {folder}, which is not "
+                "there: move them back, or set MLFLOW_EXPERIMENT_NAME to begin another experiment"
+            )
 
     def _clear_default(self) -> None:
         """In a store of our own, hide MLflow's empty experiment "Default"."""

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 # purpose fits; `name.*` stands for a package and all that it holds.
 FLOORS = {
     "capsnet": [
-        "config sections dataset_sections model_sections presets schema mistakes printable wording validation yamlfile "
-        "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
+        "config sections dataset_sections model_sections presets schema mistakes printable wording validation "
+        "yamlfile yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
         "pairing mat5 notices agreement kernel native convolution patience group",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
@@ -37,7 +37,7 @@ FLOORS = {
         "remote_checkpoint object_storage storage uploading workplace settings",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
-        "worker attempt follower keeper orders output_log backlog log_copy publisher tracking model_artifact "
+        "worker attempt follower keeper orders output_log backlog log_copy publisher tracking relocation model_artifact "
         "capsnet_pyfunc",
         "cluster resources",
         "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray",
