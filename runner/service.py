@@ -224,7 +224,7 @@ def _await_rest(store: Store) -> None:
 def _await_published(store: Store) -> None:
     """Give the publisher time for what is new, unless tracking is away: the next `up` goes on with it."""
     deadline = time.monotonic() + PUBLISH_SECONDS
-    while (behind := store.unpublished(started=True)) and time.monotonic() < deadline:
+    while (behind := store.unpublished()) and time.monotonic() < deadline:
         if all(run.publish_error for run in behind):
             return
         time.sleep(0.1)

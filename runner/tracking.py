@@ -126,6 +126,7 @@ class Record:
     id: str
     experiment_id: str
     status: str
+    started_ms: int  # unix time in ms, of its making: MLflow never changes it
     params: dict[str, str]
     tags: dict[str, str]
     epoch: int = 0  # the last one whose metrics it has
@@ -210,7 +211,10 @@ class Tracker:
         if run is None:
             known = {key: value for key, value in tags.items() if value is not None}
             run = self.client.create_run(str(self._experiment_id), round(started_at * 1000), known, name)
-            return Record(run.info.run_id, run.info.experiment_id, run.info.status, params={}, tags=known)
+            info = run.info
+            return Record(
+                info.run_id, info.experiment_id, info.status, info.start_time, params={}, tags=known
+            )
         if not _is_active(run):
             raise TrackingError(f"its MLflow run {run.info.run_id} was deleted: restore it in MLflow's UI")
         history = self.client.get_metric_history
@@ -218,6 +222,7 @@ class Tracker:
             id=run.info.run_id,
             experiment_id=run.info.experiment_id,
             status=run.info.status,
+            started_ms=run.info.start_time,
             params=dict(run.data.params),
             tags=dict(run.data.tags),
             epoch=max((point.step for point in history(run.info.run_id, record.EPOCH)), default=0),
@@ -284,13 +289,17 @@ class Tracker:
             self.client.delete_tag(run.id, key)
             del run.tags[key]
 
-    def set_status(self, run: Record, status: str, ended_at: float | None) -> None:
-        """Writes the status; MLflow keeps an earlier end's time while a resumed run goes on."""
-        if status != run.status or ended_at is not None:
-            if ended_at is None:
+    def set_status(self, run: Record, status: str, seconds: float | None) -> None:
+        """Writes the status and, of a run that has ended, for how many seconds it went on in all.
+
+        MLflow shows the time from its start to its end, so the end is that long after the start. It keeps an
+        earlier end while a resumed run goes on.
+        """
+        if status != run.status or seconds is not None:
+            if seconds is None:
                 self.client.update_run(run.id, status)
             else:
-                self.client.set_terminated(run.id, status, round(ended_at * 1000))
+                self.client.set_terminated(run.id, status, run.started_ms + round(seconds * 1000))
             run.status = status
 
     def add_file(self, run: Record, file: Path, folder: str | None = None) -> None:

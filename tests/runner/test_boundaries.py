@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 # purpose fits; `name.*` stands for a package and all that it holds.
 FLOORS = {
     "capsnet": [
-        "config sections dataset_sections model_sections presets schema mistakes printable wording validation "
-        "yamlfile yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
-        "pairing mat5 notices agreement kernel native convolution patience group",
+        "config sections dataset_sections model_sections presets schema mistakes printable wording "
+        "validation yamlfile yamltext yamlwords routing em randomness reference reference_em files geometry "
+        "images layers pairing mat5 notices agreement kernel native convolution patience group",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
@@ -37,8 +37,8 @@ FLOORS = {
         "remote_checkpoint object_storage storage uploading workplace settings",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
-        "worker attempt follower keeper orders output_log backlog log_copy publisher tracking relocation model_artifact "
-        "capsnet_pyfunc",
+        "worker attempt follower keeper orders output_log backlog log_copy publisher tracking relocation "
+        "model_artifact capsnet_pyfunc",
         "cluster resources",
         "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray",
         "cli __main__ commands.* output exits notes narration following views editing git present ui",
