@@ -17,8 +17,8 @@ from capsnet.state import flat
 if TYPE_CHECKING:
     from capsnet.config import Config
 
-# Figures of the epoch that validation chose, by their names in capsnet.history.results. TensorBoard begins with
-# the first group in the alphabet, so a single point has its place in a group of curves.
+# Figures of the epoch that validation chose, by name in capsnet.history.results. TensorBoard begins with the
+# first group in the alphabet, so a single point has its place in a group of curves.
 BEST = {
     "best/epoch": "validation/best_epoch",
     "best/validation/accuracy": "validation/accuracy_at_best_epoch",

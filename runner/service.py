@@ -183,6 +183,7 @@ def status(home: Home, store: Store) -> dict[str, Any]:
         "gpus": beat.gpus if beat else None,
         "cpus": beat.cores if beat else None,
         "tracking": beat.tracking if beat else None,
+        "publish_errors": store.publish_errors(),
         "runs": {state.value: counts[state] for state in State},
     }
 

@@ -324,6 +324,14 @@ class Store:
         with self._reading() as connection:
             return connection.execute(select(runs.c.id).where(BEHIND, TOLD).limit(1)).first() is not None
 
+    def publish_errors(self) -> dict[str, int]:
+        """Why runs could not be published, each reason with the number of runs."""
+        failed = runs.c.publish_error.is_not(None)
+        query = select(runs.c.publish_error, func.count()).where(BEHIND, TOLD, failed)
+        with self._reading() as connection:
+            found = connection.execute(query.group_by(runs.c.publish_error).order_by(func.count().desc()))
+            return {row[0]: row[1] for row in found}
+
     def published(
         self,
         run_id: int,

@@ -70,7 +70,7 @@ def details(
 ) -> dict[str, str]:
     """What `show` prints of a run, by label; empty text is left out. `code_here`: the digest of ours."""
     now = situation.now
-    note = notes.note(run, situation)
+    note = notes.state_note(run, situation)
     return {
         "run": f"{run.id} ({run.name})",
         "state": run.state + (f": {note}" if note else ""),
