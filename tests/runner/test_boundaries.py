@@ -41,7 +41,8 @@ FLOORS = {
         "model_artifact capsnet_pyfunc",
         "cluster resources",
         "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray",
-        "cli __main__ commands.* output exits notes narration following views editing git present ui",
+        "cli __main__ commands.* output exits notes narration following views editing git present "
+        "ui ui_child ui_record web_gate web_proxy web_server run_tied tensorboard_server",
     ],
 }
 
@@ -62,6 +63,9 @@ ONLY = {
         "runner.migrations",
     },
     "psycopg": {"runner.postgres"},
+    "aiohttp": {"runner.web_proxy"},
+    "starlette": {"runner.web_gate", "runner.web_proxy", "runner.web_server", "runner.ui"},
+    "uvicorn": {"runner.web_server"},
     "fsspec": {"runner.objects"},
     "alembic": {"runner.schema", "runner.migrations"},
     "typer": {"runner.cli", "runner.output", "runner.commands"},
