@@ -8,7 +8,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
-from typing import IO
+from typing import Any
 
 from capsnet import notices
 from capsnet.commands import figure_options
@@ -62,7 +62,7 @@ def _run(parsed: Namespace) -> int:
 class Parser(ArgumentParser):
     """Escapes control characters in what it quotes of the command line."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message, LINES), file)
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
@@ -21,9 +21,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cli_harness import Lab
 from patience import PATIENCE, wait_until
 
-from runner import ui, ui_record
+from runner import exits, ui, ui_record
 from runner.paths import Home
 
 # What the command `ui` does, without its printing.
@@ -63,7 +64,7 @@ class Serving:
 
 
 @contextmanager
-def serving(home: Path, port: int = 5000, **variables: str) -> Iterator[Serving]:
+def serving(home: Path, port: int = 5000, variables: Mapping[str, str] = os.environ) -> Iterator[Serving]:
     """Serve until the block ends. A proxy that is of no use here must not be in its way."""
     command = [sys.executable, "-c", SERVE, str(home), str(port)]
     environ = {**os.environ, "http_proxy": "http://127.0.0.1:9", **variables}
@@ -159,10 +160,10 @@ def test_no_server_listens_where_other_users_are_let_in(served: Serving, home: P
     ]
     assert listening == [("127.0.0.1", served.port)]
     sockets = [
-        Path(connection.laddr)
+        Path(str(connection.laddr))
         for pid in pids
         for connection in psutil.Process(pid).net_connections("unix")
-        if connection.status == psutil.CONN_NONE and connection.laddr.endswith(".sock")
+        if str(connection.laddr).endswith(".sock")
     ]
     assert {path.name for path in sockets} == {"mlflow.sock", "tensorboard.sock"}
     for folder in {path.parent for path in sockets}:
@@ -219,6 +220,18 @@ def test_a_second_one_says_that_one_runs_and_where(served: Serving, home: Path) 
     assert {page.name: page.url for page in already.value.served.pages} == served.links
 
 
+def test_the_command_prints_the_links_of_the_one_that_runs(
+    served: Serving, home: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_HOME", str(home))
+    shutil.copy(lab.home.database, home)
+    done = lab.call("ui")
+    assert done.code == exits.OK
+    assert done.out.splitlines() == [f"{name:<12} {link}" for name, link in served.links.items()]
+    assert f"process {served.process.pid} serves these pages already" in done.err
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+
+
 def test_ctrl_c_ends_both_servers_and_forgets_the_token(home: Path, served: Serving) -> None:
     children = served.children
     before = ui_record.read(ui_record.folder(home))
@@ -254,13 +267,13 @@ def test_two_that_start_at_once_are_one_that_serves_and_one_that_says_so(tmp_pat
 def test_one_that_is_killed_leaves_no_server_behind_and_the_next_has_the_same_addresses(
     tmp_path: Path,
 ) -> None:
-    with serving(tmp_path, **ELSEWHERE) as killed:
+    with serving(tmp_path, variables=ELSEWHERE) as killed:
         children = killed.children
         address = Browser().get(killed.links["TensorBoard"]).url
         killed.process.kill()
         killed.process.wait(PATIENCE)
     wait_until_gone(children)
-    with serving(tmp_path, killed.port, **ELSEWHERE) as after:
+    with serving(tmp_path, killed.port, ELSEWHERE) as after:
         assert after.token != killed.token
         browser = Browser()
         assert browser.status(killed.links["TensorBoard"]) == 401
@@ -271,7 +284,7 @@ def test_one_that_is_killed_leaves_no_server_behind_and_the_next_has_the_same_ad
 
 
 def test_a_closed_terminal_leaves_no_server_behind(tmp_path: Path) -> None:
-    with serving(tmp_path, **ELSEWHERE) as served:
+    with serving(tmp_path, variables=ELSEWHERE) as served:
         children = served.children
         assert children
         served.process.send_signal(signal.SIGHUP)

@@ -8,7 +8,7 @@ import gzip
 import http.client
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from runner.web_proxy import SocketProxy
 from runner.web_server import HOST, listen, serving
 
 PIECE = b"x" * (1 << 16)
+NONE: Mapping[str, str] = {}
 PIECES = 200  # 13 MB, more than any buffer on the way holds
 
 
@@ -30,12 +31,12 @@ class Behind(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/twice":
             self.answer(
-                b"", **{"Set-Cookie": "a=1", "set-cookie": "b=2", "Connection": "X-Mine", "X-Mine": "1"}
+                b"", {"Set-Cookie": "a=1", "set-cookie": "b=2", "Connection": "X-Mine", "X-Mine": "1"}
             )
         elif self.path == "/packed":
-            self.answer(gzip.compress(b"text"), **{"Content-Encoding": "gzip"})
+            self.answer(gzip.compress(b"text"), {"Content-Encoding": "gzip"})
         elif self.path == "/moved":
-            self.answer(b"", status=302, Location="/twice")
+            self.answer(b"", {"Location": "/twice"}, status=302)
         elif self.path == "/slow":
             self.send_response(200)
             self.send_header("Content-Length", str(PIECES * len(PIECE)))
@@ -59,7 +60,7 @@ class Behind(BaseHTTPRequestHandler):
         size = int(self.headers["Content-Length"])
         self.answer(f"{size} {self.rfile.read(size) == PIECE * 3} {self.headers['Content-Type']}".encode())
 
-    def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
+    def answer(self, body: bytes, headers: Mapping[str, str] = NONE, status: int = 200) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -68,7 +69,7 @@ class Behind(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - the library's name
         pass
 
 
