@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from runner import local_ray, source
+from runner import local_ray, settings, source
 from runner.local_ray import LocalRay, LocalRayError
 from runner.paths import Home
 from runner.rows import Beat
@@ -237,6 +237,7 @@ def _launch(action: str, home: Home, ray: LocalRay | None) -> str:
     assert address, "without a local Ray there is an address"
     cluster = _own_cluster() if ray else ""
     environment = local_ray.environment(ray.token, os.environ) if ray else {**os.environ, **JOINING}
+    environment |= settings.mlflow_paths(environment)  # from here on in another directory
     environment["RUNNER_DATABASE_URL"] = home.database_url or ""
     environment["RUNNER_STORAGE"] = home.storage or ""
     environment |= _same_code(environment)

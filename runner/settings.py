@@ -26,16 +26,16 @@ OBJECT_STORE = ("AWS_", "FSSPEC_", "RUNNER_SCRATCH")
 def given(home: Home, environ: Mapping[str, str]) -> dict[str, str]:
     """What is handed on: how to reach the tracking server and, where the runs lie there, the object store."""
     prefixes = TRACKING + (OBJECT_STORE if home.remote else ())
-    found = {key: value for key, value in environ.items() if key.startswith(prefixes)} | _of_mlflow(environ)
+    found = {key: value for key, value in environ.items() if key.startswith(prefixes)} | mlflow_paths(environ)
     return found | ({STORAGE: home.storage} if home.storage else {})
 
 
 def tracking_uri(environ: Mapping[str, str]) -> str | None:
     """The tracking store that MLFLOW_TRACKING_URI names, the same for processes of other directories."""
-    return _of_mlflow(environ).get("MLFLOW_TRACKING_URI")
+    return mlflow_paths(environ).get("MLFLOW_TRACKING_URI")
 
 
-def _of_mlflow(environ: Mapping[str, str]) -> dict[str, str]:
+def mlflow_paths(environ: Mapping[str, str]) -> dict[str, str]:
     """MLflow's variables that may name a path, with an absolute one."""
     uris = {key: _absolute_uri(environ[key]) for key in STORES if environ.get(key)}
     files = {key: _absolute_path(environ[key]) for key in CERTIFICATES if environ.get(key)}
