@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from runner.ui_record import Page
 
 PORT = 5000
-SECRET = "the links hold a token: whoever has one may read and delete your runs"
 COPY_SECONDS = 30.0  # between two looks at the object store for what is new on TensorBoard
 
 
@@ -61,7 +60,8 @@ def ui(
             if not services.children:
                 hint(f"no TensorBoard: {home.runs} with the runs' folders is not to be seen from this host")
                 return
-            hint(f"{SECRET}; Ctrl-C ends the pages, and the runs go on")
+            hint("whoever has a link may read and delete your runs, until this command ends")
+            hint("Ctrl-C ends the pages; the runs go on")
             services.wait()
     except AlreadyServed as already:
         hint(f"process {already.served.pid} serves these pages already; Ctrl-C there ends them")
