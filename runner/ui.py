@@ -118,6 +118,7 @@ def _claimed(home: Home) -> Iterator[Path]:
         raise UIError(f"{error}; set TMPDIR to a folder of your own") from error
     if len(os.fsencode(place / f"{TENSORBOARD}.sock")) > LONGEST_SOCKET:
         raise UIError(f"{place}: too long a path for a socket: set TMPDIR to a shorter one")
+    served = None
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with ui_record.locked(place) as held:
@@ -128,7 +129,8 @@ def _claimed(home: Home) -> Iterator[Path]:
         if served is not None and _answers(served):
             raise AlreadyServed(served)
         time.sleep(POLL_SECONDS)
-    raise UIError(f"another `ui` of this home has been starting for {START_SECONDS:.0f} s: see {place}")
+    whose = f", process {served.pid}," if served is not None and served.pid else ""
+    raise UIError(f"another `ui` of this home{whose} does not answer: end it, and try again")
 
 
 def _answers(served: Served) -> bool:

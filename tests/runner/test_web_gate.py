@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from starlette.datastructures import Headers
 from runner.web_gate import Gate, is_foreign, new_token
 from runner.web_server import HOST, PortError, listen, serving
 
-TOKEN = new_token()
+TOKEN = "Zk3_x-9aQ2LmR7vTn0Wd5g"
 PATH = "/guess-me"
 START = f"{PATH}/app/#/start"
 COOKIE = {"cookie": f"runner={TOKEN}"}
@@ -204,6 +205,12 @@ def test_a_websocket_needs_the_token_too(cookies: list[str], sent: str) -> None:
     gate = Gate(application, TOKEN, cookie="runner", path=PATH)
     asyncio.run(gate(scope, None, send))  # type: ignore[arg-type] # nothing is received
     assert messages == [sent]
+
+
+def test_a_token_is_new_each_time_and_stands_in_a_url_as_it_is() -> None:
+    tokens = {new_token() for _ in range(100)}
+    assert len(tokens) == 100
+    assert all(len(token) == len(TOKEN) and urllib.parse.quote(token) == token for token in tokens)
 
 
 def test_no_free_port_is_one_line_with_a_way_out() -> None:
