@@ -7,11 +7,13 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from capsnet import notices, streams
 from capsnet.commands import figure_options
 from capsnet.exits import FAILED, INTERRUPTED, MISTAKE
 from capsnet.figures.kinds import ALL, KINDS, FigureError
+from capsnet.printable import LINES, printable, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code = _run(parsed)
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            say("stopped", sys.stderr)
             code = INTERRUPTED
     if (reason := streams.flushed()) is None:
         return code
     if reason:
-        print(f"failed: {reason}", file=sys.stderr)
+        say(f"failed: {reason}", sys.stderr)
     return code or FAILED
 
 
@@ -52,21 +54,28 @@ def _run(parsed: Namespace) -> int:
             from capsnet.commands import summary as command
         return command.run(parsed)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        say(error, sys.stderr)
     except (CheckpointError, DataError, FigureError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
     except BrokenPipeError:  # whoever read the output, `head` say, has enough
         streams.lead_nowhere()
         return FAILED
     except (TrainingError, GroupError, OSError) as error:  # OSError: the disk is full, say
-        print(f"failed: {error}", file=sys.stderr)
+        say(f"failed: {error}", sys.stderr)
         return FAILED
     return MISTAKE
 
 
+class Parser(ArgumentParser):
+    """Escapes control characters in what it quotes of the command line."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message, LINES), file)
+
+
 def parser() -> ArgumentParser:
     """What the command line takes."""
-    top = ArgumentParser(
+    top = Parser(
         prog="python -m capsnet",
         description="Train and study capsule networks.",
         epilog="example: python -m capsnet train experiments/quickstart.yaml",

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from capsnet.printable import printable
+
 SHOWN_CHARACTERS = 60  # of a value inside a message
 
 
@@ -38,7 +40,7 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return _short("[" + ", ".join(shown(item) for item in value[:SHOWN_CHARACTERS]) + "]")
     if isinstance(value, str):
-        return _short('"' + ascii_escapes(value[: SHOWN_CHARACTERS + 1]) + '"')
+        return _short('"' + printable(value[: SHOWN_CHARACTERS + 1]) + '"')
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return _short(repr(value))
@@ -46,12 +48,7 @@ def shown(value: Any) -> str:
 
 def brief(text: str) -> str:
     """The beginning of a text, in one line that a terminal shows as it is."""
-    return _short(ascii_escapes(text[: 2 * SHOWN_CHARACTERS]), 2 * SHOWN_CHARACTERS - 1)
-
-
-def ascii_escapes(text: str) -> str:
-    """`text` with what a terminal would not show, or would obey, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _short(printable(text[: 2 * SHOWN_CHARACTERS]), 2 * SHOWN_CHARACTERS - 1)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

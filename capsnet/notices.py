@@ -8,16 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from capsnet.printable import LINES, printable, say
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), LINES)
+
 
 @contextmanager
 def shown(stream: TextIO) -> Iterator[None]:
     """Print what capsnet logs, and every warning, for as long as this lasts."""
 
     def show(message: Warning | str, *_: object) -> None:
-        print(f"warning: {message}", file=stream, flush=True)
+        say(f"warning: {message}", stream)
 
     log = logging.getLogger("capsnet")
     handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Printable())
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol, Self, TextIO
 
+from capsnet.printable import LINES, printable, say
+
 PLAIN_SECONDS = 30.0  # between two plain lines within an epoch
 
 
@@ -88,7 +90,7 @@ class Lines:
             self.line(f"{where}  {numbers.text}")
 
     def line(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        say(text, self._stream)
         self._last = time.monotonic()
 
 
@@ -121,4 +123,4 @@ class Bar:
         self._progress.update(self._task, completed=numbers.share, epoch=epoch, text=numbers.text)
 
     def line(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, soft_wrap=True)
+        self._progress.console.print(printable(text, LINES), markup=False, soft_wrap=True)

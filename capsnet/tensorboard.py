@@ -17,6 +17,14 @@ from capsnet.state import flat
 if TYPE_CHECKING:
     from capsnet.config import Config
 
+# Figures of the epoch that validation chose, by name in capsnet.history.results. TensorBoard begins with the
+# first group in the alphabet, so a single point has its place in a group of curves.
+BEST = {
+    "best/epoch": "validation/best_epoch",
+    "best/validation/accuracy": "validation/accuracy_at_best_epoch",
+    "best/test/accuracy": "test/accuracy_at_best_epoch",
+}
+
 
 class Board:
     """TensorBoard's event file in `folder`.
@@ -61,13 +69,14 @@ class Board:
         """Log the hyperparameters beside the figures that were reached (capsnet.history.results)."""
         from torch.utils.tensorboard.summary import hparams
 
-        for name, value in figures.items():
-            if name.startswith("best/"):  # the others are logged by epoch
-                self._writer.add_scalar(name, value, epoch)
+        best = {BEST[name]: value for name, value in figures.items() if name in BEST}
+        last = {name: value for name, value in figures.items() if not name.startswith("best/")}
+        for name, value in best.items():  # those of the last epoch are logged by epoch
+            self._writer.add_scalar(name, value, epoch)
         chosen = {name: _plain(value) for name, value in flat(config.model_dump(mode="json")).items()}
         file = self._writer.file_writer
         assert file is not None  # only a closed writer has none
-        for summary in hparams(chosen, dict(figures)):
+        for summary in hparams(chosen, last | best):
             file.add_summary(summary, epoch)
         self._writer.flush()
 

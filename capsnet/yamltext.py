@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from capsnet.mistakes import ConfigError, Mistake, ascii_escapes
+from capsnet.mistakes import ConfigError, Mistake
+from capsnet.printable import printable
 from capsnet.yamlwords import AmbiguousError, scalar
 
 KeyPath = tuple[str | int, ...]
@@ -56,7 +57,7 @@ def _syntax(error: Any, text: str, file: str) -> Mistake:
     begin = getattr(error, "context_mark", None)
     if begin is not None and begin.line + 1 != line:
         problem += f" {error.context} from line {begin.line + 1}"
-    return Mistake(file, line, "", f"is not valid YAML: {ascii_escapes(problem)}")
+    return Mistake(file, line, "", f"is not valid YAML: {printable(problem)}")
 
 
 class _Parser:
@@ -90,7 +91,7 @@ class _Parser:
         if event.tag not in (None, "!"):
             tag = event.tag.replace("tag:yaml.org,2002:", "!!", 1)
             self.refuse(
-                self.lines[path], path, f"the tag {ascii_escapes(tag)} is not allowed: write plain values"
+                self.lines[path], path, f"the tag {printable(tag)} is not allowed: write plain values"
             )
         value = self.content(event, path)
         if event.anchor is not None:
@@ -140,14 +141,12 @@ class _Parser:
         try:
             return scalar(event.value)
         except AmbiguousError as error:
-            self.refuse(self.lines[path], path, f"{error} (got {ascii_escapes(event.value[:40])})")
+            self.refuse(self.lines[path], path, f"{error} (got {printable(event.value[:40])})")
             return None
 
     def alias(self, event: Any, path: KeyPath) -> Any:
         if event.anchor not in self.anchors:
-            raise self.fatal(
-                event, path, f"the alias *{ascii_escapes(event.anchor)} stands for nothing whole"
-            )
+            raise self.fatal(event, path, f"the alias *{printable(event.anchor)} stands for nothing whole")
         value, size = self.anchors[event.anchor]
         self.count(size, event, path)
         return value
@@ -168,4 +167,4 @@ class _Parser:
 
 def dotted(path: KeyPath) -> str:
     """`("optim", "milestone", 0)` as `optim.milestone.0`, for people."""
-    return ".".join(ascii_escapes(str(part))[:100] for part in path)
+    return ".".join(printable(str(part))[:100] for part in path)

@@ -39,7 +39,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         page = browser.new_page(viewport=SIZE)
         page.add_init_script(SEEN_BEFORE)
-        take(page, f"{services.pages[0].url}&compareRunsMode=CHART", chosen.picture)
+        take(page, services.pages[0].url, chosen.picture)
         browser.close()
 
 

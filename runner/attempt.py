@@ -21,6 +21,7 @@ from runner.guest import described, is_of_the_code, located
 from runner.orders import Orders
 from runner.ownership import PlaceTaken
 from runner.paths import AttemptPaths, Home, RunPaths
+from runner.redaction import redacted
 from runner.rows import ProgressFields
 from runner.storage import EndingKind
 from runner.system_metrics import visible_gpus
@@ -149,6 +150,7 @@ class Standing:
 
     def end(self, kind: EndingKind, reason: str | None = None) -> None:
         """Put down how the attempt ended, once: first where its files are, then for the scheduler to see."""
+        reason = None if reason is None else redacted(reason)
         with self._lock:
             if self._ends:
                 return

@@ -1,7 +1,7 @@
 """Whose turn it is to be published, of however many runs that tracking lacks something of.
 
 While its server is away there may be ten thousand of them. Those that run are few and looked at each time;
-of those that wait or have ended each look reads the next part, and after the last one it begins again.
+of those that have ended each look reads the next part, and after the last one it begins again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from runner.rows import Run
 from runner.states import State
 from runner.store import Store
 
-PART = 200  # of the runs that have had an attempt
+PART = 200  # of the runs that have ended
 
 
 class Backlog:
@@ -18,19 +18,15 @@ class Backlog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._after = {True: 0, False: 0}  # the number up to which they had their turn: started or not
+        self._after = 0  # the number up to which they had their turn
 
-    def started(self) -> list[Run]:
-        """The runs that run, and the next ones that have."""
+    def next(self) -> list[Run]:
+        """The runs that run, and the next ones of the others."""
         # Read in this order, a run that ends meanwhile is there twice: the later look at it counts.
-        found = [*self._store.runs([State.RUNNING]), *self._next(True, PART)]
+        found = [*self._store.runs([State.RUNNING]), *self._next_part()]
         return list({run.id: run for run in found}.values())
 
-    def waiting(self, at_most: int) -> list[Run]:
-        """The next ones that have never run."""
-        return self._next(False, at_most) if at_most > 0 else []
-
-    def _next(self, started: bool, at_most: int) -> list[Run]:
-        found = self._store.behind(started, self._after[started], at_most)
-        self._after[started] = found[-1].id if len(found) == at_most else 0
+    def _next_part(self) -> list[Run]:
+        found = self._store.behind(self._after, PART)
+        self._after = found[-1].id if len(found) == PART else 0
         return found

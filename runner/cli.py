@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import traceback
 
 import typer
 
@@ -24,7 +26,7 @@ from runner.commands import (
     waiting,
     watch,
 )
-from runner.output import CommandError, one_line
+from runner.output import CommandError, hint, one_line
 
 app = typer.Typer(
     name="runner",
@@ -67,15 +69,37 @@ app.command("ls", hidden=True, epilog=exits.OF_COMMANDS)(listing.queue)
 def main() -> None:
     """Obey the command line and exit; what a user can cause is one line on stderr and exit code 2."""
     if reason := streams.prepare():  # before anything is done, for nobody would hear of it
-        print(reason, file=sys.stderr)
+        hint(reason)
         sys.exit(exits.USAGE)
+    sys.exit(run())
+
+
+def run() -> int:
+    """Obey the command line; the exit code. What is printed of an error goes through `hint`."""
     try:
-        app()
+        return app(standalone_mode=False) or exits.OK
+    except typer.Abort:
+        hint("aborted")
+        return exits.FAILED
     except Exception as error:
-        if not isinstance(error, expected_errors()):
-            raise
-        print(one_line(error), file=sys.stderr)
-        sys.exit(exits.USAGE)
+        if (message := usage_error(error)) is not None:
+            hint(message)
+            return exits.USAGE
+        if isinstance(error, expected_errors()):
+            hint(one_line(error))
+            return exits.USAGE
+        hint(traceback.format_exc().rstrip())  # a fault of this program, and its words may hold a password
+        return exits.FAILED
+
+
+def usage_error(error: Exception) -> str | None:
+    """What Typer prints of a command line that it cannot read, which it quotes; None: another error."""
+    show = getattr(error, "show", None)  # its class has another module in each version of Typer
+    if show is None:
+        return None
+    text = io.StringIO()
+    show(file=text)
+    return text.getvalue().rstrip()
 
 
 def expected_errors() -> tuple[type[Exception], ...]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from runner import exits, narration
-from runner.output import PROGRAM, hint, interactive
+from runner.output import PROGRAM, hint, interactive, say
 from runner.states import ENDED, UNFINISHED, State
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
     elif last:
         lines += [f"compare: `{PROGRAM} queue`, `{PROGRAM} ui`"]
     for line in lines:
-        print(line, file=stream, flush=True)
+        say(line, stream)
     return outcome(ids, last)
 
 

@@ -53,7 +53,7 @@ class LogCopy:
         No end is published before its logs are `settled`, so no run is forgotten before its last byte
         is here. `now` is of any clock that only goes on.
         """
-        for run in self._backlog.started():
+        for run in self._backlog.next():
             try:
                 self._look(run, now)
                 for number in range(1, run.attempt + 1):

@@ -35,7 +35,7 @@ class Moment:
         silent = (
             run.state is State.RUNNING and notes.silent_seconds(run, situation.now) > notes.SILENT_SECONDS
         )
-        return cls(run, notes.note(run, situation), silent)
+        return cls(run, notes.state_note(run, situation), silent)
 
 
 def unserved(situation: Situation) -> str:
@@ -120,7 +120,8 @@ def ending(run: Run) -> str:
     if took and run.attempt > 1:
         took += f" in attempt {run.attempt}"
     reason = f": {run.reason}" if run.reason else ""
-    return f"{title(run)} is {run.state}{took}{reason}"
+    ended_so = f"{title(run)} is {run.state}{took}{reason}"
+    return "; ".join(filter(None, [ended_so, notes.unpublished_note(run)]))
 
 
 def result(run: Run, folder: str) -> list[str]:

@@ -28,6 +28,16 @@ class Situation:
 
 
 def note(run: Run, situation: Situation) -> str:
+    """What there is to say about its state, and why MLflow lacks something of it."""
+    return "; ".join(filter(None, [state_note(run, situation), unpublished_note(run)]))
+
+
+def unpublished_note(run: Run) -> str:
+    """Why MLflow lacks something of the run; nothing where no publishing has failed since it last worked."""
+    return f"not published to MLflow: {run.publish_error}" if run.publish_error and not run.is_going else ""
+
+
+def state_note(run: Run, situation: Situation) -> str:
     """Why a queued run waits, what troubles a running one, why an ended one ended; else nothing."""
     if run.state is State.QUEUED:
         return queued_note(run, situation)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.loopback import bypass_proxies
+from runner.redaction import has_password
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 20.0  # in which a request must be answered: whoever asked tries again
@@ -137,6 +138,11 @@ class Objects:
 def _opened(url: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it."""
     scheme, _, path = url.partition("://")
+    if has_password(url):  # the queue's database keeps the URL, and whoever reads the queue would read it
+        raise StorageError(
+            "RUNNER_STORAGE names a user or a password: leave them out and set the variables of the storage, "
+            "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if not path.strip("/"):
         raise StorageError(f"RUNNER_STORAGE={url}: name a bucket, as in {scheme}://BUCKET/PREFIX")
     bypass_proxies()

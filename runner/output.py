@@ -1,10 +1,17 @@
-"""What commands print, and where: data on stdout, hints on stderr, colours and bars on a terminal only."""
+"""What commands print, and where: data on stdout, hints on stderr, colours and bars on a terminal only.
+
+Text that may come from a configuration, a file's name or a library is printed through this module, which
+hides secrets and escapes control characters.
+"""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +20,13 @@ from typing import Any, NamedTuple, TextIO
 import typer
 
 from capsnet import streams
+from capsnet.printable import LINES, printable
 from runner import exits
+from runner.redaction import Redactor, redacted
 
 PROGRAM = "python -m runner"  # as hints spell it: works wherever the package is importable
+
+COLOUR = re.compile(r"\x1b\[[\d;:]*m")  # what a program that colours its output prints
 
 STYLES = {
     "RUNNING": "cyan",
@@ -41,17 +52,44 @@ def interactive(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def shown(text: str) -> str:
+    """Text of one or several lines as it may be printed: without secrets and raw control characters."""
+    return printable(redacted(text), LINES)
+
+
 def emit(text: str) -> None:
-    """Data for the caller, at once, so that a pipe sees it before the command ends."""
+    """Print data for the caller, at once, so that a pipe sees it before the command ends."""
+    _emit(shown(text))
+
+
+def emit_exactly(text: str) -> None:
+    """Print data that a program reads as it is, secrets included; a terminal gets no control characters."""
+    _emit(printable(text, LINES) if sys.stdout.isatty() else text)
+
+
+def _emit(text: str) -> None:
     with _written(), unread_is_fine():
         print(text, flush=True)
 
 
-def emit_bytes(data: bytes) -> None:
-    """The same for what was written elsewhere, as it is."""
-    with _written(), unread_is_fine():
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+class Replay:
+    """Prints bytes that another process printed: to a program as they are, to a terminal as plain text.
+
+    There colours are dropped, a carriage return becomes a new line and other control characters are escaped.
+    """
+
+    def __init__(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
+        self._text = io.IncrementalNewlineDecoder(decoder, translate=True) if sys.stdout.isatty() else None
+
+    def print(self, data: bytes) -> None:
+        """Print the next piece, at once."""
+        with _written(), unread_is_fine():
+            if self._text is None:
+                sys.stdout.buffer.write(data)
+            else:
+                sys.stdout.write(printable(COLOUR.sub("", self._text.decode(data)), LINES))
+            sys.stdout.flush()
 
 
 @contextmanager
@@ -82,39 +120,51 @@ def one_line(error: Exception) -> str:
 
 
 def hint(text: str) -> None:
-    """What helps a person and would disturb a script."""
-    print(text, file=sys.stderr, flush=True)
+    """Print what helps a person and would disturb a script."""
+    say(text, sys.stderr)
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print text for a person on `stream`, at once."""
+    print(shown(text), file=stream, flush=True)
 
 
 def emit_json(value: Any) -> None:
-    """One JSON document; NaN and infinity, which JSON lacks, become null."""
-    emit(json.dumps(finite(value), indent=2, allow_nan=False, default=str))
+    """Print one JSON document; NaN and infinity, which JSON lacks, become null, and secrets asterisks."""
+    _emit(json.dumps(_as_json(value, Redactor()), indent=2, allow_nan=False, default=str))
 
 
-def finite(value: Any) -> Any:
-    """`value` with every number that JSON cannot write replaced by None."""
+def _as_json(value: Any, redact: Redactor) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return redact(value)
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: _as_json(item, redact) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [_as_json(item, redact) for item in value]
     return value
 
 
 def emit_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """A table: coloured and fitted to a terminal, or plain aligned lines for everything else."""
     if not interactive(sys.stdout):
-        emit("\n".join(plain_table(columns, rows)))
+        _emit("\n".join(plain_table(columns, rows)))
         return
     from rich.console import Console
 
     Console().print(rich_table(columns, rows))
 
 
+def cells(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells of a table, each of one line, without secrets and raw control characters."""
+    redact = Redactor()
+    return [[printable(redact(cell)) for cell in row] for row in rows]
+
+
 def plain_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
     """Aligned lines, the titles first, two spaces between columns."""
-    lines = [[column.title for column in columns], *rows]
+    lines = [[column.title for column in columns], *cells(rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     return [
         "  ".join(
@@ -134,7 +184,7 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
     for column in columns:
         justify = "right" if column.right else "left"
         table.add_column(column.title, justify=justify, no_wrap=not column.wraps, overflow="fold")
-    for row in rows:
+    for row in cells(rows):
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return table
 
@@ -148,5 +198,5 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandError(f"{question} Nobody can answer without a terminal: add --yes")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(shown(question), err=True):
         raise CommandError("nothing was deleted")

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.redaction import Redactor
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 def log_to(path: Path) -> None:
     """Send everything that this process prints, C code and warnings included, to a file.
 
+    What Python prints, tracebacks included, is written without the secrets of this process's variables.
     What Python prints while the disk is full is lost, and counted there when it is not any more.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,9 +33,22 @@ def log_to(path: Path) -> None:
 
 
 def _text(descriptor: int) -> io.TextIOWrapper:
-    output = io.BufferedWriter(_Output(descriptor))
-    # Whatever the locale: a character that it lacks must not end what prints it.
-    return io.TextIOWrapper(output, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return _Text(io.BufferedWriter(_Output(descriptor)))
+
+
+class _Text(io.TextIOWrapper):
+    """Text without secrets; a URL is printed in one piece, so each piece may be looked at by itself.
+
+    It is UTF-8 whatever the locale: a character that a locale lacks must not end what prints it.
+    """
+
+    def __init__(self, buffer: io.BufferedWriter) -> None:
+        super().__init__(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        self._redact = Redactor()
+
+    def write(self, text: str, /) -> int:
+        super().write(self._redact(text))
+        return len(text)
 
 
 class _Output(io.RawIOBase):

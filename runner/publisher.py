@@ -11,7 +11,7 @@ import functools
 import getpass
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,11 @@ from runner.code_cache import settle
 from runner.log_copy import LogCopy
 from runner.ownership import PlaceTaken
 from runner.paths import Home, RunPaths
+from runner.redaction import redacted
 from runner.rows import Run
 from runner.states import ENDED, State
 from runner.store import Store
-from runner.tracking import Record, Tracker, TrackingError, explain, shown
+from runner.tracking import Record, Tracker, TrackingError, explain
 
 FIRST_WAIT_SECONDS = 5.0  # before a run that could not be published is tried again; doubled each time
 LONGEST_WAIT_SECONDS = 300.0
@@ -86,26 +87,22 @@ class Publisher:
 
         `now` is of any clock that only goes on.
         """
-        due = self._all_due(self._backlog.started(), now)
-        # Whose turn was longest ago comes first, lest many that run leave none to those that have ended;
-        # and what only waits comes last, and not all at once: a thousand submitted runs take minutes.
-        due.sort(key=lambda item: self._tried.get(item[0].id, -math.inf))
-        due += self._all_due(self._backlog.waiting(RUNS_A_ROUND - len(due)), now)
+        found = ((run, self._due(run, now)) for run in self._backlog.next())
+        due = [(run, fingerprint) for run, fingerprint in found if fingerprint]
         if not due:
             return
+        # Least recently tried first, so that many running runs cannot starve those that have ended.
+        due.sort(key=lambda item: self._tried.get(item[0].id, -math.inf))
         try:
             self._tracker.check()
         except Exception as error:  # whatever it is, training goes on, and the row says why MLflow lacks it
             for run, _ in due:
-                self._note(run, f"{shown(self._tracker.target.uri)}: {explain(error)}")
+                self._note(run, f"{redacted(self._tracker.target.uri)}: {explain(error)}")
             return
         for run, fingerprint in due[:RUNS_A_ROUND]:
             if self.superseded:
                 return
             self._try(run, fingerprint, now)
-
-    def _all_due(self, runs: Iterable[Run], now: float) -> list[tuple[Run, Fingerprint]]:
-        return [(run, fingerprint) for run in runs if (fingerprint := self._due(run, now))]
 
     def _due(self, run: Run, now: float) -> Fingerprint | None:
         """What the run looks like now, if that is not published yet."""
@@ -187,19 +184,22 @@ class Publisher:
         tags = record.tags(
             run, self._store.queue_id, self._home.place(run.id, run.name), _user(), capsnet.__version__
         )
+        attempts = self._store.attempts(run.id)
         if run.id not in self._records or run.state in ENDED:
             # At the end MLflow is asked again: one that hung may have made a double of the run since.
-            self._records[run.id] = self._open(run, tags)
+            started_at = attempts[0].started_at if attempts else run.submitted_at
+            self._records[run.id] = self._open(run, started_at, tags)
         known = self._records[run.id]
         if not known.params:
             self._tracker.add_params(known, record.params(run.config))
         self._tracker.set_tags(known, tags | record.changes(run.config, known.params, known.tags))
-        self._tracker.set_status(known, record.STATUS[run.state], run.ended_at)
+        seconds = record.trained_seconds(attempts) if run.state in ENDED else None
+        self._tracker.set_status(known, record.STATUS[run.state], seconds)
         return known
 
-    def _open(self, run: Run, tags: Mapping[str, str | None]) -> Record:
+    def _open(self, run: Run, started_at: float, tags: Mapping[str, str | None]) -> Record:
         """What MLflow holds of the run; where it is made now, all publishers agree which one it is."""
-        found = self._tracker.open(run.mlflow_run_id, record.label(run), run.submitted_at, tags)
+        found = self._tracker.open(run.mlflow_run_id, record.label(run), started_at, tags)
         if found.id != run.mlflow_run_id:
             agreed = self._store.bind(run.id, run.mlflow_run_id, found.id)
             if agreed != found.id:  # the one that was just made is empty, and goes when MLflow is asked again

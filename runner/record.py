@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import yaml
@@ -13,7 +14,8 @@ import yaml
 from capsnet.history import Row, results
 from capsnet.state import flat
 from runner import system_metrics
-from runner.rows import Run
+from runner.redaction import Redactor
+from runner.rows import Attempt, Run
 from runner.states import State
 
 STATUS = {
@@ -24,6 +26,7 @@ STATUS = {
     State.CANCELLED: "KILLED",
     State.INTERRUPTED: "KILLED",
 }
+FOLDER = "runner.folder"  # the tag that says where the run's own files are
 IDENTITY = "runner.id"  # tag: the queue's id and the run's number, which may come again
 RUN_IDENTITY = "runner.identity"  # tag: with the one above it finds the run again, whoever made it
 EPOCH = "epoch"  # a metric of its own: its last step is how far the run has been published
@@ -58,6 +61,11 @@ def label(run: Run) -> str:
     return f"{run.id}-{run.name}"
 
 
+def trained_seconds(attempts: Sequence[Attempt]) -> float:
+    """How long attempts went on in all, without the time in which the run waited before and between them."""
+    return sum(attempt.ended_at - attempt.started_at for attempt in attempts if attempt.ended_at is not None)
+
+
 @functools.lru_cache(maxsize=256)  # parsing takes 10 ms; asked for at every epoch of a run
 def params(config: str) -> Mapping[str, str]:
     """The resolved YAML, flattened: {"optim.lr": "0.001"}. The `runner:` block is no part of the training."""
@@ -88,8 +96,10 @@ def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[
         "runner.state": str(run.state),
         "runner.reason": run.reason,
         "runner.attempt": str(run.attempt),
-        "runner.folder": folder,
+        FOLDER: folder,
         "runner.version": version,
+        "runner.submitted": _utc(run.submitted_at),
+        "runner.ended": _utc(run.ended_at),  # MLflow's own end counts the time in attempts only
         "runner.code": run.code,
         "host": run.host,
         "devices": ", ".join(run.devices) or None,
@@ -99,7 +109,13 @@ def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user,
     }
-    return {_key(key): value for key, value in run.tags.items()} | known
+    redact = Redactor()
+    every = {_key(key): value for key, value in run.tags.items()} | known
+    return {key: None if value is None else redact(value) for key, value in every.items()}
+
+
+def _utc(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _key(key: str) -> str:

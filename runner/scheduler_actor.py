@@ -18,11 +18,12 @@ from pathlib import Path
 import capsnet
 from runner import cluster, settings, source, storage
 from runner.paths import Home, recorded
+from runner.redaction import redacted
 from runner.run_files import file_mode
 from runner.scheduler import Scheduler
 from runner.states import UNFINISHED
 from runner.store import NoQueue, Occupied, Store, Superseded, Unreachable, open_store
-from runner.tracking import shown, target
+from runner.tracking import target
 
 log = logging.getLogger("runner")
 
@@ -138,7 +139,7 @@ class SchedulerActor:
 
     def _take_over(self, store: Store, code: str) -> int:
         """Begin an epoch; the scheduler of another cluster must have been silent for a while."""
-        tracking = shown(target(self._home, self._given).uri)
+        tracking = redacted(target(self._home, self._given).uri)
         while True:
             try:
                 if refusal := elsewhere(store, self._home):
@@ -191,10 +192,17 @@ def _identity(home: Home) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+class _Redacted(logging.Formatter):
+    """Lines of the log, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def _log_to(path: Path) -> None:
     path.touch(mode=file_mode(path.parent))
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False

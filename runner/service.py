@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from capsnet.locks import locked
-from runner import local_ray, source
+from runner import local_ray, settings, source
 from runner.local_ray import LocalRay, LocalRayError
 from runner.paths import Home
 from runner.rows import Beat
@@ -222,6 +222,7 @@ def status(home: Home, store: Store) -> dict[str, Any]:
         "gpus": beat.gpus if beat else None,
         "cpus": beat.cores if beat else None,
         "tracking": beat.tracking if beat else None,
+        "publish_errors": store.publish_errors(),
         "runs": {state.value: counts[state] for state in State},
     }
 
@@ -272,7 +273,7 @@ def _await_rest(store: Store) -> None:
 def _await_published(store: Store) -> None:
     """Give the publisher time for what is new, unless tracking is away: the next `up` goes on with it."""
     deadline = time.monotonic() + PUBLISH_SECONDS
-    while (behind := store.unpublished(started=True)) and time.monotonic() < deadline:
+    while (behind := store.unpublished()) and time.monotonic() < deadline:
         if all(run.publish_error for run in behind):
             return
         time.sleep(0.1)
@@ -284,6 +285,7 @@ def _launch(action: str, home: Home, ray: LocalRay | None, seconds: float | None
     assert address, "without a local Ray there is an address"
     cluster = own_cluster() if ray else ""
     environment = local_ray.environment(ray.token, os.environ) if ray else {**os.environ, **JOINING}
+    environment |= settings.mlflow_paths(environment)  # from here on in another directory
     environment["RUNNER_DATABASE_URL"] = home.database_url or ""
     environment["RUNNER_STORAGE"] = home.storage or ""
     environment |= _same_code(environment)

@@ -62,7 +62,9 @@ __all__ = [
 
 KEPT_BY_A_COPY = {"only_row", "id", "schema_version", "created_at", "epoch", "place", "home"}
 IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to start
-STAYS = runs.c.intent.is_distinct_from("remove")  # of a run that is being deleted nothing is published
+# Of which runs tracking is told: a run appears there when its first attempt starts (an earlier version made
+# it when it was submitted), and nothing more is told of one that is being deleted.
+TOLD = ((runs.c.attempt > 0) | runs.c.mlflow_run_id.is_not(None)) & runs.c.intent.is_distinct_from("remove")
 LATEST_FIRST = (runs.c.ended_at.desc(), runs.c.id.desc())
 
 
@@ -376,23 +378,30 @@ class Store:
 
     # What the publisher asks and notes.
 
-    def unpublished(self, started: bool = False) -> list[Run]:
-        """The runs of which tracking may lack something, by number; `started`: that have had an attempt."""
-        query = select(*RUN).where(BEHIND, STAYS).order_by(runs.c.id)
+    def unpublished(self) -> list[Run]:
+        """The runs of which tracking may lack something, by number; none that has not started."""
+        query = select(*RUN).where(BEHIND, TOLD).order_by(runs.c.id)
         with self._reading() as connection:
-            return all_runs(connection, query.where(runs.c.attempt > 0) if started else query)
+            return all_runs(connection, query)
 
-    def behind(self, started: bool, after: int, at_most: int) -> list[Run]:
-        """Of those that do not run the next ones after a number; `started`: that have had an attempt."""
-        which = runs.c.attempt > 0 if started else runs.c.attempt == 0
-        query = select(*RUN).where(BEHIND, STAYS, runs.c.state != State.RUNNING, which, runs.c.id > after)
+    def behind(self, after: int, at_most: int) -> list[Run]:
+        """Of those that do not run the next ones after a number."""
+        query = select(*RUN).where(BEHIND, TOLD, runs.c.state != State.RUNNING, runs.c.id > after)
         with self._reading() as connection:
             return all_runs(connection, query.order_by(runs.c.id).limit(at_most))
 
     def anything_unpublished(self) -> bool:
         """Whether there is such a run, which is quicker to know than which ones there are."""
         with self._reading() as connection:
-            return connection.execute(select(runs.c.id).where(BEHIND, STAYS).limit(1)).first() is not None
+            return connection.execute(select(runs.c.id).where(BEHIND, TOLD).limit(1)).first() is not None
+
+    def publish_errors(self) -> dict[str, int]:
+        """Why runs could not be published, each reason with the number of runs."""
+        failed = runs.c.publish_error.is_not(None)
+        query = select(runs.c.publish_error, func.count()).where(BEHIND, TOLD, failed)
+        with self._reading() as connection:
+            found = connection.execute(query.group_by(runs.c.publish_error).order_by(func.count().desc()))
+            return {row[0]: row[1] for row in found}
 
     def published(
         self,

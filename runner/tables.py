@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Dialect
 
+from runner.redaction import redacted
 from runner.rows import Attempt, Beat, Run, Waiting
 from runner.states import State
 
@@ -49,7 +50,7 @@ class Json(TypeDecorator[Any]):
 
 
 class Remark(TypeDecorator[Any]):
-    """What happened, in the words of whatever library; signs that a database refuses are replaced."""
+    """Text in the words of any library: without secrets, and without NUL and surrogates."""
 
     impl = Text
     cache_ok = True
@@ -57,7 +58,7 @@ class Remark(TypeDecorator[Any]):
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         if value is None:
             return None
-        return value.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return redacted(value).encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 class Request(TypeDecorator[Any]):

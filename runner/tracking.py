@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from capsnet import locks
 from capsnet.private import private_folder
-from runner import record
+from runner import record, settings
 from runner.held import own_folder
 from runner.loopback import bypass_proxies
 from runner.paths import Home
 from runner.private import VARIABLE, runner_folder
 from runner.record import Point, Sample
+from runner.redaction import redacted
+from runner.relocation import path_of, relocate
 from runner.run_files import file_mode
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
     made for. Those of one file are found by their name.
     """
     database = home.mlflow_database
-    uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
+    uri = settings.tracking_uri(environ) or f"sqlite:///{database}"
     served = uri.startswith(("http://", "https://"))
     return Target(
         uri=uri,
@@ -89,11 +91,14 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
     )
 
 
-def shown(uri: str) -> str:
-    """A URI, or text with some, as it may be printed and stored: without the names and passwords in them."""
-    text = re.sub(r"(?<=://)[^/?#\s]*@", "", uri)
-    # A password in the URI of a database may hold what would end a host's name.
-    return re.sub(r"(?<!http)(?<!https)://[^:/@\s]*:[^@\s]*@", "://", text)
+def follow_home(target: Target) -> list[str]:
+    """Let a store of our own name files where its home is now; the folders of the home before.
+
+    The caller holds the target's lock.
+    """
+    if target.lock is None or target.artifacts is None:
+        return []
+    return relocate(target.lock.with_suffix(""), target.artifacts, target.experiment)
 
 
 @contextmanager
@@ -126,6 +131,7 @@ class Record:
     id: str
     experiment_id: str
     status: str
+    started_ms: int  # unix time in ms, of its making: MLflow never changes it
     params: dict[str, str]
     tags: dict[str, str]
     epoch: int = 0  # the last one whose metrics it has
@@ -144,6 +150,8 @@ class Tracker:
         """Raises unless the store answers and the experiment, created where it is missing, is in use."""
         if self._client is None:
             with locked(self.target.lock):
+                for before in follow_home(self.target):
+                    print(f"{self.target.uri}: its files are here now and no longer in {before}", flush=True)
                 self._client = _connect(self.target)
                 self._experiment_id = self._experiment()
         else:
@@ -167,7 +175,22 @@ class Tracker:
             raise TrackingError(
                 f"the MLflow experiment {name!r} was deleted: restore it, or set MLFLOW_EXPERIMENT_NAME"
             )
+        self._require_folder(found.artifact_location)
         return found.experiment_id
+
+    def _require_folder(self, location: str) -> None:
+        """Raise TrackingError where the experiment's files belong into a home that is not there any more.
+
+        MLflow would make the folder anew. A store of our own follows its home instead.
+        """
+        folder = path_of(location) if location.startswith("file:") else None
+        if self.target.served or location == self.target.artifacts or folder is None:
+            return
+        if not folder.parent.is_dir():
+            raise TrackingError(
+                f"the MLflow experiment {self.target.experiment!r} keeps its files in {folder}, which is not "
+                "there: move them back, or set MLFLOW_EXPERIMENT_NAME to begin another experiment"
+            )
 
     def _clear_default(self) -> None:
         """In a store of our own, hide MLflow's empty experiment "Default"."""
@@ -182,7 +205,7 @@ class Tracker:
     @property
     def client(self) -> MlflowClient:
         if self._client is None:
-            raise TrackingError(f"{shown(self.target.uri)}: not connected")
+            raise TrackingError(f"{redacted(self.target.uri)}: not connected")
         return self._client
 
     def open(
@@ -193,7 +216,10 @@ class Tracker:
         if run is None:
             known = {key: value for key, value in tags.items() if value is not None}
             run = self.client.create_run(str(self._experiment_id), round(started_at * 1000), known, name)
-            return Record(run.info.run_id, run.info.experiment_id, run.info.status, params={}, tags=known)
+            info = run.info
+            return Record(
+                info.run_id, info.experiment_id, info.status, info.start_time, params={}, tags=known
+            )
         if not _is_active(run):
             raise TrackingError(f"its MLflow run {run.info.run_id} was deleted: restore it in MLflow's UI")
         history = self.client.get_metric_history
@@ -201,6 +227,7 @@ class Tracker:
             id=run.info.run_id,
             experiment_id=run.info.experiment_id,
             status=run.info.status,
+            started_ms=run.info.start_time,
             params=dict(run.data.params),
             tags=dict(run.data.tags),
             epoch=max((point.step for point in history(run.info.run_id, record.EPOCH)), default=0),
@@ -272,13 +299,17 @@ class Tracker:
             self.client.delete_tag(run.id, key)
             del run.tags[key]
 
-    def set_status(self, run: Record, status: str, ended_at: float | None) -> None:
-        """Writes the status; MLflow keeps an earlier end's time while a resumed run goes on."""
-        if status != run.status or ended_at is not None:
-            if ended_at is None:
+    def set_status(self, run: Record, status: str, seconds: float | None) -> None:
+        """Writes the status and, of a run that has ended, for how many seconds it went on in all.
+
+        MLflow shows the time from its start to its end, so the end is that long after the start. It keeps an
+        earlier end while a resumed run goes on.
+        """
+        if status != run.status or seconds is not None:
+            if seconds is None:
                 self.client.update_run(run.id, status)
             else:
-                self.client.set_terminated(run.id, status, round(ended_at * 1000))
+                self.client.set_terminated(run.id, status, run.started_ms + round(seconds * 1000))
             run.status = status
 
     def add_file(self, run: Record, file: Path, folder: str | None = None) -> None:
@@ -421,7 +452,7 @@ def _batches(groups: Iterable[Sequence[Item]], limit: int) -> Iterator[list[Sequ
 def explain(error: BaseException) -> str:
     """One line: the root of a failed connection, else what MLflow says, without passwords, shortened."""
     broken = [cause for cause in _causes(error) if isinstance(cause, OSError)]
-    lines = shown(str(broken[-1] if broken else error)).strip().splitlines()
+    lines = redacted(str(broken[-1] if broken else error)).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
     if any(type(cause).__name__ == "ProxyError" for cause in _causes(error)):  # of requests, and of urllib3
         reason = f"the proxy that HTTP_PROXY or HTTPS_PROXY names (NO_PROXY leaves hosts out): {reason}"

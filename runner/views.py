@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from runner import narration
 from runner.narration import Moment
-from runner.output import rich_table
+from runner.output import rich_table, say
+from runner.redaction import redacted
 from runner.states import ENDED, UNFINISHED, State
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Lines:
     def show(self, runs: Sequence[Run], situation: Situation) -> None:
         unfinished = any(run.state in UNFINISHED for run in runs)
         if self._served and not situation.served and unfinished:
-            print(narration.unserved(situation), file=self._stream, flush=True)
+            say(narration.unserved(situation), self._stream)
         self._served = situation.served
         for run in runs:
             before, after = self._seen.get(run.id), Moment.of(run, situation)
@@ -55,7 +56,7 @@ class Lines:
             if before is None and self._news_only and run.state in ENDED:
                 continue
             for line in narration.changes(before, after) + narration.epoch_line(before, after):
-                print(line, file=self._stream, flush=True)
+                say(line, self._stream)
 
 
 class Bar:
@@ -78,7 +79,7 @@ class Bar:
         for run in runs:
             before, self._before = self._before, Moment.of(run, situation)
             for line in narration.changes(before, self._before):
-                self._bar.line(line)
+                self._bar.line(redacted(line))
             if numbers := _numbers(run):
                 self._bar.show(numbers)
 

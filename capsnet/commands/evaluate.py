@@ -20,6 +20,7 @@ from capsnet.commands.trained import Trained, load_trained
 from capsnet.config import Dataset
 from capsnet.images import Images
 from capsnet.objective import CLASS_LOSSES, MEASURES
+from capsnet.printable import say
 
 MATRIX_CLASSES = 30  # at most: the counts of more fit on no line of a terminal
 
@@ -41,7 +42,7 @@ def run(arguments: Namespace) -> int:
     else:
         found |= ensemble(networks, test)
         found["members"] = [origin | member for origin, member in zip(origins, found["members"], strict=True)]
-    print(json.dumps(found, indent=2) if arguments.json else _table(found, datasets.shape(sets[0]).labels))
+    say(json.dumps(found, indent=2) if arguments.json else _table(found, datasets.shape(sets[0]).labels))
     return 0
 
 

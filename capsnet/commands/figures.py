@@ -31,6 +31,7 @@ from capsnet.figures.gallery import gallery
 from capsnet.figures.kinds import ALL, FORMATS, IMAGES, FigureError
 from capsnet.figures.needs import require
 from capsnet.figures.subject import Subject, choose, spread_out
+from capsnet.printable import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ def run(arguments: Namespace) -> int:
         for file, content in _pictures(arguments, paths, labels, target):
             with output.mistakes(file):
                 output.save(content, file)
-            print(file, flush=True)
+            say(file)
     return 0
 
 
@@ -191,4 +192,4 @@ def _count(arguments: Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, sys.stderr)

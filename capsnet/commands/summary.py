@@ -7,14 +7,15 @@ from argparse import Namespace
 from capsnet import datasets
 from capsnet.config import load
 from capsnet.models import Layer, build, layers
+from capsnet.printable import say
 
 
 def run(arguments: Namespace) -> int:
     """Print the network that a file describes; the exit code."""
     config = load(arguments.file, arguments.set)
     shape = datasets.shape(config.dataset)
-    print(f"{config.name}: images {shape.channels}×{shape.height}×{shape.width}, {shape.classes} classes")
-    print(table(layers(build(config, shape), shape)))
+    say(f"{config.name}: images {shape.channels}×{shape.height}×{shape.width}, {shape.classes} classes")
+    say(table(layers(build(config, shape), shape)))
     return 0
 
 

@@ -18,6 +18,7 @@ from capsnet.group import Group, GroupLost, from_environment
 from capsnet.history import results
 from capsnet.interrupts import Interrupts
 from capsnet.keeper import Keeper
+from capsnet.printable import say
 from capsnet.progressbar import view
 from capsnet.state import State, from_best
 from capsnet.stopping import stopped_early
@@ -38,7 +39,7 @@ def _follow(config: Config, group: Group) -> int:
             for _ in train(config, group=group):
                 pass
         except GroupLost as error:
-            print(f"rank {group.rank} ends: {error}", file=sys.stderr)
+            say(f"rank {group.rank} ends: {error}", sys.stderr)
     return 0
 
 
@@ -50,10 +51,10 @@ def _lead(arguments: Namespace, config: Config, group: Group) -> int:
         progresses = train(config, state, group=group)
         first = next(progresses, None)  # whatever is wrong with data or checkpoint shows here
         if first is None:
-            print(_over_before(config, state))
+            say(_over_before(config, state))
             return 0
         if state is None and (aside := move_aside(where)):
-            print(f"the files of an earlier run were moved to {aside}; --resume would have gone on with it")
+            say(f"the files of an earlier run were moved to {aside}; --resume would have gone on with it")
         shown = view(sys.stdout)
         with Keeper(config, where.checkpoint, where.tensorboard, state, shown, save=save) as keeper:
             for progress in chain([first], progresses):
@@ -65,7 +66,7 @@ def _lead(arguments: Namespace, config: Config, group: Group) -> int:
                     break
     if keeper.complete:
         return _finished(keeper, where)
-    print(f"stopped and saved; to go on: {_command(arguments)} --resume")
+    say(f"stopped and saved; to go on: {_command(arguments)} --resume")
     return INTERRUPTED
 
 
@@ -75,11 +76,11 @@ def _beginning(config: Config, where: Places, resume: bool) -> State | None:
     if resume and not there:
         raise CheckpointError(f"there is no checkpoint {where.checkpoint} to resume: leave out --resume")
     if not there and config.checkpoint.use_checkpoint:
-        print(f"there is no {where.checkpoint} to go on from: it begins at the first epoch")
+        say(f"there is no {where.checkpoint} to go on from: it begins at the first epoch")
     if not there or not (resume or config.checkpoint.use_checkpoint):
         return None
     state = checkpoint.load(where.checkpoint)
-    print(f"going on from {where.checkpoint}: epoch {state['epoch']}, step {state['step']}")
+    say(f"going on from {where.checkpoint}: epoch {state['epoch']}, step {state['step']}")
     # --resume goes on with a run that may have begun so: to do it again would undo what came after.
     return from_best(state) if config.checkpoint.use_best and not resume else state
 
@@ -95,18 +96,16 @@ def _over_before(config: Config, state: State | None) -> str:
 
 def _finished(keeper: Keeper, where: Places) -> int:
     figures = results(keeper.history)
-    print(
-        f"test accuracy {figures['test/accuracy']:.2%} (error {figures['test/error']:.2%}) at the last epoch"
-    )
+    say(f"test accuracy {figures['test/accuracy']:.2%} (error {figures['test/error']:.2%}) at the last epoch")
     if "best/epoch" in figures:
         best = f"test accuracy {figures['best/test/accuracy']:.2%} at epoch {figures['best/epoch']:.0f}"
-        print(f"{best}, the best on the validation split")
-    print(f"checkpoint   {where.checkpoint}")
-    print(f"history      {checkpoint.history_path(where.checkpoint)}")
-    print(f"evaluate     python -m capsnet evaluate {where.checkpoint}")
-    print(f"curves       tensorboard --logdir {where.tensorboard}")
+        say(f"{best}, the best on the validation split")
+    say(f"checkpoint   {where.checkpoint}")
+    say(f"history      {checkpoint.history_path(where.checkpoint)}")
+    say(f"evaluate     python -m capsnet evaluate {where.checkpoint}")
+    say(f"curves       tensorboard --logdir {where.tensorboard}")
     if (pictures := output.folder_of(where.checkpoint)).exists():
-        print(f"pictures     {pictures}")
+        say(f"pictures     {pictures}")
     return 0
 
 

@@ -41,7 +41,8 @@ def _adopted(access: Access, original: str) -> list[int]:
     """Adopt the copy; the numbers of the runs that had not ended. Raises CommandError."""
     from runner import storage
     from runner.paths import recorded
-    from runner.tracking import shown, target
+    from runner.redaction import redacted
+    from runner.tracking import target
 
     home, store = access
     noted = store.recorded_home()
@@ -52,7 +53,7 @@ def _adopted(access: Access, original: str) -> list[int]:
             "name the copy in RUNNER_HOME or RUNNER_STORAGE"
         )
     # MLflow's store in the home was copied with it; what a server has stays the original's.
-    keeps = before is None or store.recorded_tracking() in (None, shown(target(before, {}).uri))
+    keeps = before is None or store.recorded_tracking() in (None, redacted(target(before, {}).uri))
     before_id = store.queue_id
     stopped = store.adopt(
         store.now(), home.record, f"it may go on in {original}, of which this is a copy", keeps

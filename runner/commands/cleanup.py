@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import Json, Runs, Yes
+from runner.commands.options import Json, Runs, Unpublished, Yes
 from runner.output import PROGRAM, CommandError, confirm, emit_json, hint, one_line
 from runner.states import ENDED, State
 from runner.wording import listed, megabytes, parse_duration, runs_named
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 PRUNED = frozenset({State.FINISHED, State.FAILED, State.CANCELLED})
 
 
-def rm(runs: Runs, yes: Yes = False, json: Json = False) -> None:
+def rm(runs: Runs, yes: Yes = False, unpublished: Unpublished = False, json: Json = False) -> None:
     """Delete ended runs: checkpoints, logs and their place in the queue. MLflow keeps its record of them.
+
+    Of a run that MLflow does not have to its end yet the rest would be lost: the question says so, and --yes
+    alone does not delete it.
 
     A file that the YAML's checkpoint.model_path or log_dir names is the user's own and stays. A run of which
     not everything could be deleted stays in the queue too, and another `rm` finishes.
@@ -41,7 +44,21 @@ def rm(runs: Runs, yes: Yes = False, json: Json = False) -> None:
         ]
         if unfinished:
             raise CommandError("\n".join(unfinished))
+        if yes and not unpublished:
+            require_published(chosen)
         remove(home, store, chosen, yes, json)
+
+
+def require_published(runs: Iterable[Run]) -> None:
+    """Raise CommandError for runs of which something would be lost with their files."""
+    behind = [run for run in runs if not is_published(run)]
+    if behind:
+        raise CommandError("\n".join(map(_unpublished, behind)))
+
+
+def _unpublished(run: Run) -> str:
+    reason = f" ({run.publish_error})" if run.publish_error else ""
+    return f"run {run.id}: MLflow does not have all of it yet{reason}; --unpublished deletes it all the same"
 
 
 def prune(
@@ -52,12 +69,13 @@ def prune(
         bool, typer.Option("--keep-best", help="Keep, of each name, the run with the best test accuracy.")
     ] = False,
     yes: Yes = False,
+    unpublished: Unpublished = False,
     json: Json = False,
 ) -> None:
     """Delete all runs that are FINISHED, FAILED or CANCELLED; MLflow keeps its record of them.
 
-    INTERRUPTED runs stay, for they are meant to go on, and so do runs that MLflow does not have to
-    their end yet; `rm` deletes those too. --keep-best compares the latest accuracy on the test set
+    INTERRUPTED runs stay, for they are meant to go on; `rm` deletes them. So do runs that MLflow does not
+    have to their end yet, without --unpublished. --keep-best compares the latest accuracy on the test set
     among all ended runs of one name (`name:` in the YAML); of equal ones it keeps the older. What an
     `rm` has begun to delete goes in any case.
 
@@ -74,10 +92,10 @@ def prune(
         except ValueError as error:
             raise CommandError(f"--older-than: {error}") from error
         chosen = prunable(store.runs(ENDED), store.now() - seconds, keep_best)
-        unpublished = [run.id for run in chosen if not is_published(run)]
-        if unpublished:
-            hint(f"kept, for MLflow does not have all of them yet: {listed(unpublished)}")
-        remove(home, store, [run for run in chosen if is_published(run)], yes, json)
+        behind = [] if unpublished else [run.id for run in chosen if not is_published(run)]
+        if behind:
+            hint(f"kept, for MLflow does not have all of them yet (see --unpublished): {listed(behind)}")
+        remove(home, store, [run for run in chosen if run.id not in behind], yes, json)
 
 
 def prunable(ended: Iterable[Run], ended_before: float, keep_best: bool) -> list[Run]:

@@ -11,7 +11,7 @@ import typer
 from runner import exits
 from runner.commands.options import RunArgument
 from runner.following import patiently
-from runner.output import PROGRAM, CommandError, emit_bytes, hint
+from runner.output import PROGRAM, CommandError, Replay, hint
 from runner.states import ENDED
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def logs(
         in_queue = home.shared and worker == 0  # what the others print is not copied there
         sources: Logs = Kept(store, chosen.id) if in_queue else Files(home, store, chosen.id, worker)
         require_worker(chosen, worker, sources)
+        replay = Replay()
         try:
             for piece in output(store, chosen, sources, attempt, follow):
-                emit_bytes(piece)
+                replay.print(piece)
         except KeyboardInterrupt:
             hint(f"stopped looking, nothing else: `{PROGRAM} logs {chosen.id} -f` comes back")
             raise typer.Exit(exits.STOPPED_LOOKING) from None

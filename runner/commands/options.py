@@ -17,4 +17,7 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Put a value over the file's, as in optim.lr=0.01."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Unpublished = Annotated[
+    bool, typer.Option("--unpublished", help="Also runs that MLflow does not have to their end yet.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +16,8 @@ from runner.wording import NOTHING, duration, plural
 if TYPE_CHECKING:
     from runner.rows import Machine
     from runner.store import Store
+
+REASONS = 3  # for which runs could not be published, in `status`
 
 
 def up() -> None:
@@ -101,7 +103,7 @@ def status_lines(found: dict[str, Any], start: str) -> list[str]:
         "ray": ray_line(found["ray"], found["cluster"]),
         "gpus": _number(found["gpus"]),
         "cpus": _number(found["cpus"]),
-        "tracking": found["tracking"] or NOTHING,
+        "tracking": tracking_line(found["tracking"], found["publish_errors"]),
         "runs": ", ".join(f"{count} {state}" for state, count in found["runs"].items() if count) or "none",
     }
     lines = [f"{name:<10} {text}" for name, text in parts.items()]
@@ -132,6 +134,12 @@ def scheduler_line(scheduler: dict[str, Any], start: str) -> str:
     where = f"pid {scheduler['pid']} on {scheduler['host']}, version {scheduler['version']}{code}"
     message = f"; {scheduler['message']}" if scheduler["message"] else ""
     return f"up, {where}, last seen {age} ago{message}"
+
+
+def tracking_line(tracking: str | None, publish_errors: Mapping[str, int]) -> str:
+    """Where runs are published to, and why some could not be."""
+    failed = [f"{plural(count, 'run')} not published: {reason}" for reason, count in publish_errors.items()]
+    return "; ".join([tracking or NOTHING, *failed[:REASONS], *(["..."] if failed[REASONS:] else [])])
 
 
 def ray_line(ray: dict[str, Any], cluster: str | None) -> str:

@@ -70,7 +70,7 @@ def details(
 ) -> dict[str, str]:
     """What `show` prints of a run, by label; empty text is left out. `code_here`: the digest of ours."""
     now = situation.now
-    note = notes.note(run, situation)
+    note = notes.state_note(run, situation)
     return {
         "run": f"{run.id} ({run.name})",
         "state": run.state + (f": {note}" if note else ""),
@@ -148,12 +148,13 @@ def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
 def published_to(access: Access) -> str:
     """Where runs are published to: as this host would or, with a cluster that is elsewhere, as it does."""
     from runner.commands.access import is_elsewhere
-    from runner.tracking import shown, target
+    from runner.redaction import redacted
+    from runner.tracking import target
 
     if is_elsewhere(access.home) and not os.environ.get("MLFLOW_TRACKING_URI"):
         beat = access.store.scheduler_beat()
         return (beat.tracking if beat else None) or ""
-    return shown(target(access.home).uri)
+    return redacted(target(access.home).uri)
 
 
 def mlflow_line(run: Run, tracking: str) -> str:

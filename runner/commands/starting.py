@@ -115,7 +115,8 @@ def differences(home: Home, store: Store) -> list[str]:
     """What the running scheduler does otherwise than one that this command would start."""
     from runner.paths import recorded
     from runner.protocol import PROTOCOL
-    from runner.tracking import shown, target
+    from runner.redaction import redacted
+    from runner.tracking import target
 
     beat = store.scheduler_beat()
     if beat is None:
@@ -123,7 +124,7 @@ def differences(home: Home, store: Store) -> list[str]:
     found = []
     # Of a cluster that is elsewhere, this host knows the server only where its variable says so.
     named = bool(os.environ.get("MLFLOW_TRACKING_URI")) or not is_elsewhere(home)
-    if named and beat.tracking != (wanted := shown(target(home).uri)):
+    if named and beat.tracking != (wanted := redacted(target(home).uri)):
         found.append(f"the scheduler publishes to {beat.tracking} and not to {wanted}")
     if beat.home is not None and (keeps := recorded(beat.home)).storage != home.storage:
         found.append(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runner import exits
-from runner.output import PROGRAM, emit, hint
+from runner.output import PROGRAM, emit_exactly, hint
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
     from runner.paths import Home
     from runner.rows import Run
+    from runner.ui_record import Page
 
 PORT = 5000
 COPY_SECONDS = 30.0  # between two looks at the object store for what is new on TensorBoard
@@ -25,13 +27,15 @@ COPY_SECONDS = 30.0  # between two looks at the object store for what is new on 
 
 def ui(
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Of MLflow; TensorBoard takes the next.")
+        int, typer.Option(min=1, max=65535, help="Of both pages; where it is taken, the next free one.")
     ] = PORT,
 ) -> None:
-    """Serve the MLflow UI, and TensorBoard beside it, on this machine only, until Ctrl-C.
+    """Serve the MLflow UI and TensorBoard on this machine, for you alone, until Ctrl-C.
 
-    Where the runs are published to an MLflow server, its own address is given instead; TensorBoard needs
-    the runs' folders.
+    Prints a link for each. The browser keeps a cookie for what you open from there, and nobody else on the
+    machine gets in without the link. Where this home's pages are served already, says by which process and
+    where. Where the runs are published to an MLflow server, its own address is given instead; TensorBoard
+    needs the runs' folders.
 
     \b
     Example:
@@ -39,27 +43,57 @@ def ui(
     """
     from runner.commands.access import open_queue, require_folders
     from runner.tracking import target
-    from runner.ui import serve
+    from runner.ui import AlreadyServed, serve
 
     with open_queue(only_looks=True) as access:  # where there is no home no server is started, either
         home, environ = access.home, environment(access)
         runs = access.store.runs() if home.remote else []
+        moves = not is_served_elsewhere(access)
     if not target(home, environ).served:
         require_folders(home, f"run `{PROGRAM} ui`")
     if home.remote:
         _copy_boards(home, runs)
-    hint("asking and starting the servers: this takes some seconds")
+    hint("starting the servers, unless they run: this takes some seconds")
     try:
-        with serve(home, port, environ) as services:
-            for page in services.pages:
-                emit(f"{page.name:<12} {page.url}")
+        with serve(home, port, environ, partial(follow_home, home, environ) if moves else None) as services:
+            list_pages(services.pages)
             if not services.children:
                 hint(f"no TensorBoard: {home.runs} with the runs' folders is not to be seen from this host")
                 return
-            hint("Ctrl-C ends them; the runs go on")
+            hint("whoever has a link may read and delete your runs, until this command ends")
+            hint("Ctrl-C ends the pages; the runs go on")
             services.wait()
+    except AlreadyServed as already:
+        hint(f"process {already.served.pid} serves these pages already; Ctrl-C there ends them")
+        list_pages(already.served.pages)
     except KeyboardInterrupt:
         raise typer.Exit(exits.OK) from None
+
+
+def list_pages(pages: Iterable[Page]) -> None:
+    """Print the links, with the token in them."""
+    for page in pages:
+        emit_exactly(f"{page.name:<12} {page.url}")
+
+
+def is_served_elsewhere(access: Access) -> bool:
+    """Whether a scheduler keeps the runs under another path: another host's to the same folder, perhaps."""
+    from runner.paths import recorded
+    from runner.service import is_alive
+
+    text = access.store.recorded_home()
+    has_other_path = text is not None and recorded(text).root != access.home.root
+    return has_other_path and is_alive(access.store, access.store.now())
+
+
+def follow_home(home: Home, environ: Mapping[str, str]) -> None:
+    """Let MLflow's store name files where the home is now, if it has moved, and say so."""
+    from runner import tracking
+
+    store = tracking.target(home, environ)
+    with tracking.locked(store.lock):
+        for before in tracking.follow_home(store):
+            hint(f"MLflow's files are here now and no longer in {before}")
 
 
 def _copy_boards(home: Home, runs: Sequence[Run]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.commands.options import Files, Json, Settings
-from runner.output import emit, emit_json
+from runner.output import emit_exactly, emit_json
 
 
 def validate(files: Files, settings: Settings = None, json: Json = False) -> None:
@@ -32,4 +32,4 @@ def validate(files: Files, settings: Settings = None, json: Json = False) -> Non
         emit_json([{"file": document.file, "config": document.data} for document in documents])
         return
     for experiment, text in zip(experiments, texts, strict=True):
-        emit(f"--- # {experiment.file}\n{text}".rstrip() if len(texts) > 1 else text.rstrip())
+        emit_exactly(f"--- # {experiment.file}\n{text}".rstrip() if len(texts) > 1 else text.rstrip())

@@ -146,7 +146,32 @@ def test_hyperparameters_stand_beside_the_figures_reached(tmp_path, tiny_config,
     logged = data.session_start_info.hparams
     assert logged["batch_size"].number_value == 16
     assert logged["dataset.name"].string_value == "digits"
-    assert points(tmp_path, "best/epoch") == [(1, 1)]
+    assert points(tmp_path, "validation/best_epoch") == [(1, 1)]
+    assert points(tmp_path, "test/accuracy_at_best_epoch") == [(1, figures["best/test/accuracy"])]
+    experiment = getattr(plugin_data_pb2, "HParamsPluginData").FromString(  # noqa: B009 - made at run time
+        accumulator.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    )
+    shown = {info.name.tag for info in experiment.experiment.metric_infos}
+    assert shown >= {"test/accuracy", "test/accuracy_at_best_epoch", "validation/best_epoch"}
+
+
+def test_no_group_of_single_points_comes_first(tmp_path, tiny_config, tiny_splits):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(num_epochs=1)
+    *_, end = train(config, splits=tiny_splits)
+    history = end.snapshot()["history"]
+    board = Board(tmp_path)
+    for epoch in (1, 2):
+        board.epoch(epoch, {name: history[0][name] for name in history[0] if name not in ("epoch", "time")})
+    board.hparams(config, results(history), 1)
+    board.close()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    tags = accumulator.Tags()["scalars"]
+    groups = {tag.partition("/")[0] for tag in tags}
+    curves = {tag.partition("/")[0] for tag in tags if len(accumulator.Scalars(tag)) == 2}
+    assert groups == curves
 
 
 def test_a_runs_examples_are_test_images_and_what_the_decoder_makes_of_them(tiny_config, tiny_splits):

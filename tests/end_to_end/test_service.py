@@ -244,6 +244,22 @@ def test_a_run_resumed_again_and_again_is_one_mlflow_run_with_one_point_an_epoch
     assert len(client.search_runs([experiment.experiment_id], query)) == 1
 
 
+def test_a_relative_tracking_store_is_that_of_the_directory_of_the_command(
+    ray_folder: Path, tmp_path: Path, small: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    (directory := tmp_path / "here").mkdir()
+    service = Service(tmp_path / "home", {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}, directory)
+    number = service.submit(small, "num_epochs=1")
+    run = service.wait_for(number, lambda run: run.published_state is State.FINISHED)
+    service.call("down")
+    assert run.mlflow_run_id is not None
+    found = MlflowClient(f"sqlite:///{directory}/mlflow.db").get_run(run.mlflow_run_id)
+    assert found.info.status == "FINISHED"
+    assert not service.home.mlflow_database.exists()
+
+
 def test_the_queue_survives_two_hundred_submits_in_a_row(service: Service, small: Path) -> None:
     before = len(service.runs())
     words = ["--set", "runner.cpus=999"]

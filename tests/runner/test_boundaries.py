@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 # purpose fits; `name.*` stands for a package and all that it holds.
 FLOORS = {
     "capsnet": [
-        "config sections dataset_sections model_sections presets schema mistakes wording validation yamlfile "
-        "yamltext yamlwords routing em randomness reference reference_em files geometry images layers "
-        "pairing mat5 notices agreement kernel native convolution patience group private caches cpus guard "
-        "locks streams",
+        "config sections dataset_sections model_sections presets schema mistakes printable wording "
+        "validation yamlfile yamltext yamlwords routing em randomness reference reference_em files geometry "
+        "images layers pairing mat5 notices agreement kernel native convolution patience group private "
+        "caches cpus guard locks streams",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
@@ -34,17 +34,19 @@ FLOORS = {
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
-        "spec loading paths place private source code_cache guest protocol versions wording loopback",
+        "spec loading paths place private source code_cache guest protocol versions wording loopback "
+        "redaction",
         "states rows moves room spread placement record system_metrics run_files held objects growing "
         "remote_checkpoint object_storage storage uploading workplace settings ownership",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
-        "worker attempt follower keeper orders output_log backlog log_copy publisher tracking model_artifact "
-        "capsnet_pyfunc",
+        "worker attempt follower keeper orders output_log backlog log_copy publisher tracking relocation "
+        "model_artifact capsnet_pyfunc",
         "cluster resources",
         "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray "
         "ray_environment",
-        "cli __main__ commands.* output exits notes narration following views editing git present ui",
+        "cli __main__ commands.* output exits notes narration following views editing git present "
+        "ui ui_child ui_record web_gate web_proxy web_server run_tied tensorboard_server",
     ],
 }
 
@@ -65,6 +67,9 @@ ONLY = {
         "runner.migrations",
     },
     "psycopg": {"runner.postgres"},
+    "aiohttp": {"runner.web_proxy"},
+    "starlette": {"runner.web_gate", "runner.web_proxy", "runner.web_server", "runner.ui"},
+    "uvicorn": {"runner.web_server"},
     "fsspec": {"runner.objects"},
     "alembic": {"runner.schema", "runner.migrations"},
     "typer": {"runner.cli", "runner.output", "runner.commands"},

@@ -66,6 +66,25 @@ def test_rm_asks_on_a_terminal(lab: Lab, answer: str, code: int) -> None:
     assert folder.exists() is (answer == "n")
 
 
+def test_rm_with_yes_alone_refuses_what_mlflow_lacks_and_says_why(lab: Lab) -> None:
+    whole, behind = published(lab, lab.ended()), lab.ended()
+    lab.store.published(behind, error="the server is away")
+    done = lab.call("rm", whole, behind, "--yes")
+    assert done.code == exits.USAGE
+    assert done.err.startswith(
+        "run 2: MLflow does not have all of it yet (the server is away); --unpublished "
+    )
+    assert len(lab.store.runs()) == 2
+    assert lab.call("rm", whole, behind, "--yes", "--unpublished").code == exits.OK
+    assert lab.store.runs() == []
+
+
+def test_prune_takes_what_mlflow_lacks_where_it_is_asked_to(lab: Lab) -> None:
+    lab.ended()
+    assert lab.call("prune", "--yes").err.endswith("nothing to delete\n")
+    assert lab.call("prune", "--yes", "--unpublished").err == "deleted run 1, freed 0.0 MB\n"
+
+
 def test_rm_of_an_unfinished_run_deletes_nothing_at_all(lab: Lab) -> None:
     ended, queued = lab.ended(), lab.submit()
     done = lab.call("rm", ended, queued, "--yes")
@@ -82,7 +101,7 @@ def test_prune_keeps_what_may_go_on_and_what_mlflow_lacks(lab: Lab) -> None:
     done = lab.call("prune", "--yes", "--json")
     assert done.code == 0
     assert [row["id"] for row in json.loads(done.out)] == [finished, cancelled_early]
-    assert f"kept, for MLflow does not have all of them yet: {unpublished}\n" in done.err
+    assert f"kept, for MLflow does not have all of them yet (see --unpublished): {unpublished}\n" in done.err
     assert [run.id for run in lab.store.runs()] == [interrupted, unpublished, queued]
 
 

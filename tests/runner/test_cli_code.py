@@ -95,9 +95,9 @@ def test_code_that_was_not_kept_is_said_in_one_line(lab: Lab) -> None:
 
 def test_code_goes_with_the_last_run(lab: Lab, here: str) -> None:
     number, other = lab.ended(), lab.ended()
-    lab.call("rm", number, "--yes")
+    lab.call("rm", number, "--yes", "--unpublished")
     assert lab.store.source(here) is not None
-    lab.call("rm", other, "--yes")
+    lab.call("rm", other, "--yes", "--unpublished")
     assert lab.store.source(here) is None
 
 

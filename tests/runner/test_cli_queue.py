@@ -268,6 +268,26 @@ def test_a_run_is_named_by_number_or_by_a_name_that_only_it_has(lab: Lab) -> Non
         assert done.err.startswith("there is no run ") and done.err.count("\n") == 1
 
 
+def test_queue_status_and_the_end_of_a_wait_say_that_a_run_could_not_be_published(lab: Lab) -> None:
+    lab.serve()
+    away = "http://lab:5000: [Errno 111] Connection refused"
+    first, second, fine = lab.ended(), lab.ended(State.FAILED), lab.ended()
+    for number in (first, second):
+        lab.store.published(number, error=away)
+    lab.store.published(fine, epoch=10, state=State.FINISHED)
+    said = f"not published to MLflow: {away}"
+    listed = lab.call("queue").out.splitlines()
+    assert [line.endswith(said) for line in listed] == [False, True, True, False]
+    assert json.loads(lab.call("queue", "--json").out)[0]["note"] == said
+    assert f"; 2 runs not published: {away}\n" in lab.call("status").out
+    assert json.loads(lab.call("status", "--json").out)["publish_errors"] == {away: 2}
+    assert lab.call("wait", first).err.endswith(f"; {said}\n")
+    assert said in lab.call("watch", second).out
+    assert said not in lab.call("wait", fine).err
+    lab.store.published(first, epoch=10, state=State.FINISHED)
+    assert lab.call("wait", first).err.endswith("FINISHED after 0s\n")
+
+
 def test_status_says_what_is_up(lab: Lab) -> None:
     lab.serve(gpus=4)
     lab.submit()

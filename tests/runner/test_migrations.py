@@ -347,7 +347,7 @@ class TestOpeningOneWithoutIdentities:
 
     def test_only_what_tracking_lacks_is_unpublished(self, fourth: Path) -> None:
         with open_store(fourth) as store:
-            assert [run.name for run in store.unpublished()] == ["running", "queued", "failed"]
+            assert [run.name for run in store.unpublished()] == ["running", "failed"]
 
     def test_a_new_run_has_an_identity(self, fourth: Path) -> None:
         with open_store(fourth) as store:

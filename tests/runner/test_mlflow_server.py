@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from published import CONFIG, Scheduler, append_samples, draw, files, mlflow_run
 
 from capsnet.history import read_history
 from runner import publisher as publishing
-from runner import tracking, ui
+from runner import tracking, ui_child
 from runner.paths import Home
 from runner.publisher import Publisher
 from runner.record import SAMPLE
@@ -32,6 +32,7 @@ from runner.rows import NewRun, Run
 from runner.states import Event, State
 from runner.store import Store, open_store
 from runner.tracking import Tracker
+from runner.web_server import listen
 
 
 class Server:
@@ -41,7 +42,8 @@ class Server:
         self.folder = folder
         self.folder.mkdir()
         shutil.copy(new_store, folder / "mlflow.db")
-        self.port, _ = ui.free_ports(5600)
+        with closing(listen(5600, 100)) as listener:
+            self.port = listener.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +58,7 @@ class Server:
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mlflow", "server", "--serve-artifacts", *words],
-            env={**os.environ, **ui.MLFLOW_SETTINGS},
+            env={**os.environ, **tracking.SETTINGS, **ui_child.MLFLOW_SETTINGS},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -82,12 +82,59 @@ def crash(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_queued_run_is_scheduled_with_its_flattened_config_and_tags(
-    queued_run: int, publish: Callable[[], None], tracker: Tracker, store: Store
+def test_a_run_appears_when_it_starts_so_that_mlflows_duration_is_without_its_wait(
+    queued_run: int, store: Store, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    publish()
+    assert mlflow_runs(tracker) == []
+    assert not store.anything_unpublished()
+    scheduler.start(queued_run)
+    publish()
+    run = mlflow_run(tracker)
+    assert (run.info.status, run.info.start_time) == ("RUNNING", 20_000)
+    assert run.data.tags["runner.submitted"] == "1970-01-01T00:00:01+00:00"
+    scheduler.end(queued_run, Event.FAIL)
+    publish()
+    run = mlflow_run(tracker)
+    assert (run.info.status, run.info.end_time) == ("FAILED", 91_000)
+    assert run.data.tags["runner.ended"] == "1970-01-01T00:01:31+00:00"
+
+
+def test_mlflows_duration_is_the_time_of_all_attempts_without_the_waits_between_them(
+    running_run: int, scheduler: Scheduler, store: Store, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    scheduler.end(running_run, Event.INTERRUPT)  # after 71 s
+    publish()
+    store.resume(running_run, now=500.0)
+    scheduler.clock = 990.0
+    scheduler.start(running_run)
+    publish()
+    assert "runner.ended" not in mlflow_run(tracker).data.tags
+    store.end(scheduler.epoch, running_run, 2, Event.FAIL, 1_005.0, "failed")  # after 5 s more
+    publish()
+    run = mlflow_run(tracker)
+    assert run.info.end_time - run.info.start_time == 76_000
+    assert run.data.tags["runner.ended"] == "1970-01-01T00:16:45+00:00"
+
+
+def test_a_run_that_an_earlier_version_showed_as_scheduled_is_followed_to_its_end(
+    queued_run: int, store: Store, publish: Callable[[], None], tracker: Tracker
+) -> None:
+    experiment = tracker.client.get_experiment_by_name("test")
+    assert experiment is not None
+    made = tracker.client.create_run(experiment.experiment_id, 1_000)
+    store.bind(queued_run, None, made.info.run_id)
+    store.ask(queued_run, "cancel", grace_seconds=5.0, now=2.0)
+    publish()
+    assert mlflow_run(tracker).info.status == "KILLED"
+
+
+def test_a_run_has_its_flattened_config_and_tags(
+    running_run: int, publish: Callable[[], None], tracker: Tracker, store: Store
 ) -> None:
     publish()
     run = mlflow_run(tracker)
-    assert (run.info.status, run.info.run_name) == ("SCHEDULED", "1-tiny")
+    assert run.info.run_name == "1-tiny"
     assert run.data.params == {
         "name": "tiny",
         "num_epochs": "3",
@@ -95,7 +142,7 @@ def test_a_queued_run_is_scheduled_with_its_flattened_config_and_tags(
         "optim.milestone": "[2]",
         "dataset.root": "null",
     }
-    assert run.data.tags["runner.id"] == f"{store.queue_id}/{queued_run}"
+    assert run.data.tags["runner.id"] == f"{store.queue_id}/{running_run}"
     assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
     assert run.data.tags["git.dirty"] == "true"
     assert run.data.tags["paper"] == "figure 2"
@@ -292,9 +339,9 @@ def test_a_resumed_run_no_longer_says_why_it_had_failed(
 
 
 def test_a_cancelled_run_is_killed_and_says_which(
-    queued_run: int, store: Store, publish: Callable[[], None], tracker: Tracker
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
 ) -> None:
-    store.ask(queued_run, "cancel", grace_seconds=5.0, now=2.0)
+    scheduler.end(running_run, Event.CANCEL)
     publish()
     run = mlflow_run(tracker)
     assert (run.info.status, run.data.tags["runner.state"]) == ("KILLED", "CANCELLED")
@@ -402,11 +449,13 @@ def test_two_runs_of_one_number_in_one_queue_are_two_mlflow_runs(
         store.close()
     shutil.copy(home.database, tmp_path / "copy.db")
     new = NewRun(name="tiny", config=CONFIG, num_epochs=3)
-    for state in (State.CANCELLED, State.INTERRUPTED):
+    for event in (Event.CANCEL, Event.INTERRUPT):
         shutil.copy(tmp_path / "copy.db", home.database)
         with open_store(home) as store:
             assert store.add([new], now=1.0) == [1]
-            store.ask(1, "cancel" if state is State.CANCELLED else "interrupt", 1.0, now=2.0)
+            scheduler = Scheduler(store, home)
+            scheduler.start(1)
+            scheduler.end(1, event)
             for _ in range(2):
                 Publisher(store, home, tracker).publish_once(now=100.0)
     found = mlflow_runs(tracker)
@@ -416,16 +465,15 @@ def test_two_runs_of_one_number_in_one_queue_are_two_mlflow_runs(
 
 
 def test_an_mlflow_run_that_the_row_names_by_mistake_is_left_to_its_own_run(
-    queued_run: int, publish: Callable[[], None], store: Store, tracker: Tracker
+    running_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
 ) -> None:
     publish()
     [first] = mlflow_runs(tracker)
     tracker.client.set_tag(first.info.run_id, "runner.identity", "another")
-    store.ask(queued_run, "cancel", 1.0, now=2.0)
+    scheduler.end(running_run, Event.CANCEL)
     publish()
     assert [run.data.tags["runner.identity"] for run in mlflow_runs(tracker)].count("another") == 1
-    own = store.run(queued_run)
-    assert own is not None and own.mlflow_run_id != first.info.run_id
+    assert scheduler.run(running_run).mlflow_run_id != first.info.run_id
 
 
 def test_a_run_of_before_identities_is_found_by_its_number_alone(tracker: Tracker) -> None:
@@ -526,14 +574,15 @@ def test_two_publishers_that_make_the_same_mlflow_run_agree_on_one(
 
 
 def test_a_run_that_mlflow_refuses_is_noted_in_its_row_and_holds_up_no_other(
-    queued_run: int, publish: Callable[[], None], tracker: Tracker, store: Store, scheduler: Scheduler
+    running_run: int, publish: Callable[[], None], tracker: Tracker, store: Store, scheduler: Scheduler
 ) -> None:
     publish()
     tracker.client.delete_run(mlflow_run(tracker).info.run_id)
     [other] = store.add([NewRun(name="other", config=CONFIG, num_epochs=3)], now=2.0)
-    store.ask(queued_run, "interrupt", grace_seconds=5.0, now=2.0)
+    scheduler.start(other)
+    scheduler.end(running_run, Event.INTERRUPT)
     publish()
-    assert "was deleted: restore it in MLflow's UI" in (scheduler.run(queued_run).publish_error or "")
+    assert "was deleted: restore it in MLflow's UI" in (scheduler.run(running_run).publish_error or "")
     assert scheduler.run(other).publish_error is None
     assert mlflow_run(tracker).info.run_name == "2-other"
 
@@ -555,36 +604,20 @@ def test_a_run_that_could_not_be_published_is_tried_again_less_and_less_often(
     assert steps(tracker) == [1]
 
 
-def test_runs_that_wait_are_published_after_those_that_run_and_not_all_at_once(
-    store: Store,
-    scheduler: Scheduler,
-    publish: Callable[[], None],
-    tracker: Tracker,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(publishing, "RUNS_A_ROUND", 2)
-    store.add([NewRun(name=name, config=CONFIG, num_epochs=3) for name in "abcd"], now=2.0)
-    scheduler.start(4)
-    publish()
-    assert {run.info.run_name for run in mlflow_runs(tracker)} == {"1-a", "4-d"}
-    publish()
-    assert {run.info.run_name for run in mlflow_runs(tracker)} == {"1-a", "2-b", "4-d"}
-    publish()
-    assert len(mlflow_runs(tracker)) == 4
-
-
-def test_runs_that_are_refused_hold_up_none_of_those_that_were_submitted_later(
-    store: Store, home: Home, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+def test_runs_that_are_refused_hold_up_none_of_those_that_started_later(
+    store: Store, scheduler: Scheduler, home: Home, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishing, "RUNS_A_ROUND", 2)
     bad, good = "runner: {}\n", CONFIG  # of the first there are no params, and so it is refused for ever
     monkeypatch.setattr(record, "params", lambda config: {"a": "b"} if config == good else 1 / 0)
     store.add([NewRun(name="bad", config=bad, num_epochs=3)] * 2, now=2.0)
     store.add([NewRun(name="good", config=good, num_epochs=3)] * 2, now=2.0)
+    for run in store.runs():
+        scheduler.start(run.id)
     publisher = Publisher(store, home, tracker)
     for second in range(2):
         publisher.publish_once(now=float(second))
-    assert [run.published_state for run in store.runs()] == [None, None, State.QUEUED, State.QUEUED]
+    assert [run.published_state for run in store.runs()] == [None, None, State.RUNNING, State.RUNNING]
 
 
 def test_many_runs_that_go_on_leave_a_turn_to_those_that_have_ended(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_a_python_path_from_which_ray_itself_comes_stays(
     (modules / PACKAGES[0] / "__init__.py").write_text("")
     path = os.pathsep.join(["/home/ada/own", str(modules)])
     assert chosen({"PYTHONPATH": path}) == {}
+    monkeypatch.delitem(sys.modules, PACKAGES[0], raising=False)  # found anew, and not as imported before
     monkeypatch.syspath_prepend(modules)
     assert chosen({"PYTHONPATH": path}) == {"PYTHONPATH": path}
 

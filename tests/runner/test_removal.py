@@ -107,7 +107,7 @@ def test_an_rm_that_may_not_delete_an_object_says_whose_it_is_and_a_second_one_f
 ) -> None:
     store = ended_runs(lab, url, 2)
     gate.refused = "1-tiny/attempts/1/history.csv"
-    done = lab.call("rm", 1, 2, "--yes")
+    done = lab.call("rm", 1, 2, "--yes", "--unpublished")
     assert done.code == exits.USAGE
     assert done.err == (
         "deleted run 2, freed 0.0 MB\n"
@@ -121,7 +121,7 @@ def test_an_rm_that_may_not_delete_an_object_says_whose_it_is_and_a_second_one_f
         "run 1 is being deleted: `python -m runner rm 1` finishes that\n"
     )
     gate.refused = None
-    assert lab.call("rm", 1, "--yes").err == "deleted run 1, freed 0.0 MB\n"
+    assert lab.call("rm", 1, "--yes", "--unpublished").err == "deleted run 1, freed 0.0 MB\n"
     assert store.list("1-tiny") == {} and lab.store.runs() == []
 
 
@@ -131,7 +131,7 @@ def test_an_rm_whose_store_falls_silent_tries_no_other_run_and_names_all_that_ar
     store = ended_runs(lab, url, 3)
     gate.unanswered = "2-tiny/attempts/1/outcome.json"
     monkeypatch.setattr(objects, "ANSWER_SECONDS", 1.0)
-    done = lab.call("rm", 1, 2, 3, "--yes")
+    done = lab.call("rm", 1, 2, 3, "--yes", "--unpublished")
     assert done.code == exits.USAGE
     first, *others = done.err.splitlines()
     assert first == "deleted run 1, freed 0.0 MB"
@@ -143,7 +143,7 @@ def test_an_rm_whose_store_falls_silent_tries_no_other_run_and_names_all_that_ar
     assert [len(store.list(f"{number}-tiny")) for number in (1, 2, 3)] == [0, 1, 3]
     assert [run.id for run in lab.store.runs()] == [2, 3]
     gate.unanswered = None
-    assert lab.call("rm", 2, 3, "--yes").code == 0
+    assert lab.call("rm", 2, 3, "--yes", "--unpublished").code == 0
     assert store.list("") == {} and lab.store.runs() == []
 
 
@@ -154,7 +154,7 @@ def test_an_rm_of_a_store_that_is_away_changes_nothing(
     monkeypatch.setattr(objects, "ANSWER_SECONDS", 1.0)
     s3_process.stop()
     try:
-        done = lab.call("rm", 1, "--yes")
+        done = lab.call("rm", 1, "--yes", "--unpublished")
     finally:
         s3_process.go_on()
     assert (done.code, done.err) == (exits.USAGE, f"{url} does not answer\n")
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_deleted_keeps_its_run_until_it_can(
         (place / f"{number}-tiny").parent.mkdir(exist_ok=True)
     (place / "1-tiny").symlink_to(tmp_path / "disk-1")  # somebody moved it: what a link leads to is his
     (tmp_path / "disk-2").rename(place / "2-tiny")
-    done = lab.call("rm", 1, 2, "--yes")
+    done = lab.call("rm", 1, 2, "--yes", "--unpublished")
     assert done.code == exits.USAGE
     deleted, left = done.err.splitlines()
     assert deleted == "deleted run 2, freed 0.0 MB"
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_deleted_keeps_its_run_until_it_can(
     )
     assert [run.id for run in lab.store.runs()] == [1]
     (place / "1-tiny").unlink()
-    assert lab.call("rm", 1, "--yes").code == 0
+    assert lab.call("rm", 1, "--yes", "--unpublished").code == 0
     assert lab.store.runs() == []
 
 
@@ -194,4 +194,4 @@ def test_a_run_that_is_being_deleted_is_nobodys_best_and_prune_deletes_it_to_the
     lab.store.begin_removal([1], now=1.0)
     assert [run.id for run in best(lab.store.runs())] == [2]
     assert [run.id for run in prunable(lab.store.runs(), ended_before=0.0, keep_best=True)] == [1]
-    assert lab.call("prune", "--keep-best", "--yes").err == "deleted run 1, freed 0.0 MB\n"
+    assert lab.call("prune", "--keep-best", "--yes", "--unpublished").err == "deleted run 1, freed 0.0 MB\n"

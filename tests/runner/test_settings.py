@@ -9,6 +9,7 @@ import pytest
 
 from runner import settings
 from runner.paths import Home
+from runner.tracking import target
 
 SHELL = {
     "MLFLOW_TRACKING_URI": "http://db",
@@ -53,3 +54,40 @@ def test_what_is_given_leaves_nothing_of_the_host_that_contradicts_it(
     settings.adopt({"AWS_ACCESS_KEY_ID": "mine"})
     assert os.environ["AWS_ACCESS_KEY_ID"] == "mine"
     assert "AWS_SESSION_TOKEN" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{here}/mlflow.db"),
+        ("sqlite:///./sub/../m.db?timeout=30", "sqlite:///{here}/m.db?timeout=30"),
+        ("sqlite+pysqlite:///mlflow.db", "sqlite+pysqlite:///{here}/mlflow.db"),
+        ("sqlite:///file:mlflow.db?uri=true", "sqlite:///file:{here}/mlflow.db?uri=true"),
+        ("sqlite:///~/mlflow.db", "sqlite:///{home}/mlflow.db"),
+        ("file:./mlruns", "file://{here}/mlruns"),
+        ("file:my%20runs", "file://{here}/my%20runs"),
+        ("./mlruns", "{here}/mlruns"),
+        ("mlruns", "{here}/mlruns"),
+        ("~/mlruns", "{home}/mlruns"),
+        *((same, same) for same in ("sqlite:////srv/m.db", "file:///srv/m", "/srv/m", "sqlite:///:memory:")),
+        *((same, same) for same in ("http://db:5000", "postgresql://u@db/m", "databricks", "databricks://p")),
+    ],
+)
+def test_a_relative_store_is_that_of_the_directory_in_which_it_is_named(
+    uri: str, absolute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    expected = absolute.format(here=tmp_path, home="/home/ada")
+    given = settings.given(
+        Home(Path("/runs")), {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}, True
+    )
+    assert given == {"MLFLOW_TRACKING_URI": expected, "MLFLOW_REGISTRY_URI": expected}
+    monkeypatch.chdir("/")  # where the scheduler and the publisher run
+    assert target(Home(Path("/runs")), given).uri == expected
+
+
+def test_a_relative_certificate_is_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = settings.given(Home(Path("/runs")), {"MLFLOW_TRACKING_SERVER_CERT_PATH": "ca.pem"}, True)
+    assert given == {"MLFLOW_TRACKING_SERVER_CERT_PATH": f"{tmp_path}/ca.pem"}

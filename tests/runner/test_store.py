@@ -175,7 +175,7 @@ class TestOrder:
         (lambda store: store.runs([State.RUNNING]), "runs_in_order"),
         (lambda store: store.latest(20), "runs_by_end"),
         (Store.unpublished, "runs_to_publish"),
-        (lambda store: store.behind(True, 0, 20), "runs_to_publish"),
+        (lambda store: store.behind(0, 20), "runs_to_publish"),
         (Store.anything_unpublished, "runs_to_publish"),
     ],
 )
@@ -507,7 +507,7 @@ class TestRemoving:
         with pytest.raises(IllegalMove, match="run 1: it is being deleted"):
             store.resume(finished, num_epochs=500, now=2.0)
         assert not store.anything_unpublished()
-        assert store.unpublished() == store.behind(started=True, after=0, at_most=9) == []
+        assert store.unpublished() == store.behind(after=0, at_most=9) == []
         store.remove([finished])
         assert store.runs() == []
 
@@ -623,8 +623,9 @@ class TestPublishing:
         assert store.unpublished() == []
         assert not store.anything_unpublished()
         later = add()
+        assert store.unpublished() == [] and not store.anything_unpublished()
+        store.claim(epoch, later, 200.0, gpus=0, cpus=1)
         assert [run.id for run in store.unpublished()] == [later]
-        assert store.unpublished(started=True) == []
         run = row(store, finished)
         assert (run.published_epoch, run.mlflow_run_id, run.published_state) == (50, "abc", State.FINISHED)
 

@@ -47,24 +47,6 @@ def test_another_database_keeps_its_files_in_the_home_and_not_wherever_the_publi
     assert (where.artifacts, where.served, where.lock) == (f"file://{tmp_path}/artifacts", False, None)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("http://ada:secret@lab:5000/mlflow", "http://lab:5000/mlflow"),
-        ("https://secret@lab", "https://lab"),
-        ("http://ada:s@cret@[::1]:5000?a=b@c", "http://[::1]:5000?a=b@c"),
-        ("postgresql+psycopg2://ada:secret@lab/mlflow", "postgresql+psycopg2://lab/mlflow"),
-        ("at mysql+pymysql://ada:se/cr?e#t@lab/mlflow: a@b", "at mysql+pymysql://lab/mlflow: a@b"),
-        ("http://lab:5000/page@2", "http://lab:5000/page@2"),
-        ("sqlite:////home/ada@lab/mlflow.db", "sqlite:////home/ada@lab/mlflow.db"),
-        ("no http://a:secret@b and no https://c:secret@d: ada@e", "no http://b and no https://d: ada@e"),
-        ("http://[", "http://["),
-    ],
-)
-def test_no_password_is_shown(text: str, shown: str) -> None:
-    assert tracking.shown(text) == shown
-
-
 def test_no_password_is_in_what_is_said_of_an_error() -> None:
     long = ValueError("API request to http://ada:" + "secret" * 60 + "@lab/api failed\nand so on")
     assert tracking.explain(long) == "API request to http://lab/api failed"
