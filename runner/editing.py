@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.output import CommandError
+from runner.overrides import is_below, key_of, merged
 from runner.rows import Wants
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Edit(NamedTuple):
     config: str | None
     num_epochs: int | None
     wants: Wants | None
+    overrides: tuple[str, ...] | None = None
 
 
 def edited(
@@ -65,25 +67,21 @@ def edited(
     if not settings:
         return Edit(None, None, None)
     resolved = experiment.resolved(Path(run.submit_directory or "/"), environment)
-    return Edit(resolved, config.num_epochs, _wants(run, experiment.spec, settings))
+    wants = _wants(run, experiment.spec, settings)
+    return Edit(resolved, config.num_epochs, wants, merged(run.overrides, settings))
 
 
 def _wants(run: Run, spec: Spec, settings: Sequence[str]) -> Wants:
     """What the run needs now. What its `gpus: auto` came to stays, unless the GPUs themselves are set."""
     gpus = spec.gpus
-    if gpus == "auto" and run.gpus != "auto" and "runner.gpus" not in map(_key, settings):
+    if gpus == "auto" and run.gpus != "auto" and "runner.gpus" not in map(key_of, settings):
         gpus = spec.processes if run.gpus else run.gpus  # one for each worker, or there were none
     return Wants(gpus, spec.cpus, spec.processes)
 
 
 def is_changeable(setting: str) -> bool:
     """Whether a `key=value` names what may change, or something inside it."""
-    key = _key(setting)
-    return any(key == known or key.startswith(f"{known}.") for known in CHANGEABLE)
-
-
-def _key(setting: str) -> str:
-    return setting.partition("=")[0].strip()
+    return any(is_below(key_of(setting), known) for known in CHANGEABLE)
 
 
 def refusal(setting: str) -> str:

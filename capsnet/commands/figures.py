@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from capsnet import checkpoint
+from capsnet.commands.run_numbers import require_checkpoints
 from capsnet.commands.trained import Trained, load_trained
 from capsnet.figures import (
     animation,
@@ -70,7 +71,9 @@ def _checkpoint(arguments: Namespace) -> str:
 
 def _pictures(arguments: Namespace, path: str) -> Iterator[Picture]:
     if arguments.command == "curves":
-        return _curves(arguments, Path(path))
+        return _curves(arguments, path)
+    kind = "" if arguments.command == ALL else f" {arguments.command}"
+    require_checkpoints([path], f"python -m runner figures RUN{kind}")
     trained = load_trained(path, best=arguments.best, data=arguments.data)
     if getattr(arguments, "seed", None) is None:
         arguments.seed = trained.config.seed
@@ -127,14 +130,15 @@ def _rotate(arguments: Namespace, trained: Trained) -> Iterator[Picture]:
             yield file, sheet.png(rotate.draw(seen, rotate.accuracies(subject, some, motion), len(some)))
 
 
-def _curves(arguments: Namespace, path: Path) -> Iterator[Picture]:
+def _curves(arguments: Namespace, path: str) -> Iterator[Picture]:
     """From a checkpoint, or from the table of metrics beside it where that is named or alone is left."""
-    where = checkpoint.locate(path)
-    table = path if path.suffix == ".csv" else checkpoint.history_path(where)
-    if path.suffix == ".csv" or (table.exists() and not where.exists()):
+    where, is_table = checkpoint.locate(path), Path(path).suffix == ".csv"
+    table = Path(path) if is_table else checkpoint.history_path(where)
+    if is_table or (table.exists() and not where.exists()):
         history, name = _read(table), table.absolute().parent.name
         where = table.with_name(CHECKPOINT)
     else:
+        require_checkpoints([path], "python -m runner figures RUN curves")
         state = checkpoint.load(where)
         history, name = state["history"], state["config"]["name"]
     file = _file(arguments, output.folder_of(where) / "curves.png")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import Json, Runs, Yes
+from runner.commands.options import All, Json, RunsOrAll, Yes
 from runner.output import PROGRAM, CommandError, confirm, emit_json, hint, one_line
 from runner.states import ENDED, State
 from runner.wording import listed, megabytes, parse_duration, runs_named
@@ -22,26 +22,34 @@ if TYPE_CHECKING:
 PRUNED = frozenset({State.FINISHED, State.FAILED, State.CANCELLED})
 
 
-def rm(runs: Runs, yes: Yes = False, json: Json = False) -> None:
+def rm(runs: RunsOrAll = None, everything: All = False, yes: Yes = False, json: Json = False) -> None:
     """Delete ended runs: checkpoints, logs and their place in the queue. MLflow keeps its record of them.
 
-    A file that the YAML's checkpoint.model_path or log_dir names is the user's own and stays. A run of which
+    A run that has not ended is named on stderr, and the others are deleted. --all: all that have ended. A
+    file that the YAML's checkpoint.model_path or log_dir names is the user's own and stays. A run of which
     not everything could be deleted stays in the queue too, and another `rm` finishes.
 
     \b
-    Example:
+    Examples:
       python -m runner rm 3 4
+      python -m runner rm 5-9 'name:trial_*'
     """
-    from runner.commands.access import all_named, open_queue
+    from runner.commands.access import open_queue
+    from runner.commands.results import Results
+    from runner.commands.selection import chosen_or_all
 
+    results = Results()
     with open_queue() as (home, store):
-        chosen = all_named(store, runs)
-        unfinished = [
-            f"run {run.id} is {run.state}: cancel it first" for run in chosen if run.state not in ENDED
-        ]
-        if unfinished:
-            raise CommandError("\n".join(unfinished))
-        remove(home, store, chosen, yes, json)
+        # The question that `remove` asks names them all.
+        chosen = chosen_or_all(store, runs, everything, ENDED, "delete", yes=True)
+        for run in chosen:
+            if run.state in ENDED:
+                results.done(run.id)
+            else:
+                results.refused(run.id, f"$runs $are {run.state}: `{PROGRAM} cancel $numbers` first")
+        results.tell()
+        remove(home, store, [run for run in chosen if run.state in ENDED], yes, json)
+        results.end()
 
 
 def prune(
@@ -109,7 +117,7 @@ def best(runs: Iterable[Run]) -> list[Run]:
 
 def is_published(run: Run) -> bool:
     """Whether MLflow gets no more of it: it has all, or nothing is there, or it is being deleted already."""
-    return run.published_state == run.state or run.attempt == 0 or run.is_going
+    return run.is_published or run.attempt == 0 or run.is_going
 
 
 def remove(home: Home, store: Store, runs: list[Run], yes: bool, json: bool) -> None:

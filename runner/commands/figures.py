@@ -1,33 +1,39 @@
-"""`figures`: pictures of a run's network, drawn by its number."""
+"""`figures`: pictures of the networks of runs, drawn by their numbers."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from capsnet.figures.kinds import ALL, KINDS
 from runner import exits
-from runner.commands.options import RunArgument
+from runner.commands.children import Child
+from runner.commands.options import RUN_HELP
+from runner.commands.selection import chosen, looks_like_runs
 from runner.output import CommandError, emit, hint
 
-Kinds = Annotated[
-    list[str] | None,
+if TYPE_CHECKING:
+    from runner.paths import Home
+    from runner.rows import Run
+    from runner.store import Store
+
+Words = Annotated[
+    list[str],
     typer.Argument(
-        metavar="[KIND]...",
-        help=f"{', '.join(KINDS)}; without one all that take seconds.",
+        metavar="RUN|KIND",
+        help=f"{RUN_HELP} KIND: {', '.join(KINDS)}; without one all that take seconds.",
         show_default=False,
     ),
 ]
 Best = Annotated[bool, typer.Option("--best", help="The weights that did best on validation.")]
 
 
-def figures(run: RunArgument, kinds: Kinds = None, best: Best = False) -> None:
-    """Draw pictures of what RUN has learnt so far into its folder, and print where they are.
+def figures(words: Words, best: Best = False) -> None:
+    """Draw pictures of what each RUN has learnt so far into its folder, and print where they are.
 
     They are computed on the CPU, beside whatever the GPUs are booked for. MLflow gets what is in the folder
     when the run ends; what is drawn later stays there.
@@ -35,40 +41,49 @@ def figures(run: RunArgument, kinds: Kinds = None, best: Best = False) -> None:
     \b
     Examples:
       python -m runner figures 3
-      python -m runner figures 3 perturb rotate
+      python -m runner figures 3 5-9 perturb rotate
     """
-    from runner import storage
-    from runner.commands.access import named, open_queue, require_folders
+    from runner.commands.access import open_queue, require_folders
 
-    for kind in kinds or []:
-        if kind not in KINDS:
-            raise CommandError(f"there is no picture {kind!r}: choose from {', '.join(KINDS)}")
     with open_queue() as (home, store):
-        chosen = named(store, run)
-        if chosen.attempt:
+        names, kinds = parted(store, words)
+        runs = chosen(store, names)
+        if any(run.attempt for run in runs):
             require_folders(home, "draw them")
-    kept = storage.of(home)
-    with kept.checkpoint(chosen) as checkpoint:
-        if checkpoint is None:
-            raise CommandError(f"run {chosen.id} is {chosen.state} and has saved nothing yet to draw")
-        done = [_draw(kind, checkpoint, best) for kind in kinds or [ALL]]
-        kept.keep_figures(checkpoint)
+    done = [_drawn(home, run, kinds, best) for run in runs]
     if not all(done):
         raise typer.Exit(exits.USAGE)
 
 
+def parted(store: Store, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words for runs, of which the first is one, and those for kinds of pictures."""
+    first, *others = words
+    kinds = [word for word in others if word in KINDS]
+    names = [word for word in others if word not in KINDS]
+    for word in names:
+        if not looks_like_runs(word) and not store.named(word):
+            raise CommandError(f"there is no picture {word!r}: choose from {', '.join(KINDS)}")
+    return [first, *names], kinds
+
+
+def _drawn(home: Home, run: Run, kinds: Sequence[str], best: bool) -> bool:
+    """Draw pictures of a run; whether all of them could be."""
+    from runner import storage
+
+    kept = storage.of(home)
+    with kept.checkpoint(run) as checkpoint:
+        if checkpoint is None:
+            hint(f"run {run.id} is {run.state} and has saved nothing yet to draw")
+            return False
+        done = [_draw(kind, checkpoint, best) for kind in kinds or [ALL]]
+        kept.keep_figures(checkpoint)
+    return all(done)
+
+
 def _draw(kind: str, checkpoint: Path, best: bool) -> bool:
-    """Have a child draw, as it needs PyTorch; what it cannot draw it says on stderr. Whether it could."""
-    # -P: a file in the current directory must not be imported in the place of a module.
-    command = [sys.executable, "-P", "-m", "capsnet", kind, str(checkpoint)]
-    if best and kind != "curves":  # those are of all epochs
-        command.append("--best")
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    with child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            emit(os.path.realpath(line.rstrip("\n")))  # beside a copy the folder is a link to the run's own
-    if child.returncode < 0:  # it could say nothing itself
-        hint(f"drawing {kind} was ended by signal {-child.returncode}")
-    return child.returncode == 0
+    """Draw a kind of picture; whether it could be."""
+    # Those of curves are of all epochs.
+    child = Child([kind, str(checkpoint), *(["--best"] if best and kind != "curves" else [])])
+    for line in child.lines():
+        emit(os.path.realpath(line))  # beside a copy the folder is a link to the run's own
+    return child.has_done(f"drawing {kind}")

@@ -32,16 +32,18 @@ FLOORS = {
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
-        "spec loading paths private source code_cache guest protocol versions wording",
-        "states rows moves room spread placement record system_metrics run_files held objects growing "
-        "remote_checkpoint object_storage storage uploading workplace settings",
+        "spec loading overrides paths private source code_cache guest protocol tags versions wording",
+        "states rows filters configuration changes moves room spread placement record "
+        "system_metrics run_files held objects growing remote_checkpoint object_storage storage uploading "
+        "workplace settings",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
         "worker attempt follower keeper orders output_log backlog log_copy publisher tracking model_artifact "
         "capsnet_pyfunc",
         "cluster resources",
         "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray",
-        "cli __main__ commands.* output exits notes narration following views editing git present ui",
+        "cli __main__ commands.* comparison output exits notes narration following views editing git present "
+        "ui",
     ],
 }
 
