@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from capsnet.config import Config, MultiMNIST
+from capsnet.yamltext import flat
 
 State = dict[str, Any]
 
@@ -109,14 +110,6 @@ def config_of(state: State) -> Config:
     except ValueError as error:
         cause = str(error).splitlines()[0]
         raise CheckpointError(f"the checkpoint's configuration is of another version: {cause}") from error
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one dictionary: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
-    leaves: dict[str, Any] = {}
-    for key, value in values.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves
 
 
 def from_best(state: State) -> State:

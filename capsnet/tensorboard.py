@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from capsnet.state import flat
+from capsnet.yamltext import flat
 
 if TYPE_CHECKING:
     from capsnet.config import Config

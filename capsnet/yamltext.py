@@ -168,3 +168,11 @@ class _Parser:
 def dotted(path: KeyPath) -> str:
     """`("optim", "milestone", 0)` as `optim.milestone.0`, for people."""
     return ".".join(printable(str(part))[:100] for part in path)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one dictionary: {"optim": {"lr": 1}} -> {"optim.lr": 1}."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves

@@ -60,15 +60,16 @@ def dump(values: Mapping[str, Any], indent: str = "") -> str:
         if isinstance(value, Mapping) and value:
             lines += [f"{indent}{_word(key)}:\n", dump(value, indent + "  ")]
         else:
-            lines.append(f"{indent}{_word(key)}: {_inline(value)}\n")
+            lines.append(f"{indent}{_word(key)}: {inline(value)}\n")
     return "".join(lines)
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
+    """A plain value as YAML of one line, which reads back equal; control characters in it are escaped."""
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
+        return "[" + ", ".join(map(inline, value)) + "]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_word(k)}: {_inline(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_word(k)}: {inline(v)}" for k, v in value.items()) + "}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):  # `1.0e-06`: PyYAML takes 1e-06 for text, and others read these files too

@@ -14,13 +14,19 @@ from runner.commands import (
     adopt,
     cleanup,
     code,
+    compare,
     control,
+    evaluate,
     figures,
     listing,
     logs,
+    note,
+    priority,
+    resume,
     services,
     show,
     submit,
+    tag,
     ui,
     validate,
     waiting,
@@ -42,17 +48,21 @@ COMMANDS = (
     (submit.submit, "Queue a run for each YAML file.", exits.OF_SUBMIT),
     (validate.validate, "Print what YAML files resolve to, or every mistake.", exits.OF_COMMANDS),
     (listing.queue, "List the runs (also: ls).", exits.OF_COMMANDS),
-    (show.show, "Print the details of a run.", exits.OF_COMMANDS),
+    (show.show, "Print the details of runs.", exits.OF_COMMANDS),
+    (compare.compare, "Print what differs between runs.", exits.OF_COMMANDS),
+    (tag.tag, "Give runs tags, or take them away.", exits.OF_SEVERAL),
+    (note.note, "Write a note about runs.", exits.OF_SEVERAL),
     (logs.logs, "Print what a run's workers printed.", exits.OF_COMMANDS),
-    (code.code, "Show the code of a run.", exits.OF_COMMANDS),
-    (figures.figures, "Draw pictures of a run's network.", exits.OF_COMMANDS),
+    (code.code, "Show the code of runs.", exits.OF_COMMANDS),
+    (evaluate.evaluate, "Test the networks of runs.", exits.OF_COMMANDS),
+    (figures.figures, "Draw pictures of the networks of runs.", exits.OF_COMMANDS),
     (watch.watch, "Look on while runs go on.", exits.OF_WAITING),
     (waiting.wait, "Wait until runs have ended.", exits.OF_WAITING),
-    (control.interrupt, "Let runs save and stop.", exits.OF_COMMANDS),
-    (control.resume, "Let an ended run go on, also for more epochs.", exits.OF_RESUME),
-    (control.cancel, "End runs.", exits.OF_COMMANDS),
-    (control.priority, "Give a queued run another place.", exits.OF_COMMANDS),
-    (cleanup.rm, "Delete ended runs.", exits.OF_COMMANDS),
+    (control.interrupt, "Let runs save and stop.", exits.OF_SEVERAL),
+    (resume.resume, "Let ended runs go on, also for more epochs.", exits.OF_RESUME),
+    (control.cancel, "End runs.", exits.OF_SEVERAL),
+    (priority.priority, "Give queued runs another place.", exits.OF_SEVERAL),
+    (cleanup.rm, "Delete ended runs.", exits.OF_SEVERAL),
     (cleanup.prune, "Delete all old runs but those worth keeping.", exits.OF_COMMANDS),
     (services.up, "Start Ray and the scheduler.", exits.OF_COMMANDS),
     (services.down, "Stop them; what runs is saved and queued again.", exits.OF_COMMANDS),
@@ -61,8 +71,14 @@ COMMANDS = (
     (ui.ui, "Serve the MLflow UI and TensorBoard.", exits.OF_COMMANDS),
 )
 
+# The last word may begin with a hyphen, as in `priority 3 -5`; in a note no -h is looked for.
+OF_ANY_WORDS = {
+    priority.priority: {"ignore_unknown_options": True},
+    note.note: {"ignore_unknown_options": True, "help_option_names": ["--help"]},
+}
+
 for command, summary, codes in COMMANDS:
-    app.command(short_help=summary, epilog=codes)(command)
+    app.command(short_help=summary, epilog=codes, context_settings=OF_ANY_WORDS.get(command))(command)
 app.command("ls", hidden=True, epilog=exits.OF_COMMANDS)(listing.queue)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runner import source
 from runner.output import CommandError
+from runner.overrides import is_below, key_of, merged
 from runner.rows import Wants
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Edit(NamedTuple):
     config: str | None = None
     num_epochs: int | None = None
     wants: Wants | None = None
+    overrides: tuple[str, ...] | None = None
     longer: bool = False  # it may go on for longer without a gain on the validation split
 
 
@@ -85,7 +87,8 @@ def edited(
     if not new_code and run.code not in (None, source.here().digest):
         resolved = _in_its_keys(run.config, settings, resolved)
     wants = _wants(run, experiment.spec, settings)
-    return Edit(resolved, config.num_epochs, wants, _may_go_longer(before, config))
+    longer = _may_go_longer(before, config)
+    return Edit(resolved, config.num_epochs, wants, merged(run.overrides, settings), longer)
 
 
 def _in_its_keys(own: str, settings: Sequence[str], resolved: str) -> str:
@@ -112,24 +115,20 @@ def _may_go_longer(before: Config, now: Config) -> bool:
 def _wants(run: Run, spec: Spec, settings: Sequence[str]) -> Wants:
     """What the run needs now. What its `gpus: auto` came to stays, unless the GPUs themselves are set."""
     gpus = spec.gpus
-    if gpus == "auto" and run.gpus != "auto" and "runner.gpus" not in map(_key, settings):
+    if gpus == "auto" and run.gpus != "auto" and "runner.gpus" not in map(key_of, settings):
         gpus = spec.processes if run.gpus else run.gpus  # one for each worker, or there were none
     return Wants(gpus, spec.cpus, spec.processes)
 
 
 def is_changeable(setting: str) -> bool:
     """Whether a `key=value` names what may change, or something inside it."""
-    key = _key(setting)
-    return key != OPTIMIZER and any(key == known or key.startswith(f"{known}.") for known in CHANGEABLE)
-
-
-def _key(setting: str) -> str:
-    return setting.partition("=")[0].strip()
+    key = key_of(setting)
+    return key != OPTIMIZER and any(is_below(key, known) for known in CHANGEABLE)
 
 
 def refusal(setting: str) -> str:
     if "=" not in setting:
         return "must read key=value, as in num_epochs=200"
-    if _key(setting) == OPTIMIZER:
+    if key_of(setting) == OPTIMIZER:
         return SAME_OPTIMIZER
     return f"a resume changes only {', '.join(CHANGEABLE)}; for anything else submit another run"

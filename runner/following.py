@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 from runner import exits, narration
 from runner.output import PROGRAM, hint, interactive, say
 from runner.states import ENDED, UNFINISHED, State
+from runner.wording import spans
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
@@ -123,7 +124,7 @@ def wait_for(store: Store, ids: Sequence[int], timeout: float | None = None) -> 
     except TimedOut:
         return exits.TIMED_OUT
     except KeyboardInterrupt:
-        hint(f"stopped waiting, nothing else: `{PROGRAM} wait {_few(ids)}` comes back")
+        hint(f"stopped waiting, nothing else: `{PROGRAM} wait {spans(ids)}` comes back")
         return exits.STOPPED_LOOKING
     return outcome(ids, last)
 
@@ -148,7 +149,7 @@ def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
     try:
         last = show(access, looks(access.store, ids), view)
     except KeyboardInterrupt:
-        hint(f"stopped looking, nothing else: `{PROGRAM} watch {_few(ids[:1])}` comes back")
+        hint(f"stopped looking, nothing else: `{PROGRAM} watch {spans(ids)}` comes back")
         return exits.STOPPED_LOOKING
     lines = [narration.ending(run) for run in last] if isinstance(view, Table) else []
     if len(last) == 1:
@@ -174,7 +175,3 @@ def show(access: Access, looks: Iterator[list[Run]], view: View) -> list[Run]:
                 stale_at = time.monotonic() + SITUATION_SECONDS
             view.show(runs, now)
     return runs
-
-
-def _few(ids: Sequence[int]) -> str:
-    return " ".join(map(str, ids[:3])) + (" ..." if len(ids) > 3 else "")

@@ -122,6 +122,7 @@ def resumed(
     use_best: bool,
     wants: Wants | None,
     longer: bool = False,
+    overrides: tuple[str, ...] | None = None,
 ) -> Changes:
     """An ended run is queued again; a finished one only with more epochs than it had.
 
@@ -150,6 +151,8 @@ def resumed(
         changes["num_epochs"] = num_epochs
     if wants is not None:
         changes |= wants._asdict()
+    if overrides is not None:
+        changes["overrides"] = overrides
     return changes
 
 
@@ -178,6 +181,31 @@ def extension(run: Run) -> str:
     if run.stopped_early:
         return "--set stop_after_epochs_without_gain=null"
     return f"--set num_epochs={2 * run.num_epochs}"
+
+
+def placed(run: Run, priority: int) -> Changes:
+    """A queued run gets another place. Raises IllegalMove where it is not queued."""
+    if run.state is not State.QUEUED:
+        raise IllegalMove(f"run {run.id}: it is {run.state} and has no place in the queue to change")
+    return {"priority": priority}
+
+
+def tagged(run: Run, tags: Mapping[str, str | None]) -> Changes:
+    """The user gives a run tags, and takes away those that are None; nothing where that changes nothing."""
+    after = {key: value for key, value in {**run.tags, **tags}.items() if value is not None}
+    return _annotated(run, {} if after == run.tags else {"tags": after})
+
+
+def noted(run: Run, text: str | None) -> Changes:
+    """The user writes a note about a run, or takes it away; nothing where that changes nothing."""
+    return _annotated(run, {} if text == run.user_note else {"user_note": text})
+
+
+def _annotated(run: Run, changes: Changes) -> Changes:
+    """The same with one more change to tell tracking of, where there is any."""
+    if run.is_going:
+        raise IllegalMove(f"run {run.id}: it is being deleted, and only `rm` is left")
+    return changes and {**changes, "annotations": run.annotations + 1}
 
 
 def going(run: Run, now: float) -> Changes:

@@ -189,8 +189,8 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
     return table
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask before something is deleted.
+def confirm(question: str, yes: bool, otherwise: str = "nothing was deleted") -> None:
+    """Ask before something is done that is hard to undo; `otherwise`: what to say where the answer is no.
 
     Raises CommandError where the answer is no, and where nobody can answer.
     """
@@ -199,4 +199,4 @@ def confirm(question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise CommandError(f"{question} Nobody can answer without a terminal: add --yes")
     if not typer.confirm(shown(question), err=True):
-        raise CommandError("nothing was deleted")
+        raise CommandError(otherwise)

@@ -109,14 +109,15 @@ class Publisher:
         wait = self._waits.get(run.id)
         if wait and now < wait.until:
             return None
+        if is_annotated_only(run):
+            return (run.state, run.annotations)
         if self._logs is not None and not self._logs.settled(run):
             return None
         if not self._has_looked(run, now):
             return None
         fingerprint = _fingerprint(run, self._paths(run))
         # The row says otherwise where another publisher has noted late what it had seen before.
-        is_published = self._published.get(run.id) == fingerprint and run.published_state is run.state
-        return None if is_published else fingerprint
+        return None if run.is_published and self._published.get(run.id) == fingerprint else fingerprint
 
     def _paths(self, run: Run) -> RunPaths:
         """The run's folder; one that is not there for a run whose place another run's files have taken."""
@@ -167,6 +168,19 @@ class Publisher:
             self._store.published(run.id, error=error)
 
     def _publish(self, run: Run) -> None:
+        if not (is_annotated_only(run) and self._annotate(run)):
+            self._publish_all(run)
+
+    def _annotate(self, run: Run) -> bool:
+        """Publish tags and note alone, for all else is there; False where MLflow has lost the run."""
+        known = self._tracker.find(run.mlflow_run_id or "")
+        if known is None:
+            return False
+        self._tracker.set_tags(known, record.user_tags(run, self._own_tags(run), known.tags))
+        self._store.published(run.id, annotations=run.annotations)
+        return True
+
+    def _publish_all(self, run: Run) -> None:
         paths = self._paths(run)
         known = self._describe(run, paths)
         history = _history(run, paths)
@@ -177,25 +191,29 @@ class Publisher:
             self._add_files(run, known, paths)
         if run.state is State.FINISHED:
             self._add_result(run, known, paths, rows)
-        self._store.published(run.id, attempt=run.attempt, epoch=known.epoch, state=run.state)
+        self._store.published(
+            run.id, attempt=run.attempt, epoch=known.epoch, state=run.state, annotations=run.annotations
+        )
 
     def _describe(self, run: Run, paths: RunPaths) -> Record:
         """Bring the run's params, tags and status up to date; what MLflow holds of it."""
-        tags = record.tags(
-            run, self._store.queue_id, self._home.place(run.id, run.name), _user(), capsnet.__version__
-        )
-        attempts = self._store.attempts(run.id)
+        own, attempts = self._own_tags(run), self._store.attempts(run.id)
         if run.id not in self._records or run.state in ENDED:
             # At the end MLflow is asked again: one that hung may have made a double of the run since.
             started_at = attempts[0].started_at if attempts else run.submitted_at
-            self._records[run.id] = self._open(run, started_at, tags)
+            self._records[run.id] = self._open(run, started_at, record.user_tags(run, own, {}) | own)
         known = self._records[run.id]
+        tags = record.user_tags(run, own, known.tags) | own
         if not known.params:
             self._tracker.add_params(known, record.params(run.config))
         self._tracker.set_tags(known, tags | record.changes(run.config, known.params, known.tags))
         seconds = record.trained_seconds(attempts) if run.state in ENDED else None
         self._tracker.set_status(known, record.STATUS[run.state], seconds)
         return known
+
+    def _own_tags(self, run: Run) -> dict[str, str | None]:
+        folder = self._home.place(run.id, run.name)
+        return record.tags(run, self._store.queue_id, folder, _user(), capsnet.__version__)
 
     def _open(self, run: Run, started_at: float, tags: Mapping[str, str | None]) -> Record:
         """What MLflow holds of the run; where it is made now, all publishers agree which one it is."""
@@ -257,6 +275,13 @@ def _history(run: Run, paths: RunPaths) -> Path | None:
     numbers = range(run.attempt, 0, -1) if run.state in ENDED else range(run.attempt, run.attempt - 1, -1)
     files = (paths.attempt(number).history for number in numbers)
     return next((file for file in files if file.exists()), None)
+
+
+def is_annotated_only(run: Run) -> bool:
+    """Whether tracking has all of an ended run but the newest tags or note."""
+    is_whole = run.state in ENDED and run.published_state is run.state and run.mlflow_run_id is not None
+    has_epochs = (run.durable_epoch or 0) <= (run.published_epoch or 0)
+    return is_whole and has_epochs and run.annotations != run.published_annotations
 
 
 def _fingerprint(run: Run, paths: RunPaths) -> Fingerprint:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Text, or_, select, type_coerce, update
 
+from runner.filters import Filter, like
 from runner.moves import Changes
 from runner.rows import Attempt, Run
 from runner.states import State
@@ -18,6 +21,27 @@ def all_runs(connection: Connection, query: Select[Any]) -> list[Run]:
     # Not Run(**row) over .mappings(), which takes twice as long: a listing may have ten thousand rows.
     names = [field.name for field in fields(Run)]
     return [Run(**dict(zip(names, row, strict=True))) for row in connection.execute(query)]
+
+
+def matching(connection: Connection, wanted: Filter) -> list[Run]:
+    """The runs that a filter admits, by number."""
+    query = select(*RUN).where(*_conditions(wanted)).order_by(runs.c.id)
+    return [run for run in all_runs(connection, query) if wanted.admits(run)]
+
+
+def _conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
+    """Conditions that every admitted run meets, and perhaps others: LIKE ignores case in SQLite."""
+    if wanted.states:
+        yield runs.c.state.in_(wanted.states)
+    if wanted.names:
+        yield or_(*(runs.c.name.like(like(pattern), escape="\\") for pattern in wanted.names))
+    for tag in wanted.tags:
+        value = "" if tag.value is None else json.dumps(tag.value)
+        yield type_coerce(runs.c.tags, Text).contains(f"{json.dumps(tag.key)}: {value}", autoescape=True)
+    if wanted.submitted_since is not None:
+        yield runs.c.submitted_at >= wanted.submitted_since
+    if wanted.numbers is not None:
+        yield runs.c.id.between(*wanted.numbers)
 
 
 def one_run(connection: Connection, run_id: int) -> Run | None:

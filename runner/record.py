@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import yaml
 
 from capsnet.history import Row, results
-from capsnet.state import flat
-from runner import system_metrics
+from capsnet.yamltext import flat
+from runner import configuration, system_metrics
 from runner.redaction import Redactor
 from runner.rows import Attempt, Run
 from runner.states import State
@@ -38,7 +38,8 @@ BEST = {
     "best/test/accuracy": "test/accuracy_at_best_epoch",
 }
 LONGEST_KEY = 250  # characters, MLflow's limit
-
+NOTE = "mlflow.note.content"  # MLflow's UI shows this tag as the description of a run
+OF_USER = "runner.tags"  # which of a run's tags in MLflow the queue knows from its user, as a JSON list
 
 Sample = tuple[int, float]  # its time in ms and its CPU load: two attempts' clocks may show the same time
 
@@ -89,8 +90,8 @@ def changes(config: str, known: Mapping[str, str], tags: Mapping[str, str]) -> d
 
 
 def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[str, str | None]:
-    """The run's own tags, under those of the user; None where there is nothing to say (any more)."""
-    known = {
+    """The run's own tags; None where there is nothing to say (any more)."""
+    own = {
         IDENTITY: identity(queue_id, run.id),
         RUN_IDENTITY: run.identity,
         "runner.state": str(run.state),
@@ -109,13 +110,46 @@ def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user,
     }
+    return _redacted(own)
+
+
+def _redacted(tags: Mapping[str, str | None]) -> dict[str, str | None]:
     redact = Redactor()
-    every = {_key(key): value for key, value in run.tags.items()} | known
-    return {key: None if value is None else redact(value) for key, value in every.items()}
+    return {key: None if value is None else redact(value) for key, value in tags.items()}
 
 
 def _utc(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def user_tags(run: Run, own: Collection[str], before: Mapping[str, str]) -> dict[str, str | None]:
+    """The tags that the user gave the run, and the note as its description; None where they were taken away.
+
+    `own`: the run's own tags, which those of the user do not replace; `before`: all tags that MLflow has.
+    Tags there that the queue has never known stay, and so does a description that was edited there, until the
+    next `note`.
+    """
+    of_user = {_key(key): value for key, value in run.tags.items()}
+    given: dict[str, str | None] = {key: value for key, value in of_user.items() if key not in own}
+    if run.user_note is not None:
+        is_news = NOTE not in before or run.annotations != run.published_annotations
+        given[NOTE] = run.user_note if is_news else before[NOTE]
+    known = _known_of_user(run, before)
+    gone = dict.fromkeys(sorted(known & before.keys() - given.keys() - set(own)))
+    listed = {OF_USER: json.dumps(sorted(given))} if given or known else {}
+    return _redacted({**gone, **given, **listed})
+
+
+def _known_of_user(run: Run, before: Mapping[str, str]) -> set[str]:
+    """The tags in MLflow that the queue has brought there from the user."""
+    if OF_USER in before:
+        try:
+            return set(json.loads(before[OF_USER]))
+        except (TypeError, ValueError):  # edited by hand: then nothing is taken away
+            return set()
+    # An earlier version did not note them; there they were those of the submission.
+    block = configuration.document(run).get(configuration.BLOCK) or {}
+    return {_key(key) for key in block.get("tags") or {}}
 
 
 def _key(key: str) -> str:

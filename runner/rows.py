@@ -77,7 +77,7 @@ class Run:
     tags: Mapping[str, str]
     user_note: str | None  # what the user wrote about the run
     annotations: int  # how often tags or note were changed
-    overrides: tuple[str, ...]  # `key=value` each, as `--set` gave them at submission
+    overrides: tuple[str, ...]  # `key=value` each, as `--set` gave them, at resumes too; the latest of a key
     exclusive: tuple[str, ...]
     source_file: str | None
     submit_directory: str | None
@@ -142,6 +142,11 @@ class Run:
     def last_epoch(self) -> int:
         """The epoch after which it ends, or has stopped early."""
         return self.durable_epoch or 0 if self.stopped_early else self.num_epochs
+
+    @property
+    def is_published(self) -> bool:
+        """Whether tracking has been told of its state, tags and note as they are now."""
+        return self.published_state == self.state and self.published_annotations == self.annotations
 
 
 class Waiting(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, inspect, select
 
-from runner.tables import SCHEMA_VERSION, alembic_version, metadata, queue
+from runner.tables import SCHEMA_VERSION, alembic_version, complete, metadata, queue
 
 FIRST_TABLES = frozenset({"runs", "attempts", "queue"})  # what every schema since the first one has
 
@@ -66,6 +66,7 @@ def look(connection: Connection) -> Found | None:
 
 def fill(connection: Connection) -> None:
     """Makes a queue in an empty database."""
+    complete(connection.dialect.name)
     metadata.create_all(connection)
     alembic_version.create(connection)
     connection.execute(insert(alembic_version).values(version_num=str(SCHEMA_VERSION)))

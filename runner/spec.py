@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
+
+from runner import tags
 
 LARGEST = 4096  # cores of one run
 MOST_WORKERS = 1024  # of one run
@@ -41,14 +42,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _tag_key(key: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_./ -]{1,200}", key):
-        raise ValueError("must be at most 200 letters, digits, spaces and _ . / -")  # what MLflow allows
-    return key
-
-
-TagKey = Annotated[str, AfterValidator(_tag_key)]
-TagValue = Annotated[str, Field(max_length=5000)]  # MLflow's limit
+TagKey = Annotated[str, AfterValidator(tags.key)]
+TagValue = Annotated[str, Field(max_length=tags.LONGEST)]
 
 
 Gpus = Annotated[int | float | Literal["auto"], PlainValidator(_gpus)]

@@ -8,7 +8,7 @@ its number and is refused once that attempt has ended.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, Unpack
@@ -17,6 +17,8 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 
 from runner import moves, sources
 from runner.database import Database, NoQueue, StoreError, Unreachable
+from runner.filters import Filter
+from runner.moves import Changes
 from runner.opening import as_url, open_database
 from runner.paths import Home, recorded
 from runner.place import FilePlace
@@ -25,6 +27,7 @@ from runner.queries import (
     all_runs,
     attempts_of,
     locked_run,
+    matching,
     one_run,
     run_in_attempt,
     scheduler_epoch,
@@ -65,6 +68,7 @@ IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to st
 # Of which runs tracking is told: a run appears there when its first attempt starts (an earlier version made
 # it when it was submitted), and nothing more is told of one that is being deleted.
 TOLD = ((runs.c.attempt > 0) | runs.c.mlflow_run_id.is_not(None)) & runs.c.intent.is_distinct_from("remove")
+AT_ONCE = 200  # runs that are changed in one transaction, lest a scheduler wait long for its turn
 LATEST_FIRST = (runs.c.ended_at.desc(), runs.c.id.desc())
 
 
@@ -78,6 +82,9 @@ class Occupied(StoreError):  # noqa: N818 - the name says what happened
 
 class Superseded(Exception):  # noqa: N818 - the name says what happened
     """Another scheduler has taken over: this one must write nothing more, and leave."""
+
+
+Moved = State | IllegalMove | UnknownRun  # the state of a run after a move, or why it was not allowed
 
 
 def open_store(place: Home | Path | str, create: bool = True) -> Store:
@@ -133,6 +140,11 @@ class Store:
         query = select(*RUN).where(runs.c.name == name).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query)
+
+    def matching(self, wanted: Filter) -> list[Run]:
+        """The runs that a filter admits, by number."""
+        with self._reading() as connection:
+            return matching(connection, wanted)
 
     def queue(self, at_most: int | None = None) -> list[Run]:
         """The QUEUED runs, or the first of them, in the order in which they are to start."""
@@ -314,12 +326,14 @@ class Store:
         source: Source | None = None,
         *,
         longer: bool = False,
+        overrides: tuple[str, ...] | None = None,
         now: float,
     ) -> None:
         """Queues an ended run again, with another configuration and other code where they are given.
 
         `wants`: what it needs by that configuration; `source`: that which `origin` names; `longer`: it may
-        go on for longer without a gain on the validation split than before.
+        go on for longer without a gain on the validation split than before; `overrides`: every `--set` that
+        holds then.
 
         Raises UnknownRun, and IllegalMove for a run that has not ended, or has FINISHED and gets no
         more epochs.
@@ -329,7 +343,7 @@ class Store:
                 self._database.take_turn(connection)
                 sources.keep(connection, source)
             run = _expected(connection, run_id)
-            changes = moves.resumed(run, now, config, num_epochs, use_best, wants, longer)
+            changes = moves.resumed(run, now, config, num_epochs, use_best, wants, longer, overrides)
             write(connection, run, changes | (vars(origin) if origin else {}))
             if source is not None and run.code is not None:
                 sources.drop(connection, [run.code])
@@ -338,9 +352,34 @@ class Store:
         """Gives a queued run another place. Raises UnknownRun, and IllegalMove where it is not queued."""
         with self._writing() as connection:
             run = _expected(connection, run_id)
-            if run.state is not State.QUEUED:
-                raise IllegalMove(f"run {run_id}: it is {run.state} and has no place in the queue to change")
-            write(connection, run, {"priority": priority})
+            write(connection, run, moves.placed(run, priority))
+
+    def ask_each(
+        self, run_ids: Collection[int], intent: Intent, grace_seconds: float, now: float
+    ) -> dict[int, Moved]:
+        """The same as `ask` for each run, as far as it goes: the state after, or why it cannot be asked."""
+        return self._each(run_ids, lambda run: moves.asked(run, intent, grace_seconds, now))
+
+    def set_priority_each(self, run_ids: Collection[int], priority: int) -> dict[int, Moved]:
+        """Gives each run that is queued another place; its state, or why not."""
+        return self._each(run_ids, lambda run: moves.placed(run, priority))
+
+    def tag(self, run_ids: Collection[int], tags: Mapping[str, str | None]) -> dict[int, Moved]:
+        """Gives runs of any state tags, and takes away those that are None; its state, or why not."""
+        return self._each(run_ids, lambda run: moves.tagged(run, tags))
+
+    def note(self, run_ids: Collection[int], text: str | None) -> dict[int, Moved]:
+        """Gives runs of any state a note; None takes it away. Its state, or why not."""
+        return self._each(run_ids, lambda run: moves.noted(run, text))
+
+    def _each(self, run_ids: Collection[int], move: Callable[[Run], Changes]) -> dict[int, Moved]:
+        """Makes a move with every run that allows it, many in one transaction: each waits for the disk."""
+        numbers, moved = sorted(set(run_ids)), {}
+        for start in range(0, len(numbers), AT_ONCE):
+            with self._writing() as connection:
+                for number in numbers[start : start + AT_ONCE]:
+                    moved[number] = _moved(connection, number, move)
+        return moved
 
     def begin_removal(self, run_ids: Collection[int], now: float) -> None:
         """Lets nobody resume these ended runs any more, all or none: their files are about to be deleted.
@@ -410,13 +449,14 @@ class Store:
         attempt: int | None = None,
         epoch: int | None = None,
         state: State | None = None,
+        annotations: int | None = None,
         error: str | None = None,
     ) -> None:
         """Notes how far tracking has come; what is None stays, but `error` is what it is now.
 
         `attempt` is the one that was published: where another has begun meanwhile, the state is not noted.
         """
-        known = {"published_epoch": epoch, "published_state": state}
+        known = {"published_epoch": epoch, "published_state": state, "published_annotations": annotations}
         changes = {name: value for name, value in known.items() if value is not None}
         with self._writing() as connection:
             run = locked_run(connection, run_id)
@@ -606,6 +646,16 @@ def _expected(connection: Connection, run_id: int) -> Run:
     if run is None:
         raise UnknownRun(f"there is no run {run_id}")
     return run
+
+
+def _moved(connection: Connection, run_id: int, move: Callable[[Run], Changes]) -> Moved:
+    """The state of a run after a move, or why the move is not allowed."""
+    try:
+        run = _expected(connection, run_id)
+        changes = move(run)
+    except (IllegalMove, UnknownRun) as error:
+        return error
+    return write(connection, run, changes) if changes else run.state
 
 
 def _of_attempt(run_id: int, attempt: int) -> ColumnElement[bool]:

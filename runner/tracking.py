@@ -222,17 +222,15 @@ class Tracker:
             )
         if not _is_active(run):
             raise TrackingError(f"its MLflow run {run.info.run_id} was deleted: restore it in MLflow's UI")
-        history = self.client.get_metric_history
-        return Record(
-            id=run.info.run_id,
-            experiment_id=run.info.experiment_id,
-            status=run.info.status,
-            started_ms=run.info.start_time,
-            params=dict(run.data.params),
-            tags=dict(run.data.tags),
-            epoch=max((point.step for point in history(run.info.run_id, record.EPOCH)), default=0),
-            sampled={(point.timestamp, point.value) for point in history(run.info.run_id, record.SAMPLE)},
-        )
+        found, history = _record(run), self.client.get_metric_history
+        found.epoch = max((point.step for point in history(found.id, record.EPOCH)), default=0)
+        found.sampled = {(point.timestamp, point.value) for point in history(found.id, record.SAMPLE)}
+        return found
+
+    def find(self, known_id: str) -> Record | None:
+        """The MLflow run of this id, without its metrics; None where there is none."""
+        run = self._run(known_id)
+        return None if run is None else _record(run)
 
     def _find(self, known_id: str | None, tags: Mapping[str, str | None]) -> Any:
         """The run of this id, else the fullest of this number and identity; empty doubles of it are deleted.
@@ -286,18 +284,21 @@ class Tracker:
         run.params |= params
 
     def set_tags(self, run: Record, tags: Mapping[str, str | None]) -> None:
-        """Writes the tags that differ from what MLflow has; None takes a tag away."""
+        """Writes the tags that differ from what MLflow has; None takes a tag away.
+
+        Those that go, go first: a tag that says which others there are never leaves one out that is there.
+        """
         from mlflow.entities import RunTag
 
         news = [(key, value) for key, value in tags.items() if run.tags.get(key) != value]
+        for key, _ in (pair for pair in news if pair[1] is None):
+            self.client.delete_tag(run.id, key)
+            del run.tags[key]
         kept = [(key, value) for key, value in news if value is not None]
         for start in range(0, len(kept), TAGS_A_BATCH):
             batch = kept[start : start + TAGS_A_BATCH]
             self.client.log_batch(run.id, tags=[RunTag(key, value) for key, value in batch])
             run.tags |= dict(batch)
-        for key, _ in (pair for pair in news if pair[1] is None):
-            self.client.delete_tag(run.id, key)
-            del run.tags[key]
 
     def set_status(self, run: Record, status: str, seconds: float | None) -> None:
         """Writes the status and, of a run that has ended, for how many seconds it went on in all.
@@ -381,6 +382,20 @@ def models_folder() -> Path:
 def _age(model: LoggedModel) -> tuple[int, str]:
     """Sorts models by when they were made."""
     return model.creation_timestamp, model.model_id
+
+
+def _record(run: Any) -> Record:
+    """An MLflow run without its metrics. Raises TrackingError for a deleted one."""
+    if not _is_active(run):
+        raise TrackingError(f"its MLflow run {run.info.run_id} was deleted: restore it in MLflow's UI")
+    return Record(
+        id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        status=run.info.status,
+        started_ms=run.info.start_time,
+        params=dict(run.data.params),
+        tags=dict(run.data.tags),
+    )
 
 
 def _is_active(run: Any) -> bool:

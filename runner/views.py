@@ -120,10 +120,10 @@ class Table:
         self._live.stop()
 
     def show(self, runs: Sequence[Run], situation: Situation) -> None:
-        from runner.commands.listing import COLUMNS, row
+        from runner.commands.listing import COLUMNS, rows
 
         shown = most_current(runs, self._console.height - FRAME_LINES)
-        self._live.update(rich_table(COLUMNS, [row(run, situation) for run in shown]), refresh=True)
+        self._live.update(rich_table(COLUMNS, rows(shown, situation)), refresh=True)
 
 
 def most_current(runs: Sequence[Run], at_most: int) -> list[Run]:

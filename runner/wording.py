@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 MINUTE, HOUR, DAY, WEEK = 60, 3_600, 86_400, 604_800
 UNITS = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
@@ -75,6 +76,24 @@ def listed(numbers: list[int], at_most: int = 10) -> str:
     if len(words) > at_most:
         return f"{', '.join(words[:3])}, ... ({len(words)} in all)"
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else "none"
+
+
+def printable(text: str) -> str:
+    """Text as it is, but for signs that a terminal would obey or cannot show, which become escapes."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers as a command takes them, in their order: "1-3 7"."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][-1] + 1:
+            found[-1][1:] = [number]
+        else:
+            found.append([number])
+    return " ".join("-".join(map(str, ends)) for ends in found)
 
 
 def beginning(epoch: int | None, step: int | None) -> str:

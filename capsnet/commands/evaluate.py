@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from capsnet import datasets, evaluation, objective
+from capsnet.commands.run_numbers import require_checkpoints
 from capsnet.commands.tested_images import require_same_images, tested_on
 from capsnet.commands.trained import Trained, load_trained
 from capsnet.config import Dataset
@@ -28,6 +29,7 @@ MATRIX_CLASSES = 30  # at most: the counts of more fit on no line of a terminal
 def run(arguments: Namespace) -> int:
     """Print the figures of the networks in one or more checkpoints; the exit code."""
     named, data = arguments.dataset, arguments.data
+    require_checkpoints(arguments.checkpoint, "python -m runner evaluate RUN")
     # Where another data set is asked for, --data is the folder of that one.
     networks = [
         load_trained(path, best=arguments.best, data=None if named else data) for path in arguments.checkpoint

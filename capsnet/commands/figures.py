@@ -13,6 +13,7 @@ import torch
 
 from capsnet import checkpoint
 from capsnet.commands import histories
+from capsnet.commands.run_numbers import require_checkpoints
 from capsnet.commands.trained import Trained, load_trained
 from capsnet.figures import (
     animation,
@@ -118,6 +119,8 @@ def _pictures(
 ) -> Iterator[Picture]:
     if arguments.command == "curves":
         return _curves(paths, labels, target)
+    kind = "" if arguments.command == ALL else f" {arguments.command}"
+    require_checkpoints(paths, f"python -m runner figures RUN{kind}")
     trained = load_trained(paths[0], best=arguments.best, data=arguments.data)
     if getattr(arguments, "seed", None) is None:
         arguments.seed = trained.config.seed
@@ -172,6 +175,8 @@ def _rotate(arguments: Namespace, trained: Trained, subject: Subject, target: Ta
 
 
 def _curves(paths: list[str], labels: list[str | None], target: Target) -> Iterator[Picture]:
+    checkpoints = [path for path in paths if not histories.is_table(Path(path))]
+    require_checkpoints(checkpoints, "python -m runner figures RUN curves")
     sources = [histories.load(Path(path), label) for path, label in zip(paths, labels, strict=True)]
     name = "curves" if len(sources) == 1 else COMPARED
     file = target.file(output.folder_of(sources[0].checkpoint), name)

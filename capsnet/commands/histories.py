@@ -32,11 +32,17 @@ def load(path: Path, label: str | None = None) -> Source:
     """
     where = checkpoint.locate(path)
     table = path if path.suffix == ".csv" else checkpoint.history_path(where)
-    if path.suffix == ".csv" or (table.exists() and not where.exists()):
+    if is_table(path):
         name = label or table.absolute().parent.name
         return Source(History(name, _read(table)), table.with_name(CHECKPOINT))
     state = checkpoint.load(where)
     return Source(History(label or state["config"]["name"], state["history"], _config(state)), where)
+
+
+def is_table(path: Path) -> bool:
+    """Whether the metrics of a path come from a table, which is named or alone is left."""
+    where = checkpoint.locate(path)
+    return path.suffix == ".csv" or (checkpoint.history_path(where).exists() and not where.exists())
 
 
 def _config(state: State) -> Config | None:

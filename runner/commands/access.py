@@ -1,20 +1,17 @@
-"""From what the user typed to the queue and the runs in it."""
+"""The queue of this home, opened, and what can be done to it from this host."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.output import PROGRAM, CommandError, hint
-from runner.paths import LARGEST_NUMBER
-from runner.wording import listed
 
 if TYPE_CHECKING:
     from runner.paths import Home
-    from runner.rows import Run
     from runner.store import Store
 
 
@@ -86,36 +83,3 @@ def require_folders(home: Home, what: str) -> None:
             f"{home.runs} with the runs' folders is not to be seen from this host: {what} on a host of the "
             "cluster, or mount it and name it in RUNNER_HOME"
         )
-
-
-def named(store: Store, text: str) -> Run:
-    """The run of this number, or the only one of this name. Raises CommandError in one line."""
-    if text.isdecimal():
-        run = store.run(int(text)) if int(text) <= LARGEST_NUMBER else None
-        if run is None:
-            raise CommandError(f"there is no run {text}: `{PROGRAM} queue --all` lists the runs")
-        return run
-    # Bytes that are no text come as surrogates, of which no name has any and which no database takes.
-    runs = [] if any("\ud800" <= sign <= "\udfff" for sign in text) else store.named(text)
-    if not runs:
-        raise CommandError(f"there is no run {text!r}: `{PROGRAM} queue --all` lists the runs")
-    if len(runs) > 1:
-        numbers = listed([run.id for run in runs])
-        raise CommandError(f"{len(runs)} runs are named {text!r}: {numbers}; say which by its number")
-    return runs[0]
-
-
-def all_named(store: Store, texts: Sequence[str]) -> list[Run]:
-    """The runs that `texts` name, in their order, none twice; the unknown ones are one error."""
-    runs: dict[int, Run] = {}
-    unknown: list[str] = []
-    for text in texts:
-        try:
-            run = named(store, text)
-        except CommandError as error:
-            unknown.append(str(error))
-        else:
-            runs[run.id] = run
-    if unknown:
-        raise CommandError("\n".join(unknown))
-    return list(runs.values())

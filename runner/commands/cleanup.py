@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import Json, Runs, Unpublished, Yes
+from runner.commands.options import All, Json, RunsOrAll, Unpublished, Yes
 from runner.output import PROGRAM, CommandError, confirm, emit_json, hint, one_line
 from runner.states import ENDED, State
 from runner.wording import listed, megabytes, parse_duration, runs_named
@@ -22,43 +22,54 @@ if TYPE_CHECKING:
 PRUNED = frozenset({State.FINISHED, State.FAILED, State.CANCELLED})
 
 
-def rm(runs: Runs, yes: Yes = False, unpublished: Unpublished = False, json: Json = False) -> None:
+def rm(
+    runs: RunsOrAll = None,
+    everything: All = False,
+    yes: Yes = False,
+    unpublished: Unpublished = False,
+    json: Json = False,
+) -> None:
     """Delete ended runs: checkpoints, logs and their place in the queue. MLflow keeps its record of them.
 
     Of a run that MLflow does not have to its end yet the rest would be lost: the question says so, and --yes
     alone does not delete it.
 
-    A file that the YAML's checkpoint.model_path or log_dir names is the user's own and stays. A run of which
+    A run that has not ended is named on stderr, and the others are deleted. --all: all that have ended. A
+    file that the YAML's checkpoint.model_path or log_dir names is the user's own and stays. A run of which
     not everything could be deleted stays in the queue too, and another `rm` finishes.
 
     \b
-    Example:
+    Examples:
       python -m runner rm 3 4
+      python -m runner rm 5-9 'name:trial_*'
     """
-    from runner.commands.access import all_named, open_queue
+    from runner.commands.access import open_queue
+    from runner.commands.results import Results
+    from runner.commands.selection import chosen_or_all
 
+    results = Results()
     with open_queue() as (home, store):
-        chosen = all_named(store, runs)
-        unfinished = [
-            f"run {run.id} is {run.state}: cancel it first" for run in chosen if run.state not in ENDED
-        ]
-        if unfinished:
-            raise CommandError("\n".join(unfinished))
-        if yes and not unpublished:
-            require_published(chosen)
-        remove(home, store, chosen, yes, json)
-
-
-def require_published(runs: Iterable[Run]) -> None:
-    """Raise CommandError for runs of which something would be lost with their files."""
-    behind = [run for run in runs if not is_published(run)]
-    if behind:
-        raise CommandError("\n".join(map(_unpublished, behind)))
+        # The question that `remove` asks names them all.
+        chosen = chosen_or_all(store, runs, everything, ENDED, "delete", yes=True)
+        for run in chosen:
+            if run.state not in ENDED:
+                results.refused(run.id, f"$runs $are {run.state}: `{PROGRAM} cancel $numbers` first")
+            elif yes and not unpublished and not is_published(run):
+                results.refused(run.id, _unpublished(run))
+            else:
+                results.done(run.id)
+        results.tell()
+        going = set(results.numbers)
+        remove(home, store, [run for run in chosen if run.id in going], yes, json)
+        results.end()
 
 
 def _unpublished(run: Run) -> str:
-    reason = f" ({run.publish_error})" if run.publish_error else ""
-    return f"run {run.id}: MLflow does not have all of it yet{reason}; --unpublished deletes it all the same"
+    """Why it is not deleted, as a sentence of Results."""
+    from runner.commands.results import literal
+
+    reason = f" ({literal(run.publish_error)})" if run.publish_error else ""
+    return f"MLflow does not have all of $runs yet{reason}; --unpublished deletes $them all the same"
 
 
 def prune(
@@ -127,7 +138,7 @@ def best(runs: Iterable[Run]) -> list[Run]:
 
 def is_published(run: Run) -> bool:
     """Whether MLflow gets no more of it: it has all, or nothing is there, or it is being deleted already."""
-    return run.published_state == run.state or run.attempt == 0 or run.is_going
+    return run.is_published or run.attempt == 0 or run.is_going
 
 
 def remove(home: Home, store: Store, runs: list[Run], yes: bool, json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runner.commands.options import Json, RunArgument
+from runner.commands.options import Json, Runs
 from runner.output import PROGRAM, CommandError, emit, emit_json, hint
 from runner.wording import NOTHING, plural
 
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 def code(
-    run: RunArgument,
+    runs: Runs,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Write it into this folder, which is made."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Write it into this folder, which is made; of several runs into FOLDER/RUN.",
+        ),
     ] = None,
     attempt: Annotated[
         int | None,
@@ -29,30 +34,37 @@ def code(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say which code RUN was submitted with, and which files of it are others here; or write it out.
+    """Say which code each RUN was submitted with, and which files of it are others here; or write it out.
 
     A run keeps the code of its submission, whatever is edited or installed later, until `resume --new-code`.
+    JSON is an object where one RUN is named by its number or name, else a list.
 
     \b
     Examples:
       python -m runner code 3
       python -m runner code 3 --output code-of-3 && diff -r code-of-3/capsnet capsnet
+      python -m runner code 3 5 --output codes && diff -r codes/3 codes/5
       cd code-of-3 && python -m capsnet evaluate ../runs/3-mnist_3iter/checkpoint.pt
     """
     from runner import source
-    from runner.commands.access import named, open_queue
+    from runner.commands.access import open_queue
+    from runner.commands.selection import chosen, may_be_several
 
     with open_queue(only_looks=True) as (_, store):
-        chosen = named(store, run)
-        files = kept(store, chosen, attempt)
+        codes = [(run, kept(store, run, attempt)) for run in chosen(store, runs)]
+    several = may_be_several(runs)
     if output is not None:
-        write_out(files, output)
-        hint(f"{plural(len(files), 'file')} in {output}")
-    found = document(chosen, source.digest(files), changed(files, source.here().files))
+        require_new(output)
+        for run, files in codes:
+            folder = output / str(run.id) if several else output
+            source.write(files, folder)
+            hint(f"{plural(len(files), 'file')} in {folder}")
+    here = source.here().files
+    found = [document(run, source.digest(files), changed(files, here)) for run, files in codes]
     if json:
-        emit_json(found)
+        emit_json(found if several else found[0])
     elif output is None:
-        emit("\n".join(lines(found)))
+        emit("\n\n".join("\n".join(lines(one, several)) for one in found))
 
 
 def kept(store: Store, run: Run, attempt: int | None) -> dict[str, bytes]:
@@ -71,13 +83,10 @@ def kept(store: Store, run: Run, attempt: int | None) -> dict[str, bytes]:
     return found.archive.files()
 
 
-def write_out(files: Mapping[str, bytes], output: Path) -> None:
-    """Write files into a folder that is new or empty."""
-    from runner import source
-
+def require_new(output: Path) -> None:
+    """Raises CommandError unless files can be written into a folder that is new or empty."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CommandError(f"{output}: is there already: name a new folder")
-    source.write(files, output)
 
 
 def changed(files: Mapping[str, bytes], here: Mapping[str, bytes]) -> list[str]:
@@ -97,9 +106,11 @@ def document(run: Run, digest: str, others: list[str]) -> dict[str, Any]:
     }
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
+def lines(found: Mapping[str, Any], several: bool) -> list[str]:
+    """Describe a run's code, of several runs under the run's number."""
     names = found["changed_here"]
     return [
+        *([f"run        {found['id']}"] if several else []),
         f"code       {found['code']}",
         f"python     {found['python'] or NOTHING}",
         f"pytorch    {found['torch'] or NOTHING}",

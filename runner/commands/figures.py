@@ -1,10 +1,8 @@
-"""`figures`: pictures of runs' networks, drawn by their numbers."""
+"""`figures`: pictures of the networks of runs, drawn by their numbers."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +13,9 @@ import typer
 
 from capsnet.figures.kinds import ALL, DPI_RANGE, KINDS
 from runner import exits
-from runner.commands.options import RunArgument
+from runner.commands.children import Child
+from runner.commands.options import RUN_HELP
+from runner.commands.selection import chosen, looks_like_runs
 from runner.output import CommandError, emit, hint
 from runner.wording import run_label
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from runner.storage import Storage
     from runner.store import Store
 
-More = Annotated[
-    list[str] | None,
+Words = Annotated[
+    list[str],
     typer.Argument(
         metavar="RUN|KIND",
-        help=f"More runs, and kinds of pictures: {', '.join(KINDS)}; without one all that take seconds.",
+        help=f"{RUN_HELP} KIND: {', '.join(KINDS)}; without one all that take seconds.",
         show_default=False,
     ),
 ]
@@ -91,8 +91,7 @@ class Job:
 
 
 def figures(
-    run: RunArgument,
-    more: More = None,
+    words: Words,
     best: Best = False,
     output: Output = None,
     file_format: Format = None,
@@ -107,22 +106,21 @@ def figures(
     \b
     Examples:
       python -m runner figures 3
-      python -m runner figures 3 perturb rotate
+      python -m runner figures 3 5-9 perturb rotate
       python -m runner figures 3 4 curves --output curves.pdf
     """
     from runner import storage
     from runner.commands.access import open_queue, require_folders
 
-    kinds = [word for word in more or [] if word in KINDS]
-    words = [run, *(word for word in more or [] if word not in KINDS)]
     with open_queue() as (home, store):
-        chosen = _chosen(store, words)
-        if any(each.attempt for each in chosen):
+        names, kinds = parted(store, words)
+        runs = chosen(store, names)
+        if any(run.attempt for run in runs):
             require_folders(home, "draw them")
     options = Options(best, output, file_format, dpi)
     kept = storage.of(home)
     with ExitStack() as stack:
-        drawn = [_saved(kept, each, stack) for each in chosen]
+        drawn = [one for run in runs if (one := _saved(kept, run, stack)) is not None]
         jobs = planned(kinds or [ALL], drawn)
         if output is not None and len(jobs) > 1:
             raise CommandError(
@@ -132,31 +130,34 @@ def figures(
         done = [_draw(job, options) for job in jobs]
         for one in drawn:
             kept.keep_figures(one.checkpoint)
-    if not all(done):
+    if len(drawn) < len(runs) or not all(done):
         raise typer.Exit(exits.USAGE)
 
 
-def _chosen(store: Store, words: Sequence[str]) -> list[Run]:
-    from runner.commands.access import all_named
+def parted(store: Store, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words for runs, of which the first is one, and those for kinds of pictures."""
+    first, *others = words
+    kinds = [word for word in others if word in KINDS]
+    names = [word for word in others if word not in KINDS]
+    for word in names:
+        if not looks_like_runs(word) and not store.named(word):
+            raise CommandError(f"there is no picture {word!r}: choose from {', '.join(KINDS)}")
+    return [first, *names], kinds
 
-    try:
-        return all_named(store, words)
-    except CommandError as error:
-        if len(words) == 1:
-            raise
-        raise CommandError(f"{error}; the kinds of pictures are {', '.join(KINDS)}") from error
 
-
-def _saved(kept: Storage, run: Run, stack: ExitStack) -> Drawn:
-    """The run with its checkpoint, which is there until the stack is closed."""
+def _saved(kept: Storage, run: Run, stack: ExitStack) -> Drawn | None:
+    """The run with its checkpoint, which is there until the stack is closed; None, and said, without one."""
     checkpoint = stack.enter_context(kept.checkpoint(run))
     if checkpoint is None:
-        raise CommandError(f"run {run.id} is {run.state} and has saved nothing yet to draw")
+        hint(f"run {run.id} is {run.state} and has saved nothing yet to draw")
+        return None
     return Drawn(run, checkpoint)
 
 
 def planned(kinds: Sequence[str], runs: Sequence[Drawn]) -> list[Job]:
     """Each kind of each run; but curves are of all runs together."""
+    if not runs:
+        return []
     jobs: list[Job] = []
     for kind in kinds:
         jobs += [Job(kind, runs)] if kind == "curves" else [Job(kind, [one]) for one in runs]
@@ -164,17 +165,9 @@ def planned(kinds: Sequence[str], runs: Sequence[Drawn]) -> list[Job]:
 
 
 def _draw(job: Job, options: Options) -> bool:
-    """Have a child draw, as it needs PyTorch; what it cannot draw it says on stderr. Whether it could."""
-    # -P: a file in the current directory must not be imported in the place of a module.
-    command = [sys.executable, "-P", "-m", "capsnet", job.kind, *options.words(job.kind)]
-    command += [f"--label={run_label(one.run.id, one.run.name)}" for one in job.runs]
-    command += [str(one.checkpoint) for one in job.runs]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    with child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            emit(os.path.realpath(line.rstrip("\n")))  # beside a copy the folder is a link to the run's own
-    if child.returncode < 0:  # it could say nothing itself
-        hint(f"drawing {job.kind} was ended by signal {-child.returncode}")
-    return child.returncode == 0
+    """Draw kinds of pictures; whether all could be drawn."""
+    labels = [f"--label={run_label(one.run.id, one.run.name)}" for one in job.runs]
+    child = Child([job.kind, *options.words(job.kind), *labels, *(str(one.checkpoint) for one in job.runs)])
+    for line in child.lines():
+        emit(os.path.realpath(line))  # beside a copy the folder is a link to the run's own
+    return child.has_done(f"drawing {job.kind}")

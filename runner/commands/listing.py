@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,15 +11,17 @@ import typer
 
 from runner import notes
 from runner.commands.options import Json
-from runner.output import PROGRAM, Column, emit_json, emit_table, hint
+from runner.filters import Filter, Tag
+from runner.output import PROGRAM, Column, CommandError, emit_json, emit_table, hint
 from runner.states import ENDED, UNFINISHED, State
-from runner.wording import age, duration, percent, plural
+from runner.wording import age, duration, parse_duration, percent, plural
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
     from runner.notes import Situation
     from runner.paths import Home
     from runner.rows import Run
+    from runner.store import Store
 
 NOTE_LENGTH = 100  # characters of a note; `show` has all of it
 
@@ -32,6 +34,7 @@ COLUMNS = (
     Column("GPU"),
     Column("LEFT", right=True),
     Column("AGE", right=True),
+    Column("CHANGES", wraps=True),
     Column("NOTE", wraps=True),
 )
 
@@ -43,40 +46,99 @@ def queue(
             "--all", "-a", help="Also queued runs after the next 50, and ended ones before the last 20."
         ),
     ] = False,
+    states: Annotated[
+        list[State] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            case_sensitive=False,
+            help=f"Only runs in this state, or in one of these: {', '.join(State).lower()}.",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="GLOB", help="Only runs whose name is like this, as in 'mnist_*'."),
+    ] = None,
+    with_tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="KEY[=VALUE]", help="Only runs with this tag; of several, with all."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only runs submitted since then: 2d, 12h, 1w.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the runs: what waits and why, what runs and how far it is, what has ended and how well.
 
-    Of a long queue the next 50 runs are listed; JSON has all that are unfinished.
+    Of a long queue the next 50 runs are listed; JSON has all that are unfinished. --state, --name, --tag and
+    --since list every run that meets all of them; each of the first three may be given several times.
 
     ACCURACY is the latest on the test set, LEFT the time that a running one still needs, AGE the time
     since it was submitted. GPU: which ones a run uses or used last; of a waiting one, how many it asks for.
+    CHANGES: what --set has changed of a run, and in what it differs from the listed runs of its name.
 
     \b
     Examples:
       python -m runner queue
-      python -m runner queue --json | jq '.[] | select(.state == "FINISHED") | .accuracy'
+      python -m runner queue --state failed --state interrupted --since 2d
+      python -m runner queue --name 'mnist_*' --tag paper=table-2
+      python -m runner queue --json | jq '.[] | select(.config.optim.lr < 0.001) | .accuracy'
     """
     from runner.commands.access import open_queue
-    from runner.commands.situations import RECENT, current_runs, situation
+    from runner.commands.situations import current_runs, situation
 
     with open_queue(only_looks=True) as access:
         store = access.store
         now = situation(access)
+        wanted = requested(states, names, with_tags, since, now.now)
+        if wanted != Filter():
+            shown = store.matching(wanted)
+        elif everything:
+            shown = store.runs()
+        else:
+            shown = unfinished_and_recent(store) if json else current_runs(store)
         if json:
-            runs = store.runs() if everything else [*store.runs(UNFINISHED), *store.latest(RECENT)]
-            runs = sorted({run.id: run for run in runs}.values(), key=lambda run: run.id)
-            emit_json([document(run, access.home, now) for run in runs])
+            emit_json([document(run, access.home, now) for run in shown])
             return
-        shown = store.runs() if everything else current_runs(store)
         if shown:
-            emit_table(COLUMNS, [row(run, now) for run in shown])
+            emit_table(COLUMNS, rows(shown, now))
+        elif wanted != Filter():
+            hint(f"no run is like that: `{PROGRAM} queue --all` lists all")
         else:
             hint(f"no runs yet: `{PROGRAM} submit experiments/quickstart.yaml` queues one")
-        if not everything and (left := left_out(store.counts(), shown)):
+        if not everything and wanted == Filter() and (left := left_out(store.counts(), shown)):
             hint(f"{left} not shown: `{PROGRAM} queue --all`")
         if not now.served and any(run.state in UNFINISHED for run in shown):
             hint(f"no scheduler runs: {now.start} starts it")
+
+
+def requested(
+    states: Sequence[State] | None,
+    names: Sequence[str] | None,
+    with_tags: Sequence[str] | None,
+    since: str | None,
+    now: float,
+) -> Filter:
+    """The filter that the options make. Raises CommandError for an age that is none."""
+    try:
+        submitted_since = None if since is None else now - parse_duration(since)
+    except ValueError as error:
+        raise CommandError(f"--since: {error}") from error
+    pairs = [text.partition("=") for text in with_tags or ()]
+    return Filter(
+        states=frozenset(states or ()),
+        names=tuple(names or ()),
+        tags=tuple(Tag(key, value if equals else None) for key, equals, value in pairs),
+        submitted_since=submitted_since,
+    )
+
+
+def unfinished_and_recent(store: Store) -> list[Run]:
+    """All unfinished runs, and those that ended last; by number."""
+    from runner.commands.situations import RECENT
+
+    found = [*store.runs(UNFINISHED), *store.latest(RECENT)]
+    return sorted({run.id: run for run in found}.values(), key=lambda run: run.id)
 
 
 def left_out(counts: Mapping[State, int], shown: Iterable[Run]) -> str:
@@ -89,8 +151,16 @@ def left_out(counts: Mapping[State, int], shown: Iterable[Run]) -> str:
     return " and ".join(later + older)
 
 
-def row(run: Run, situation: Situation) -> list[str]:
-    """The cells of COLUMNS for a run."""
+def rows(runs: Sequence[Run], situation: Situation) -> list[list[str]]:
+    """The cells of COLUMNS for each of the runs that are listed together."""
+    from runner.changes import changes
+
+    changed = changes(runs)
+    return [row(run, situation, changed[run.id]) for run in runs]
+
+
+def row(run: Run, situation: Situation, changed: str) -> list[str]:
+    """The cells of COLUMNS for a run; `changed`: what is special about it."""
     return [
         str(run.id),
         run.name,
@@ -100,6 +170,7 @@ def row(run: Run, situation: Situation) -> list[str]:
         notes.gpus(run),
         duration(run.seconds_left) if run.state is State.RUNNING else "",
         age(run.submitted_at, situation.now),
+        changed,
         cut(notes.note(run, situation)),
     ]
 
@@ -109,11 +180,15 @@ def cut(note: str) -> str:
 
 
 def document(run: Run, home: Home, situation: Situation) -> dict[str, Any]:
-    """A run for programs: every field of its row but the configuration, its folder, and the note."""
-    fields = asdict(run)
-    del fields["config"]
-    folder = home.place(run.id, run.name)
-    return {**fields, "folder": folder, "note": notes.note(run, situation) or None}
+    """A run for programs: every field of its row, the configuration as data, its folder, the column NOTE."""
+    from runner import configuration
+
+    return {
+        **asdict(run),
+        "config": configuration.document(run),
+        "folder": home.place(run.id, run.name),
+        "note": notes.note(run, situation) or None,
+    }
 
 
 def documents(access: Access, ids: Iterable[int]) -> list[dict[str, Any]]:

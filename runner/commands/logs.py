@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 
 from runner import exits
-from runner.commands.options import RunArgument
+from runner.commands.options import Runs
 from runner.following import patiently
-from runner.output import PROGRAM, CommandError, Replay, hint
+from runner.output import PROGRAM, CommandError, Replay, emit, hint
 from runner.states import ENDED
 
 if TYPE_CHECKING:
+    from runner.commands.access import Access
     from runner.paths import Home, RunPaths
     from runner.rows import Run
     from runner.store import Store
@@ -26,7 +27,7 @@ CHUNK_BYTES = 1 << 16
 
 
 def logs(
-    run: RunArgument,
+    runs: Runs,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
     attempt: Annotated[
         int | None, typer.Option(min=1, help="Only this one; all in order without it.")
@@ -35,7 +36,7 @@ def logs(
         int, typer.Option(metavar="RANK", min=0, help="Of several workers the one of this rank, from 0.")
     ] = 0,
 ) -> None:
-    """Print the whole output of RUN's worker, warnings and tracebacks included, one attempt after another.
+    """Print the output of each RUN's worker, warnings and tracebacks included, one attempt after another.
 
     Of several workers the first one, of rank 0, speaks for all; what the others print is little, but for an
     error of their own.
@@ -43,29 +44,47 @@ def logs(
     \b
     Examples:
       python -m runner logs 3
+      python -m runner logs 5-9 | grep Warning
       python -m runner logs 3 -f
       python -m runner logs 3 --worker 1
     """
-    from runner.commands.access import named, open_queue, require_folders
+    from runner.commands.access import open_queue, require_folders
+    from runner.commands.selection import chosen
 
-    with open_queue(only_looks=True) as (home, store):
-        chosen = named(store, run)
-        if attempt is not None and attempt > chosen.attempt:
-            raise CommandError(f"run {chosen.id} has had {chosen.attempt} attempts, no attempt {attempt}")
-        if chosen.attempt == 0 and not follow:
-            hint(f"run {chosen.id} is {chosen.state} and has not started: no output yet")
+    with open_queue(only_looks=True) as access:
         if worker:
-            require_folders(home, "read what workers of ranks above 0 printed")
-        in_queue = home.shared and worker == 0  # what the others print is not copied there
-        sources: Logs = Kept(store, chosen.id) if in_queue else Files(home, store, chosen.id, worker)
-        require_worker(chosen, worker, sources)
-        replay = Replay()
-        try:
-            for piece in output(store, chosen, sources, attempt, follow):
-                replay.print(piece)
-        except KeyboardInterrupt:
-            hint(f"stopped looking, nothing else: `{PROGRAM} logs {chosen.id} -f` comes back")
-            raise typer.Exit(exits.STOPPED_LOOKING) from None
+            require_folders(access.home, "read what workers of ranks above 0 printed")
+        found = chosen(access.store, runs)
+        if follow and len(found) > 1:
+            raise CommandError(f"--follow is of one run: `{PROGRAM} watch` looks on at several")
+        sources = [(run, logs_of(access, run, attempt, worker)) for run in found]
+        for run, source in sources:
+            if len(found) > 1:
+                emit(f"=== run {run.id} ({run.name}) ===")
+            print_log(access.store, run, source, attempt, follow)
+
+
+def logs_of(access: Access, run: Run, attempt: int | None, worker: int) -> Logs:
+    """Where a run's logs are to be read. Raises CommandError where there is no such attempt or worker."""
+    if attempt is not None and attempt > run.attempt:
+        raise CommandError(f"run {run.id} has had {run.attempt} attempts, no attempt {attempt}")
+    in_queue = access.home.shared and worker == 0  # what the others print is not copied there
+    found: Logs = Kept(access.store, run.id) if in_queue else Files(*access, run.id, worker)
+    require_worker(run, worker, found)
+    return found
+
+
+def print_log(store: Store, run: Run, source: Logs, attempt: int | None, follow: bool) -> None:
+    """Print a run's log; Ctrl-C ends the command with an exit code of its own."""
+    if run.attempt == 0 and not follow:
+        hint(f"run {run.id} is {run.state} and has not started: no output yet")
+    replay = Replay()
+    try:
+        for piece in output(store, run, source, attempt, follow):
+            replay.print(piece)
+    except KeyboardInterrupt:
+        hint(f"stopped looking, nothing else: `{PROGRAM} logs {run.id} -f` comes back")
+        raise typer.Exit(exits.STOPPED_LOOKING) from None
 
 
 def require_worker(run: Run, rank: int, logs: Logs) -> None:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-RUN_HELP = "A run's number, or its name where only one run has it."
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
+RUN_HELP = "A run's number; several as in 5-9; its name, where only one has it; all like 'name:mnist_*'."
 Runs = Annotated[list[str], typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
+RunsOrAll = Annotated[list[str] | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="All to which it applies, after a question.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="YAML files.", show_default=False)]
 Settings = Annotated[
     list[str] | None,

@@ -1,17 +1,20 @@
-"""`show`: everything about one run."""
+"""`show`: everything about a run."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from runner import narration, notes, ownership, source, versions
-from runner.commands.options import Json, RunArgument
-from runner.output import PROGRAM, emit, emit_json
+import typer
+
+from runner import configuration, narration, notes, ownership, source, versions
+from runner.commands.options import Json, Runs
+from runner.output import PROGRAM, CommandError, emit, emit_json
 from runner.states import ENDED, State
-from runner.wording import NOTHING, age, beginning, duration, plural, request
+from runner.wording import NOTHING, age, beginning, duration, plural, printable, request
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
@@ -20,40 +23,85 @@ if TYPE_CHECKING:
     from runner.rows import Attempt, Run
 
 LABEL_WIDTH = 11
+CONFIGURATION_WIDTH = 10  # of the longest section: dataloader, checkpoint
 
 
-def show(run: RunArgument, json: Json = False) -> None:
-    """Print the details of RUN: state, source, progress, attempts, checkpoint, what MLflow has of it.
+def show(
+    runs: Runs,
+    diff: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER", help="Instead, in what it differs from this run; `compare` takes several."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print the details of each RUN: state, source, progress, attempts, configuration, what MLflow has of it.
+
+    JSON is an object where one RUN is named by its number or name, else a list.
 
     \b
     Examples:
       python -m runner show 3
+      python -m runner show 3 --diff 5
       python -m runner show 3 --json | jq .metrics
     """
-    from runner.commands.access import named, open_queue
+    from runner.commands.access import open_queue
+    from runner.commands.compare import print_comparison
+    from runner.commands.selection import chosen, may_be_several
+
+    with open_queue(only_looks=True) as access:
+        found = chosen(access.store, runs)
+        if diff is not None:
+            if len(found) > 1:
+                raise CommandError(f"--diff is of one run: `{PROGRAM} compare` takes several")
+            print_comparison(access, chosen(access.store, [*runs, diff]), json)
+        elif json:
+            documents = full_documents(access, found)
+            emit_json(documents if may_be_several(runs) else documents[0])
+        else:
+            emit("\n\n".join(texts(access, found)))
+
+
+def full_documents(access: Access, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The runs for programs, with their checkpoints and attempts."""
     from runner.commands.listing import document
     from runner.commands.situations import situation
 
-    with open_queue(only_looks=True) as access:
-        home, store = access
-        chosen = named(store, run)
-        attempts = store.attempts(chosen.id)
-        now = situation(access)
-        checkpoint = newest_checkpoint(chosen, home)
-        if json:
-            from capsnet.yamlfile import parse
+    now = situation(access)
+    return [
+        {
+            **document(run, access.home, now),
+            "checkpoint": newest_checkpoint(run, access.home),
+            "attempts": [asdict(attempt) for attempt in access.store.attempts(run.id)],
+        }
+        for run in runs
+    ]
 
-            more = {
-                "checkpoint": checkpoint,
-                "attempts": [asdict(attempt) for attempt in attempts],
-                "config": parse(chosen.config, f"run {chosen.id}").data,
-            }
-            emit_json({**document(chosen, home, now), **more})
-            return
-        parts = details(chosen, home, now, checkpoint, published_to(access), source.here().digest)
-        emit("\n".join(f"{label:<{LABEL_WIDTH}} {text}" for label, text in parts.items() if text))
-        if attempts:
-            emit("\n".join(["attempts", *(f"  {attempt_line(one, now.now, chosen)}" for one in attempts)]))
+
+def texts(access: Access, runs: Sequence[Run]) -> Iterator[str]:
+    """The text for each run."""
+    from runner.commands.situations import situation
+
+    home, store = access
+    now, tracking, code_here = situation(access), published_to(access), source.here().digest
+    for run in runs:
+        parts = details(run, home, now, newest_checkpoint(run, home), tracking, code_here)
+        lines = [f"{label:<{LABEL_WIDTH}} {text}" for label, text in parts.items() if text]
+        if attempts := store.attempts(run.id):
+            lines += ["attempts", *(f"  {attempt_line(one, now.now, run)}" for one in attempts)]
+        yield "\n".join([*lines, "configuration", *(f"  {line}" for line in configuration_lines(run))])
+
+
+def configuration_lines(run: Run) -> list[str]:
+    """Every key with its value, a line for each section; those of none are on the first."""
+    from capsnet.yamlwords import inline
+
+    sections: dict[str, list[str]] = {}
+    for key, value in configuration.settings(run).items():
+        section, _, rest = key.partition(".")
+        sections.setdefault(section if rest else "", []).append(f"{rest or key}={inline(value)}")
+    return [f"{name:<{CONFIGURATION_WIDTH}} {' '.join(items)}" for name, items in sections.items()]
 
 
 def newest_checkpoint(run: Run, home: Home) -> Path | None:
@@ -84,13 +132,20 @@ def details(
         + (f", for {run.workers} workers" if run.workers > 1 else ""),
         "runs on": f"{narration.place(run)}, pid {run.pid}" if run.state is State.RUNNING and run.pid else "",
         "computes": run.computes or "",
-        "tags": ", ".join(f"{key}={value}" for key, value in run.tags.items()),
+        "set": printable(" ".join(run.overrides)),
+        "note": indented(run.user_note or ""),
+        "tags": printable(", ".join(f"{key}={value}" for key, value in run.tags.items())),
         "metrics": ", ".join(f"{key} {value:.6g}" for key, value in sorted(run.metrics.items())),
         "folder": home.place(run.id, run.name),
         "checkpoint": checkpoint_line(run, checkpoint, now),
         "log": log_line(run, home),
         "mlflow": mlflow_line(run, tracking),
     }
+
+
+def indented(text: str) -> str:
+    """Lines that stand below each other beside a label."""
+    return f"\n{' ' * (LABEL_WIDTH + 1)}".join(text.splitlines())
 
 
 def log_line(run: Run, home: Home) -> str:
@@ -164,7 +219,7 @@ def mlflow_line(run: Run, tracking: str) -> str:
     else:
         served = tracking.startswith(("http://", "https://"))
         place = f"{tracking}/#/runs/{run.mlflow_run_id}" if served else run.mlflow_run_id
-        whole = " (complete)" if run.state in ENDED and run.published_state == run.state else ""
+        whole = " (complete)" if run.state in ENDED and run.is_published else ""
         published = f"{place}, published up to epoch {run.published_epoch or 0}{whole}; `{PROGRAM} ui`"
     return published + (f"; {run.publish_error}" if run.publish_error else "")
 

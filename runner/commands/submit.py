@@ -63,7 +63,7 @@ def submit(
     place = home()
     experiments = load_all(files, overrides, look=not is_elsewhere(place))
     source, origin = present(directory)
-    new_runs = to_rows(experiments, directory, origin, data_environment(place))
+    new_runs = to_rows(experiments, directory, origin, data_environment(place), settings or [])
     if is_elsewhere(place):
         tell_of_paths_here(experiments, directory)
     with open_queue(create=True) as access:
@@ -117,13 +117,21 @@ def to_rows(
     directory: Path,
     origin: Origin,
     environment: Mapping[str, str] | None,
+    overrides: Sequence[str] = (),
 ) -> list[NewRun]:
-    """What is queued for each experiment when it is submitted from `directory`; see `Experiment.resolved`."""
-    return [to_row(experiment, directory, origin, environment) for experiment in experiments]
+    """What is queued for each experiment when it is submitted from `directory`; see `Experiment.resolved`.
+
+    `overrides`: the `--set` that were put over their files; --name and --priority have fields of their own.
+    """
+    return [to_row(experiment, directory, origin, environment, overrides) for experiment in experiments]
 
 
 def to_row(
-    experiment: Experiment, directory: Path, origin: Origin, environment: Mapping[str, str] | None
+    experiment: Experiment,
+    directory: Path,
+    origin: Origin,
+    environment: Mapping[str, str] | None,
+    overrides: Sequence[str] = (),
 ) -> NewRun:
     from capsnet.config import with_absolute_paths
     from runner.rows import NewRun
@@ -142,6 +150,7 @@ def to_row(
         workers=spec.processes,
         max_retries=spec.max_retries,
         tags=spec.tags,
+        overrides=tuple(overrides),
         exclusive=written_outside(config),
         source_file=source_file,
         submit_directory=str(directory),

@@ -24,12 +24,13 @@ def wait(
     Example:
       python -m runner wait 3 4 --timeout 3600 && echo both finished
     """
-    from runner.commands.access import all_named, open_queue
+    from runner.commands.access import open_queue
     from runner.commands.listing import documents
+    from runner.commands.selection import chosen
     from runner.following import TimedOut, patiently, tell, wait_for
 
     with open_queue() as access:
-        ids = [run.id for run in all_named(access.store, runs)]
+        ids = [run.id for run in chosen(access.store, runs)]
         code = wait_for(access.store, ids, timeout)
         deadline = 0.0 if code == exits.TIMED_OUT else math.inf
         with suppress(TimedOut):  # the database is away, which has been said

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def watch(
-    run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help=f"{RUN_HELP} All where none is named.")
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help=f"{RUN_HELP} All where none is named.", show_default=False),
     ] = None,
 ) -> None:
-    """Look on while RUN, or everything in the queue, goes on; ends when it has ended.
+    """Look on while each RUN, or everything in the queue, goes on; ends when it has ended.
 
     A live bar or table on a terminal; without one, a plain line whenever something has changed.
     Ctrl-C stops looking and nothing else.
@@ -29,14 +30,17 @@ def watch(
     Examples:
       python -m runner watch
       python -m runner watch 3
+      python -m runner watch 5-9
     """
-    from runner.commands.access import named, open_queue
+    from runner.commands.access import open_queue
+    from runner.commands.selection import chosen
     from runner.following import follow_runs
 
     with open_queue() as access, unread_is_fine():
-        if run is None:
+        if not runs:
             raise typer.Exit(watch_queue(access))
-        raise typer.Exit(follow_runs(access, [named(access.store, run).id], sys.stdout))
+        ids = [run.id for run in chosen(access.store, runs)]
+        raise typer.Exit(follow_runs(access, ids, sys.stdout))
 
 
 def watch_queue(access: Access) -> int:

@@ -323,6 +323,36 @@ def test_pairs_that_are_shifted_otherwise_are_other_images(here, monkeypatch, re
     assert refused("out/by3", "out/by4").endswith("dataset.shift is 3 for the first and 4 for the second")
 
 
+# ---- runs of the experiment runner, named by their numbers
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        (["1"], "there is no checkpoint 1/checkpoint.pt; of a run: `python -m runner evaluate 1`"),
+        (
+            ["out/a", "2", "4-6"],
+            "there is no checkpoint 2/checkpoint.pt; of a run: `python -m runner evaluate 2 4-6`",
+        ),
+        (
+            ["runs/7-a"],
+            "there is no checkpoint runs/7-a/checkpoint.pt; of a run: `python -m runner evaluate 7`",
+        ),
+    ],
+)
+def test_the_number_of_a_run_is_refused_with_the_command_that_works(here, refused, paths, words):
+    (here / "runs/7-a/attempts/2").mkdir(parents=True)  # an attempt that has saved nothing
+    assert refused(*paths) == words
+
+
+def test_a_folder_named_like_a_number_or_a_run_is_what_it_holds(here, evaluated):
+    for folder in ("1", "runs/7-a/attempts/1"):
+        (here / folder).mkdir(parents=True)
+        shutil.copy(here / "out/a/checkpoint.pt", here / folder)
+    (here / "runs/7-a/checkpoint.pt").symlink_to("attempts/1/checkpoint.pt")
+    assert evaluated("1")["accuracy"] == evaluated("runs/7-a")["accuracy"] == evaluated("out/a")["accuracy"]
+
+
 # ---- checkpoints that cannot be used
 
 

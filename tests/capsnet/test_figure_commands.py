@@ -11,10 +11,11 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import small_mnist
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-from capsnet import checkpoint
+from capsnet import checkpoint, multi_mnist
 from capsnet.cli import main, parser
 from capsnet.commands import figures
 from capsnet.config import Config
@@ -33,6 +34,13 @@ TINY = {
     "dataset": {"name": "digits", "size": 12, "validation": 20},
     "model": {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, "decoder": {"hidden": [16]}},
 }
+PAIRS = """\
+num_epochs: 1
+batch_size: 32
+threads: 1
+dataset: {name: multi_mnist, root: data}
+model: {conv_channels: 4, primary_types: 2, decoder: {hidden: [8]}}
+"""
 # What makes a command quick.
 FEW = {"reconstruct": ["--images", "3"], "rotate": ["--images", "4"], "couplings": ["--images", "4"]}
 FEW["primary"] = ["--steps", "3"]
@@ -144,6 +152,43 @@ def test_curves_need_no_configuration_that_this_version_can_read(run, capsys):
     assert "tiny" in words_of(Path("a.svg")).splitlines(), "not which model and data set"
     capsys.readouterr()
     assert error_of(capsys, "confusion", "other.pt").startswith("other.pt: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["perturb", "7"], "figures 7 perturb"),
+        (["overlap", "--model-path", "7"], "figures 7 overlap"),
+        (["curves", "7"], "figures 7 curves"),
+        (["figures", "7-9"], "figures 7-9"),
+        (["confusion", "runs/7-tiny"], "figures 7 confusion"),
+    ],
+)
+def test_the_number_of_a_run_is_refused_with_the_command_that_works(run, capsys, words, command):
+    Path("runs/7-tiny/attempts/1").mkdir(parents=True)
+    said = error_of(capsys, *words)
+    assert said == f"there is no checkpoint {words[-1]}/checkpoint.pt; of a run: `python -m runner {command}`"
+
+
+def test_the_curves_of_a_run_whose_checkpoint_is_gone_are_drawn(run, capsys):
+    Path("runs/7-tiny/attempts/1").mkdir(parents=True)
+    (run / "history.csv").rename("runs/7-tiny/history.csv")
+    assert main(["curves", "runs/7-tiny"]) == 0
+    assert capsys.readouterr().out == "runs/7-tiny/figures/curves.png\n"
+
+
+def test_overlap_takes_the_network_of_multi_mnist_by_its_folder_and_by_its_file(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(multi_mnist, "TEST_PAIRS", 12)
+    small_mnist.write(tmp_path / "data")
+    Path("pairs.yaml").write_text(PAIRS)
+    assert main(["train", "pairs.yaml"]) == 0
+    for place in ("out/pairs", "out/pairs/", "out/pairs/checkpoint.pt"):
+        capsys.readouterr()
+        assert main(["overlap", place, "--images", "3"]) == 0
+        assert capsys.readouterr().out == "out/pairs/figures/overlap.png\n"
 
 
 def test_a_folder_that_is_a_link_to_one_that_is_not_there_yet_is_made(run, capsys):

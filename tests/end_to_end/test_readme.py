@@ -36,6 +36,31 @@ def test_every_command_of_the_readme_is_understood(command: str, monkeypatch: py
     understand(name, words)
 
 
+def named_commands() -> list[tuple[str, str]]:
+    """Every command of ours, with arguments, that a document or the comment of an experiment names."""
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "experiments").glob("*.yaml")]
+    pattern = r"(?:`|^    |^#   )(python -m (?:runner|capsnet) [\w-]+ [^`\n]*[^`\n\\])(?:`|$)"
+    return [
+        (file.name, command)
+        for file in files
+        for command in re.findall(pattern, file.read_text(), re.MULTILINE)
+        if "..." not in command
+    ]
+
+
+@pytest.mark.parametrize(("file", "command"), named_commands())
+def test_every_command_that_a_document_names_is_understood(
+    file: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    _, _, program, name, *words = shlex.split(command, comments=True)
+    if program == "runner":
+        understand(name, words)
+        return
+    parser().parse_args([name, *words])
+    assert "RUN" not in words, "capsnet knows no runs: it takes checkpoints and folders"
+
+
 def test_the_file_tree_of_the_readme_names_every_module() -> None:
     tree = README[README.index("## Files") : README.index("## Development")].split()
     modules = {path.name for package in ("capsnet", "runner") for path in (ROOT / package).rglob("*.py")}

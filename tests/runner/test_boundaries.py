@@ -34,10 +34,11 @@ FLOORS = {
         "cli __main__ commands.* interrupts exits",
     ],
     "runner": [
-        "spec loading paths place private source code_cache guest protocol versions wording loopback "
-        "redaction",
-        "states rows moves room spread placement record system_metrics run_files held objects growing "
-        "remote_checkpoint object_storage storage uploading workplace settings ownership",
+        "spec loading overrides paths place private source code_cache guest protocol tags versions wording "
+        "loopback redaction",
+        "states rows filters configuration changes moves room spread placement record system_metrics "
+        "run_files held objects growing remote_checkpoint object_storage storage uploading workplace "
+        "settings ownership",
         "store database tables queries schema sqlite postgres postgres_errors opening clock sources "
         "migrations.*",
         "worker attempt follower keeper orders output_log backlog log_copy publisher tracking relocation "
@@ -45,7 +46,7 @@ FLOORS = {
         "cluster resources",
         "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray "
         "ray_environment",
-        "cli __main__ commands.* output exits notes narration following views editing git present "
+        "cli __main__ commands.* comparison output exits notes narration following views editing git present "
         "ui ui_child ui_record web_gate web_proxy web_server run_tied tensorboard_server",
     ],
 }

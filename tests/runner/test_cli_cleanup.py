@@ -70,12 +70,13 @@ def test_rm_with_yes_alone_refuses_what_mlflow_lacks_and_says_why(lab: Lab) -> N
     whole, behind = published(lab, lab.ended()), lab.ended()
     lab.store.published(behind, error="the server is away")
     done = lab.call("rm", whole, behind, "--yes")
-    assert done.code == exits.USAGE
-    assert done.err.startswith(
-        "run 2: MLflow does not have all of it yet (the server is away); --unpublished "
-    )
-    assert len(lab.store.runs()) == 2
-    assert lab.call("rm", whole, behind, "--yes", "--unpublished").code == exits.OK
+    assert done.code == exits.PARTLY
+    assert done.err.splitlines() == [
+        "MLflow does not have all of run 2 yet (the server is away); --unpublished deletes it all the same",
+        "deleted run 1, freed 0.0 MB",
+    ]
+    assert [run.id for run in lab.store.runs()] == [behind]
+    assert lab.call("rm", behind, "--yes", "--unpublished").code == exits.OK
     assert lab.store.runs() == []
 
 
@@ -85,11 +86,40 @@ def test_prune_takes_what_mlflow_lacks_where_it_is_asked_to(lab: Lab) -> None:
     assert lab.call("prune", "--yes", "--unpublished").err == "deleted run 1, freed 0.0 MB\n"
 
 
-def test_rm_of_an_unfinished_run_deletes_nothing_at_all(lab: Lab) -> None:
-    ended, queued = lab.ended(), lab.submit()
-    done = lab.call("rm", ended, queued, "--yes")
-    assert (done.code, done.err) == (exits.USAGE, "run 2 is QUEUED: cancel it first\n")
-    assert len(lab.store.runs()) == 2
+def test_rm_says_which_runs_have_not_ended_and_deletes_the_others(lab: Lab) -> None:
+    ended, queued, other = lab.ended(), lab.submit(), lab.submit()
+    done = lab.call("rm", f"{ended}-{other}", "--yes")
+    assert done.code == exits.PARTLY
+    assert done.err.splitlines() == [
+        "runs 2 and 3 are QUEUED: `python -m runner cancel 2-3` first",
+        "deleted run 1, freed 0.0 MB",
+    ]
+    assert [run.id for run in lab.store.runs()] == [queued, other]
+
+
+def test_rm_of_unfinished_runs_alone_deletes_nothing(lab: Lab) -> None:
+    queued = lab.submit()
+    done = lab.call("rm", queued, "--yes")
+    assert (done.code, done.err) == (exits.USAGE, "run 1 is QUEUED: `python -m runner cancel 1` first\n")
+    assert [run.id for run in lab.store.runs()] == [queued]
+
+
+def test_rm_of_all_that_have_ended_asks_once_and_leaves_the_others(lab: Lab) -> None:
+    first, queued, second = lab.ended(), lab.submit(), lab.ended(State.FAILED)
+    done = lab.call("rm", "--all")
+    assert done.code == exits.USAGE
+    assert done.err.startswith("delete runs 1 and 3 ") and "add --yes" in done.err
+    assert lab.call("rm", "--all", "--yes").code == 0
+    assert [run.id for run in lab.store.runs()] == [queued]
+    assert {first, second} == {1, 3}
+
+
+def test_prune_keeps_a_run_whose_newest_note_mlflow_lacks(lab: Lab) -> None:
+    number = published(lab, lab.ended())
+    lab.call("note", number, "worth a look")
+    done = lab.call("prune", "--yes")
+    assert f"kept, for MLflow does not have all of them yet: {number}\n" in done.err
+    assert [run.id for run in lab.store.runs()] == [number]
 
 
 def test_prune_keeps_what_may_go_on_and_what_mlflow_lacks(lab: Lab) -> None:

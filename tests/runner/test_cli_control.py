@@ -1,9 +1,10 @@
-"""`interrupt`, `cancel`, `resume`, `priority`: intents, and the moves that are refused."""
+"""`interrupt`, `cancel`, `resume`, `priority`: intents, moves that are refused, and those done in part."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cli_harness import TINY, Lab
@@ -29,7 +30,8 @@ def test_a_running_run_gets_an_intent_with_its_grace(lab: Lab) -> None:
     number = lab.submit()
     lab.start(number)
     done = lab.call("interrupt", number, "--grace", "7", "--json")
-    assert json.loads(done.out) == [{"id": 1, "state": "RUNNING"}]
+    [asked] = json.loads(done.out)
+    assert (asked["id"], asked["state"], asked["intent"]) == (1, "RUNNING", "interrupt")
     assert done.err == "run 1 saves and stops; `python -m runner wait 1` waits for it\n"
     run = lab.run(number)
     assert (run.state, run.intent, run.grace_seconds) == (State.RUNNING, "interrupt", 7.0)
@@ -43,16 +45,44 @@ def test_an_intent_that_nobody_is_there_to_obey_says_so(lab: Lab) -> None:
     assert "no scheduler runs to see to it: `python -m runner up`" in lab.call("cancel", number).err
 
 
-def test_an_ended_run_is_not_interrupted_and_the_line_says_what_goes_on(lab: Lab) -> None:
-    finished, failed = lab.ended(), lab.ended(State.FAILED)
+def test_of_several_runs_those_that_have_ended_are_said_and_the_others_are_interrupted(lab: Lab) -> None:
+    finished, failed, other = lab.ended(), lab.ended(State.FAILED), lab.ended(State.FAILED)
     queued = lab.submit()
-    done = lab.call("interrupt", finished, queued, failed)
-    assert done.code == exits.USAGE
+    done = lab.call("interrupt", finished, queued, failed, other, "--json")
+    assert done.code == exits.PARTLY
     assert done.err.splitlines() == [
+        "run 4 is INTERRUPTED; `python -m runner resume 4` queues it again",
         "run 1 is FINISHED: nothing to interrupt; `python -m runner resume 1 --set num_epochs=20` goes on",
-        "run 2 is FAILED: nothing to interrupt; `python -m runner resume 2` goes on",
+        "runs 2 and 3 are FAILED: nothing to interrupt; `python -m runner resume 2-3` goes on",
     ]
-    assert lab.run(queued).state is State.QUEUED  # all that were named, or none
+    assert [run["id"] for run in json.loads(done.out)] == [queued]
+    assert lab.run(queued).state is State.INTERRUPTED
+
+
+def test_where_all_runs_have_ended_nothing_is_done_and_the_exit_code_says_so(lab: Lab) -> None:
+    finished = lab.ended()
+    done = lab.call("cancel", finished, "--json")
+    assert (done.code, done.out) == (exits.USAGE, "")
+    assert done.err.startswith("run 1 is FINISHED: nothing to cancel; ") and done.err.count("\n") == 1
+
+
+def test_a_run_that_ends_while_it_is_cancelled_is_said_and_holds_up_no_other(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = lab.submit(), lab.submit()
+    lab.start(first)
+    ask = lab.store.__class__.ask_each
+
+    def ask_late(*arguments: Any) -> Any:
+        """The first run ends between the look at it and the command."""
+        lab.end(first, State.FINISHED)
+        return ask(*arguments)
+
+    monkeypatch.setattr(lab.store.__class__, "ask_each", ask_late)
+    done = lab.call("cancel", first, second)
+    assert done.code == exits.PARTLY
+    assert "run 1 is FINISHED: nothing to cancel" in done.err
+    assert lab.run(second).state is State.CANCELLED
 
 
 def test_unknown_runs_are_all_named_and_nothing_is_done(lab: Lab) -> None:
@@ -71,7 +101,8 @@ def test_resume_queues_an_ended_run_again_as_it_was(lab: Lab, state: State) -> N
     number = lab.ended(state)
     before = lab.run(number).config
     done = lab.call("resume", number, "--json")
-    assert json.loads(done.out) == {"id": number, "state": "QUEUED"}
+    shown = json.loads(done.out)
+    assert (shown["id"], shown["state"], shown["config"]["num_epochs"]) == (number, "QUEUED", 10)
     run = lab.run(number)
     assert (run.state, run.attempt, run.config) == (State.QUEUED, 1, before)
 
@@ -341,5 +372,21 @@ def test_priority_moves_a_queued_run_to_the_front(lab: Lab) -> None:
 def test_only_a_queued_run_has_a_priority_to_change(lab: Lab) -> None:
     number = lab.ended()
     done = lab.call("priority", number, 3)
-    assert (done.code, done.err.count("\n")) == (exits.USAGE, 1)
-    assert done.err.startswith("run 1: it is FINISHED")
+    said = "run 1 is FINISHED: only a queued run has a place to change\n"
+    assert (done.code, done.err) == (exits.USAGE, said)
+
+
+def test_the_last_word_is_the_priority_of_all_runs_before_it_and_may_be_negative(lab: Lab) -> None:
+    finished, first, second, third = lab.ended(), lab.submit(), lab.submit(), lab.submit()
+    done = lab.call("priority", finished, f"{first}-{second}", -5, "--json")
+    assert done.code == exits.PARTLY
+    assert [run["priority"] for run in json.loads(done.out)] == [-5, -5]
+    assert done.err.splitlines()[0] == "runs 2 and 3 have priority -5"
+    assert [run.id for run in lab.store.queue()] == [third, first, second]
+
+
+@pytest.mark.parametrize("words", [["1", "x"], ["1"], ["1", "--jsn", "5"], ["1", "1000001"]])
+def test_a_priority_that_is_none_changes_nothing(lab: Lab, words: list[str]) -> None:
+    number = lab.submit()
+    assert lab.call("priority", *words).code == exits.USAGE
+    assert lab.run(number).priority == 0

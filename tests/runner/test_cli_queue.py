@@ -54,7 +54,8 @@ def test_queue_shows_what_waits_runs_and_has_ended(lab: Lab) -> None:
     lab.report(running, epoch=3, step=10, steps_per_epoch=20, loss=0.5, seconds_left=185.0, devices=("0",))
     done = lab.call("queue")
     titles, *lines = done.out.splitlines()
-    assert cells(titles) == ["RUN", "NAME", "STATE", "EPOCH", "ACCURACY", "GPU", "LEFT", "AGE", "NOTE"]
+    names = ["RUN", "NAME", "STATE", "EPOCH", "ACCURACY", "GPU", "LEFT", "AGE", "CHANGES", "NOTE"]
+    assert cells(titles) == names
     rows = {int(line.split()[0]): cells(line) for line in lines}
     assert rows[finished][:6] == ["1", "tiny", "FINISHED", "10/10", "98.77%", "cpu"]
     assert rows[running][2:7] == ["RUNNING", "3/10", "-", "gpu 0", "3m 05s"]
@@ -261,7 +262,8 @@ def test_a_run_is_named_by_number_or_by_a_name_that_only_it_has(lab: Lab) -> Non
     lab.call("submit", lab.file("a.yaml"), lab.file("b.yaml"), lab.file("b.yaml"))
     assert lab.call("show", "a").out.startswith("run         1 (a)")
     two = lab.call("show", "b")
-    assert (two.code, two.err) == (2, "2 runs are named 'b': 2 and 3; say which by its number\n")
+    which = "say which by its number, or name:b for all"
+    assert (two.code, two.err) == (2, f"2 runs are named 'b': 2 and 3; {which}\n")
     for unknown in ("7", "c", str(10**30), os.fsdecode(b"\xff")):
         done = lab.call("show", unknown)
         assert done.code == exits.USAGE

@@ -82,6 +82,11 @@ def crash(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+def needless(*_: object, **__: object) -> None:
+    """Stands in for a call that nobody should make."""
+    raise AssertionError("not needed for tags")
+
+
 def test_a_run_appears_when_it_starts_so_that_mlflows_duration_is_without_its_wait(
     queued_run: int, store: Store, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker
 ) -> None:
@@ -737,3 +742,141 @@ def test_a_model_that_was_made_twice_is_one_at_the_end(
     [model] = tracker.client.search_logged_models([run.info.experiment_id])
     assert model.status == "READY"
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+
+
+def test_tags_and_a_note_of_a_running_run_are_published_and_taken_away(
+    running_run: int, publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    publish()
+    store.tag([running_run], {"paper": "figure 3", "a+b/../c": None, "seen": "yes"})
+    store.note([running_run], "too high a rate")
+    publish()
+    tags = mlflow_run(tracker).data.tags
+    assert (tags["paper"], tags["seen"], tags[record.NOTE]) == ("figure 3", "yes", "too high a rate")
+    assert "a_b/c" not in tags
+    store.tag([running_run], {"paper": None})
+    store.note([running_run], None)
+    publish()
+    tags = mlflow_run(tracker).data.tags
+    assert tags["seen"] == "yes" and not {"paper", record.NOTE} & tags.keys()
+    run = store.run(running_run)
+    assert run is not None and run.published_annotations == run.annotations == 4
+
+
+@pytest.fixture
+def published_run(running_run: int, scheduler: Scheduler, publish: Callable[[], None], store: Store) -> int:
+    """A run that failed, of which MLflow has all."""
+    scheduler.measure(running_run, 1, [1, 2])
+    scheduler.end(running_run, Event.FAIL, "loss is not a number")
+    publish()
+    assert not store.anything_unpublished()
+    return running_run
+
+
+def test_a_run_that_ended_long_ago_gets_tags_without_its_files_and_metrics_again(
+    published_run: int,
+    scheduler: Scheduler,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.rmtree(scheduler.paths(published_run).folder)
+    for expensive in ("open", "add_points", "add_file", "add_model", "set_status"):
+        monkeypatch.setattr(Tracker, expensive, needless)
+    store.tag([published_run], {"paper": "figure 4"})
+    store.note([published_run], "diverges")
+    publish()
+    tags = mlflow_run(tracker).data.tags
+    assert (tags["paper"], tags[record.NOTE]) == ("figure 4", "diverges")
+    assert not store.anything_unpublished()
+    publish()  # and nothing is left to do
+
+
+def test_one_process_publishes_what_is_changed_again_and_again_of_an_ended_run(
+    published_run: int, store: Store, home: Home, tracker: Tracker
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    for text in ("one", "two", None, "two"):
+        store.note([published_run], text)
+        publisher.publish_once(now=100.0)
+        assert mlflow_run(tracker).data.tags.get(record.NOTE) == text
+
+
+def test_one_process_publishes_what_is_said_of_a_running_run_though_it_gets_no_further(
+    running_run: int, scheduler: Scheduler, store: Store, home: Home, tracker: Tracker
+) -> None:
+    publisher = Publisher(store, home, tracker)
+    scheduler.measure(running_run, 1, [1])
+    for text in ("one", "two"):
+        store.note([running_run], text)
+        publisher.publish_once(now=100.0)
+        assert mlflow_run(tracker).data.tags[record.NOTE] == text
+    store.published(running_run, annotations=1)  # as an older publisher notes late
+    publisher.publish_once(now=101.0)
+    assert scheduler.run(running_run).published_annotations == 2
+
+
+def test_what_was_written_in_mlflow_itself_stays(
+    published_run: int, scheduler: Scheduler, publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    store.note([published_run], "of the queue")
+    publish()
+    mlflow_id = mlflow_run(tracker).info.run_id
+    tracker.client.set_tag(mlflow_id, "theirs", "kept")
+    tracker.client.set_tag(mlflow_id, record.NOTE, "written in MLflow")
+    store.resume(published_run, now=200.0)
+    publish()
+    store.ask(published_run, "cancel", 1.0, now=201.0)
+    publish()
+    tags = mlflow_run(tracker).data.tags
+    assert (tags["theirs"], tags[record.NOTE]) == ("kept", "written in MLflow")
+    store.note([published_run], "of the queue again")
+    publish()
+    assert mlflow_run(tracker).data.tags[record.NOTE] == "of the queue again"
+
+
+def test_a_tag_that_could_not_be_taken_away_at_first_is_taken_away_later(
+    published_run: int,
+    publish: Callable[[], None],
+    tracker: Tracker,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.tag([published_run], {"paper": None, "a+b/../c": None})
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker.client, "delete_tag", crash)
+        with pytest.raises(KeyboardInterrupt):
+            publish()
+    assert mlflow_run(tracker).data.tags["paper"] == "figure 2"
+    publish()
+    assert not {"paper", "a_b/c"} & mlflow_run(tracker).data.tags.keys()
+
+
+def test_a_tag_of_a_run_that_an_earlier_version_published_can_be_taken_away(
+    publish: Callable[[], None], tracker: Tracker, store: Store
+) -> None:
+    """MLflow has no list of the tags that are the user's from that version."""
+    config = f"{CONFIG.strip()[:-1]}, tags: {{paper: figure 2}}}}\n"
+    [early] = store.add(
+        [NewRun(name="early", config=config, num_epochs=3, tags={"paper": "figure 2"})], now=2.0
+    )
+    publish()
+    found = mlflow_run(tracker)
+    assert found.data.tags["paper"] == "figure 2"
+    tracker.client.delete_tag(found.info.run_id, record.OF_USER)
+    store.tag([early], {"paper": None})
+    publish()
+    assert "paper" not in mlflow_run(tracker).data.tags
+
+
+def test_a_run_that_mlflow_has_lost_is_published_again_with_its_tags(
+    published_run: int, home: Home, new_mlflow_store: Path, store: Store
+) -> None:
+    shutil.copy(new_mlflow_store, home.mlflow_database)
+    store.tag([published_run], {"paper": "figure 5"})
+    fresh = Tracker(tracking.target(home, {"MLFLOW_EXPERIMENT_NAME": "test"}))
+    Publisher(store, home, fresh).publish_once(now=100.0)
+    assert mlflow_run(fresh).data.tags["paper"] == "figure 5"
+    assert steps(fresh) == [1, 2]
+    assert files(fresh)

@@ -1,0 +1,37 @@
+"""`note`: notes about runs, at any time."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from runner import tags
+from runner.commands.options import Json, Runs
+from runner.output import CommandError
+from runner.wording import plural
+
+Text = Annotated[str, typer.Argument(metavar="TEXT", help="The note, in quotes.", show_default=False)]
+
+
+def note(runs: Runs, text: Text, json: Json = False) -> None:
+    """Write a note about each RUN, over an earlier one, also while it runs and when it has ended.
+
+    `show` prints it, and MLflow has it as the run's description. An empty text takes it away.
+
+    \b
+    Examples:
+      python -m runner note 3 "diverges from epoch 7 on: the learning rate is too high"
+      python -m runner note 3 ""
+    """
+    from runner.commands.annotating import annotate
+
+    if re.fullmatch(r"--?[a-z][a-z-]*", text):
+        raise CommandError(f"there is no option {text}, and a note should say more")
+    try:
+        tags.require_text(text, allowed="\n\t")
+    except ValueError as error:
+        raise CommandError(f"a note {error}") from error
+    described = f"a note of {plural(len(text), 'character')}" if text.strip() else "no note"
+    annotate(runs, lambda store, ids: store.note(ids, text.strip() or None), described, json)

@@ -1,0 +1,119 @@
+"""`resume`: ended runs go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runner import exits
+from runner.commands.options import All, Json, RunsOrAll, Settings, Yes
+from runner.output import PROGRAM, CommandError, emit_json
+from runner.states import ENDED, IllegalMove, State
+
+if TYPE_CHECKING:
+    from runner.editing import Edit
+    from runner.rows import Origin, Run
+    from runner.source import Source
+    from runner.store import Store
+
+STOPPED = (State.INTERRUPTED, State.FAILED)  # what --all resumes: a cancelled run is not meant to go on
+
+
+def resume(
+    runs: RunsOrAll = None,
+    everything: All = False,
+    settings: Settings = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="Go on from the best weights, not the latest.")
+    ] = False,
+    new_code: Annotated[
+        bool, typer.Option("--new-code", help="Go on with the code as it is now, not that of the submission.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Queue each ended RUN again: it goes on from its checkpoint, as the same run and the same MLflow run.
+
+    A FINISHED run goes on with more epochs. What can be set: num_epochs, optim (but not optim.name),
+    stop_after_epochs_without_gain, loss.rc_loss_weight, checkpoint.interval_seconds, checkpoint.keep_every,
+    dataset.root, and runner.gpus, runner.cpus and runner.workers. Anything else would be another run:
+    submit it. It keeps the code of its submission; --new-code takes that of now, with a mistake in it
+    mended.
+
+    A run that cannot go on so is named on stderr, with the reason, and the others are queued. --all: all
+    that are INTERRUPTED or FAILED. JSON is an object where one RUN is named by its number or name, else a
+    list.
+
+    \b
+    Examples:
+      python -m runner resume 3
+      python -m runner resume 3 5-9 --set num_epochs=200
+      python -m runner resume 3 --set runner.workers=1
+      python -m runner resume --all --new-code
+    """
+    from capsnet.mistakes import ConfigError
+    from runner.commands.access import open_queue
+    from runner.commands.listing import documents
+    from runner.commands.results import Results
+    from runner.commands.selection import chosen_or_all, may_be_several
+    from runner.commands.starting import start_service
+    from runner.editing import edited
+    from runner.loading import data_environment
+    from runner.present import present
+    from runner.store import UnknownRun
+
+    source, origin = present(Path.cwd()) if new_code else (None, None)
+    results, queued = Results(), []
+    with open_queue() as access:
+        home, store = access
+        environment = data_environment(home)
+        for run in chosen_or_all(store, runs, everything, STOPPED, "resume", yes):
+            if reason := obstacle(run):
+                results.refused(run.id, reason)
+                continue
+            try:
+                edit = edited(run, settings or [], best, environment, new_code)
+                queue_again(store, run, edit, best, origin, source)
+            except (CommandError, ConfigError, IllegalMove, UnknownRun) as error:
+                results.why(str(error))
+            else:
+                results.done(run.id, f"$runs $are queued again; `{PROGRAM} watch $numbers` shows $them")
+                queued.append(replace(run, **edit.wants._asdict()) if edit.wants else run)
+        results.tell()
+        started = start_service(home, store, queued)
+        if json:
+            found = documents(access, results.numbers)
+            emit_json(found if everything or may_be_several(runs or []) else found[0])
+        if not started:
+            raise typer.Exit(exits.NOT_STARTED)
+        results.end()
+
+
+def obstacle(run: Run) -> str | None:
+    """Why a run cannot be resumed, whatever is set; None where it can."""
+    from runner.commands.results import GOING
+
+    if run.state not in ENDED:
+        return f"$runs $are {run.state}: only an ended run can be resumed"
+    return GOING if run.is_going else None
+
+
+def queue_again(
+    store: Store, run: Run, edit: Edit, best: bool, origin: Origin | None, source: Source | None
+) -> None:
+    """Queue a run with what is to be changed of it. Raises IllegalMove and UnknownRun."""
+    store.resume(
+        run.id,
+        edit.config,
+        edit.num_epochs,
+        best,
+        edit.wants,
+        origin=origin,
+        source=source,
+        overrides=edit.overrides,
+        longer=edit.longer,
+        now=store.now(),
+    )
