@@ -65,7 +65,7 @@ def claim(paths: RunPaths, identity: str | None, submitted_at: float) -> None:
     """Make the folder this run's. Raises ForeignRun where it is another one's, and OSError."""
     if not is_own(paths, identity, submitted_at):
         raise ForeignRun(str(paths.folder))
-    if identity is None or owner(paths) is not None:
+    if identity is None or owner(paths) == identity:
         return
     run_files.make_folder(paths.folder)
     with temporary(paths.identity, shared=True, mode=run_files.file_mode(paths.folder)) as part:

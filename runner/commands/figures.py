@@ -141,7 +141,9 @@ def parted(store: Store, words: Sequence[str]) -> tuple[list[str], list[str]]:
     names = [word for word in others if word not in KINDS]
     for word in names:
         if not looks_like_runs(word) and not store.named(word):
-            raise CommandError(f"there is no picture {word!r}: choose from {', '.join(KINDS)}")
+            raise CommandError(
+                f"there is no run and no picture {word!r}: the pictures are {', '.join(KINDS)}"
+            )
     return [first, *names], kinds
 
 

@@ -54,7 +54,7 @@ def test_a_setting_is_named_where_no_other_run_has_that_name(lab: Lab) -> None:
 
 def test_a_section_that_was_set_is_named_key_by_key(lab: Lab) -> None:
     submit(lab, "optim={schedule: cosine, lr: 0.5}")
-    assert column(lab) == ["optim.schedule=cosine optim.lr=0.5"]
+    assert column(lab) == ["optim.lr=0.5 optim.schedule=cosine"]
 
 
 def test_another_kind_is_named_without_the_keys_that_come_with_it(lab: Lab) -> None:

@@ -87,7 +87,7 @@ def test_prune_takes_what_mlflow_lacks_where_it_is_asked_to(lab: Lab) -> None:
 
 
 def test_rm_says_which_runs_have_not_ended_and_deletes_the_others(lab: Lab) -> None:
-    ended, queued, other = lab.ended(), lab.submit(), lab.submit()
+    ended, queued, other = published(lab, lab.ended()), lab.submit(), lab.submit()
     done = lab.call("rm", f"{ended}-{other}", "--yes")
     assert done.code == exits.PARTLY
     assert done.err.splitlines() == [
@@ -105,7 +105,7 @@ def test_rm_of_unfinished_runs_alone_deletes_nothing(lab: Lab) -> None:
 
 
 def test_rm_of_all_that_have_ended_asks_once_and_leaves_the_others(lab: Lab) -> None:
-    first, queued, second = lab.ended(), lab.submit(), lab.ended(State.FAILED)
+    first, queued, second = published(lab, lab.ended()), lab.submit(), published(lab, lab.ended(State.FAILED))
     done = lab.call("rm", "--all")
     assert done.code == exits.USAGE
     assert done.err.startswith("delete runs 1 and 3 ") and "add --yes" in done.err
@@ -118,7 +118,7 @@ def test_prune_keeps_a_run_whose_newest_note_mlflow_lacks(lab: Lab) -> None:
     number = published(lab, lab.ended())
     lab.call("note", number, "worth a look")
     done = lab.call("prune", "--yes")
-    assert f"kept, for MLflow does not have all of them yet: {number}\n" in done.err
+    assert f"kept, for MLflow does not have all of them yet (see --unpublished): {number}\n" in done.err
     assert [run.id for run in lab.store.runs()] == [number]
 
 

@@ -174,10 +174,7 @@ def test_what_is_no_run_and_no_picture_names_the_pictures_there_are(lab: Lab) ->
     lab.submit()
     done = lab.call("figures", 1, "perturbe")
     assert done.code == exits.USAGE
-    assert done.err == (
-        "there is no run 'perturbe': `python -m runner queue --all` lists the runs; "
-        f"the kinds of pictures are {', '.join(KINDS)}\n"
-    )
+    assert done.err == (f"there is no run and no picture 'perturbe': the pictures are {', '.join(KINDS)}\n")
 
 
 def test_the_formats_offered_are_those_there_are() -> None:

@@ -854,13 +854,14 @@ def test_a_tag_that_could_not_be_taken_away_at_first_is_taken_away_later(
 
 
 def test_a_tag_of_a_run_that_an_earlier_version_published_can_be_taken_away(
-    publish: Callable[[], None], tracker: Tracker, store: Store
+    publish: Callable[[], None], tracker: Tracker, store: Store, scheduler: Scheduler
 ) -> None:
     """MLflow has no list of the tags that are the user's from that version."""
     config = f"{CONFIG.strip()[:-1]}, tags: {{paper: figure 2}}}}\n"
     [early] = store.add(
         [NewRun(name="early", config=config, num_epochs=3, tags={"paper": "figure 2"})], now=2.0
     )
+    scheduler.start(early)
     publish()
     found = mlflow_run(tracker)
     assert found.data.tags["paper"] == "figure 2"

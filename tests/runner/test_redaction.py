@@ -182,7 +182,9 @@ def test_no_row_keeps_the_password_of_a_url_in_an_exception(lab: Lab) -> None:
 
 def test_no_tag_in_mlflow_holds_a_password(lab: Lab) -> None:
     lab.submit(f"{TINY}runner: {{tags: {{store: 's3://ada:{MARK}@bucket'}}}}\n")
-    assert record.tags(lab.run(1), "queue", "/folder", "ada", "1")["store"] == "s3://bucket"
+    lab.store.note([1], f"see https://ada:{MARK}@wiki/page")
+    tags = record.user_tags(lab.run(1), own=(), before={})
+    assert (tags["store"], tags["mlflow.note.content"]) == ("s3://bucket", "see https://wiki/page")
 
 
 FAILS = f"""
