@@ -136,7 +136,7 @@ def test_every_command_of_the_guide_is_understood(command: str, monkeypatch: pyt
 def messages() -> str:
     """Every text of the code, a line each, with `...` for what is put in, and without backquotes."""
     texts: list[str] = []
-    for file in (ROOT / "runner").rglob("*.py"):
+    for file in (file for package in ("runner", "capsnet") for file in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.JoinedStr):
                 texts.append("".join(_text(part) for part in node.values))
