@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from capsnet.streams import interactive
 from runner import exits
 from runner.commands.options import RUN_HELP
-from runner.output import PROGRAM, hint, interactive, unread_is_fine
+from runner.output import PROGRAM, hint, unread_is_fine
 
 if TYPE_CHECKING:
     from runner.commands.access import Access

@@ -74,11 +74,44 @@ def test_a_run_that_was_queued_again_says_why(queued: Run) -> None:
     assert narration.changes(running(queued), again)
 
 
-def test_numbers_alone_are_no_news_but_a_new_epoch_has_its_line(queued: Run) -> None:
+def test_numbers_alone_are_no_news_but_the_end_of_an_epoch_has_its_line(queued: Run) -> None:
     before = running(queued, epoch=1, step=1)
-    same, later = running(queued, epoch=1, step=9), running(queued, epoch=2, step=0, loss=0.5)
-    assert narration.changes(before, same) == [] == narration.epoch_line(before, same)
-    assert narration.epoch_line(same, later) == ["run 1 (tiny): epoch 2/10, loss 0.5000 so far"]
+    same = running(queued, epoch=1, step=9)
+    later = running(queued, epoch=2, step=0, loss=0.5, metrics={"train/loss": 0.6, "test/accuracy": 0.9})
+    assert narration.changes(before, same) == [] == narration.finished_epoch(before, same)
+    line = "run 1 (tiny): epoch 1/10 done, loss 0.6000, test accuracy 90.00%"
+    assert narration.finished_epoch(same, later) == [line]
+    assert narration.finished_epoch(None, later) == []  # it had ended before anybody looked
+
+
+def test_epochs_before_a_resume_are_not_said_to_end_again(queued: Run) -> None:
+    lost = moment(queued, attempt=1, epoch=7)
+    starting = running(queued, attempt=2, epoch=None)
+    again = running(queued, attempt=2, epoch=5, from_epoch=4)
+    later = running(queued, attempt=2, epoch=6, from_epoch=4)
+    assert narration.finished_epoch(lost, starting) == []
+    assert narration.finished_epoch(starting, again) == []
+    assert narration.finished_epoch(starting, later) == ["run 1 (tiny): epoch 5/10 done"]
+
+
+def test_a_pipe_hears_of_an_epoch_every_ten_seconds_at_most(queued: Run) -> None:
+    stream = io.StringIO()
+    view = Lines(stream)
+    for second in range(100):  # looks, of which each sees another step
+        at = NOW + second / 4
+        run = running(queued, epoch=1, step=second, loss=0.5, answered_at=at).run
+        view.show([run], Situation(at, True))
+    line = "run 1 (tiny): epoch 1/10, loss 0.5000 so far"
+    assert stream.getvalue().splitlines() == ["run 1 (tiny) is RUNNING, attempt 1", line, line, line]
+
+
+def test_a_run_that_does_not_get_on_has_no_line_again(queued: Run) -> None:
+    stream = io.StringIO()
+    view = Lines(stream)
+    for second in range(40):
+        run = running(queued, epoch=1, step=3, answered_at=NOW + second).run
+        view.show([run], Situation(NOW + second, True))
+    assert stream.getvalue().count("epoch 1/10") == 1
 
 
 def test_how_an_attempt_computes_is_said_once_at_its_start(queued: Run) -> None:
