@@ -82,7 +82,10 @@ def is_news(before: Moment, after: Moment) -> bool:
 def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
     """A line when an epoch has ended between two looks; of several the last one."""
     run = after.run
-    if before is None or finished_epochs(run) <= _finished_before(before.run, run):
+    if before is None:
+        return []
+    earlier = finished_epochs(before.run) if before.run.attempt == run.attempt else run.from_epoch or 0
+    if finished_epochs(run) <= earlier:
         return []
     loss, accuracy = run.metrics.get("train/loss"), run.metrics.get("test/accuracy")
     parts = [
@@ -95,20 +98,25 @@ def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
 
 
 def finished_epochs(run: Run) -> int:
-    """Epochs that are over. While a run goes on, the one in hand is not, though its last step may be done."""
-    return run.last_epoch if run.state is State.FINISHED else max(0, (run.epoch or 1) - 1)
+    """How many epochs are over, the one with the metrics of the row included."""
+    if run.state is State.FINISHED:
+        return run.last_epoch
+    if not run.epoch or not is_training(run):
+        return run.from_epoch or 0
+    # With its last metrics a worker reports the loss of the whole epoch, to the last bit.
+    is_over = run.step == run.steps_per_epoch and run.loss == run.metrics.get("train/loss")
+    return run.epoch if is_over else run.epoch - 1
 
 
-def _finished_before(earlier: Run, run: Run) -> int:
-    """Epochs that were over at the earlier look or, where another attempt has begun since, at its start."""
-    if earlier.attempt == run.attempt and earlier.epoch:
-        return finished_epochs(earlier)
-    return run.from_epoch or 0
+def is_training(run: Run) -> bool:
+    """Whether the newest attempt has said how it trains: before that, the epoch is of an earlier attempt."""
+    return run.computes is not None
 
 
 def unfinished_epoch(run: Run) -> list[str]:
     """A line about the epoch in hand of a running run; none before the first."""
-    return [f"{title(run)}: {progress(run)}"] if run.state is State.RUNNING and run.epoch else []
+    going = run.state is State.RUNNING and run.epoch and is_training(run)
+    return [f"{title(run)}: {progress(run)}"] if going else []
 
 
 def title(run: Run) -> str:
@@ -179,8 +187,8 @@ def reached(run: Run) -> str | None:
         return None
     if run.state is not State.FAILED:
         return f"{notes.epochs(run)} epochs"
-    if not run.epoch:
-        return "before its first epoch"
+    if not run.epoch or not is_training(run):
+        return "before it trained"
     return f"last seen in epoch {run.epoch}/{run.num_epochs}, step {run.step or 0}"
 
 

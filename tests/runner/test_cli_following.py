@@ -72,7 +72,7 @@ def test_wait_says_how_the_run_ended(lab: Lab, state: str, code: int) -> None:
     assert (done.code, done.out) == (code, "")
     reached = {
         "FINISHED": "10/10 epochs",
-        "FAILED": "before its first epoch; output: `python -m runner logs 1`",
+        "FAILED": "before it trained; output: `python -m runner logs 1`",
     }.get(state, "0/10 epochs")
     assert re.fullmatch(rf"run 1 \(tiny\) is {state} after \d+s; {reached}\n", done.err)
 
@@ -141,7 +141,7 @@ def test_who_stays_with_several_runs_gets_the_result_of_each_in_order(lab: Lab, 
         wait_until(lambda: len(lab.store.queue()) == 2)
         for number in (1, 2):
             lab.start(number)
-        lab.report(2, epoch=3, step=117, accuracy=0.5)
+        lab.report(2, epoch=3, step=117, accuracy=0.5, computes="float32")
         lab.end(2, State.FAILED, "loss is nan at epoch 3, step 117")
         lab.report(1, epoch=3, step=4, accuracy=0.96, metrics={"test/accuracy": 0.96})
         history = lab.home.run(1, "one").attempt(1).history
@@ -188,15 +188,15 @@ def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) 
     def train() -> None:
         wait_until(lambda: lab.store.queue())
         lab.start(1)
-        lab.report(1, epoch=1, step=1, steps_per_epoch=4, loss=1.5, images_per_second=1234.0)
-        for step in (1, 2, 3):
-            metrics = {"train/loss": 0.5, "test/accuracy": 0.875, "test/loss": 0.25}
-            lab.report(1, epoch=2, step=step, loss=0.4, accuracy=0.875, metrics=metrics)
-            assert step > 1 or seen.wait(PATIENCE)
+        lab.report(1, epoch=1, step=1, loss=1.5, images_per_second=1234.0, computes="float32")
+        assert seen_training.wait(PATIENCE)
+        metrics = {"train/loss": 0.5, "test/accuracy": 0.875, "test/loss": 0.25}
+        lab.report(1, epoch=2, step=1, loss=0.4, accuracy=0.875, metrics=metrics)
+        assert seen_epoch.wait(PATIENCE)
         lab.report(1, accuracy=0.975, metrics={"test/accuracy": 0.975, "test/loss": 0.0512})
         lab.end(1, State.FINISHED)
 
-    seen = threading.Event()
+    seen_training, seen_epoch = threading.Event(), threading.Event()
     process = subprocess.Popen(
         lab.command("submit", lab.file(), "--follow"),
         stdout=subprocess.PIPE,
@@ -208,11 +208,13 @@ def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) 
         lines = []
         for line in process.stderr:
             lines.append(line.rstrip("\n"))
+            if "computes in float32" in line:
+                seen_training.set()
             if "epoch 1/10 done" in line:
-                seen.set()
+                seen_epoch.set()
         assert process.wait(PATIENCE) == 0
     assert process.stdout.read() == "1\n"
-    assert [line for line in lines if ": epoch " in line] == [
+    assert [line for line in lines if " done" in line] == [
         "run 1 (tiny): epoch 1/10 done, loss 0.5000, test accuracy 87.50%, 1,234 images/s",
         "run 1 (tiny): epoch 10/10 done, test accuracy 97.50%, 1,234 images/s",
     ]
