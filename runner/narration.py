@@ -84,7 +84,8 @@ def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
     run = after.run
     if before is None:
         return []
-    earlier = finished_epochs(before.run) if before.run.attempt == run.attempt else run.from_epoch or 0
+    same_attempt = before.run.attempt == run.attempt
+    earlier = max(finished_epochs(before.run) if same_attempt else 0, run.from_epoch or 0)
     if finished_epochs(run) <= earlier:
         return []
     loss, accuracy = run.metrics.get("train/loss"), run.metrics.get("test/accuracy")
@@ -98,18 +99,18 @@ def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
 
 
 def finished_epochs(run: Run) -> int:
-    """How many epochs are over, the one with the metrics of the row included."""
-    if run.state is State.FINISHED:
-        return run.last_epoch
+    """How many epochs are over, as far as its newest attempt has said."""
     if not run.epoch or not is_training(run):
         return run.from_epoch or 0
+    if run.state is State.FINISHED:
+        return run.last_epoch
     # With its last metrics a worker reports the loss of the whole epoch, to the last bit.
     is_over = run.step == run.steps_per_epoch and run.loss == run.metrics.get("train/loss")
     return run.epoch if is_over else run.epoch - 1
 
 
 def is_training(run: Run) -> bool:
-    """Whether the newest attempt has said how it trains: before that, the epoch is of an earlier attempt."""
+    """Whether the newest attempt has said how it trains: before that, the row's epoch is an earlier one's."""
     return run.computes is not None
 
 
