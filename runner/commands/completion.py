@@ -30,6 +30,7 @@ BASH = f"""\
 _runner_completion() {{
     local candidate typed=${{COMP_LINE:0:COMP_POINT}} word before
     word=${{typed##*[[:space:]]}}
+    [[ $word == --*=* ]] && word=${{word#--*=}}  # candidates are for what an option is set to
     before=${{word%"${{word##*[=:]}}"}}  # readline completes what is behind the last = or :
     COMPREPLY=()
     while IFS= read -r candidate; do
@@ -52,6 +53,7 @@ _runner_completion() {{
         line="${{value//:/\\\\:}}:${{${{line#"$value"}}#$'\\t'}}"
         if [[ $value == *[=.] ]]; then open+=("$line"); elif [[ -n $value ]]; then whole+=("$line"); fi
     done < <({ASK}="${{(j: :)words[1,CURRENT-1]}} $PREFIX" $words[1] 2>/dev/null)
+    compset -P '--*='
     if (( $#whole + $#open == 0 )); then _files; return; fi
     (( $#whole )) && _describe -V runner whole
     (( $#open )) && _describe -V runner open -S ''
