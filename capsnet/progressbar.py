@@ -97,7 +97,7 @@ class Lines:
 
 
 class Bar:
-    """One line that interactive itself, below those that stay."""
+    """One line that redraws itself, below those that stay."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console

@@ -1,7 +1,7 @@
 """Candidates for the word that a shell asks to complete: runs, kinds of pictures, keys and values of a YAML.
 
-Imported and called only when a shell asks. A candidate is its text, or its text with a word on what it is.
-Text that ends in `=` or `.` is to be gone on with: the shell scripts put no space behind it.
+Each function is called when a shell asks, and imports then what it needs. A candidate is a pair: its text and a
+few words on it. Text that ends in `=` or `.` is the beginning of a word: no space is put behind it.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ def runs(ctx: typer.Context, incomplete: str) -> Candidates:
     named = Counter(title.name for title in titles if PLAIN_NAME.fullmatch(title.name))
     names = [(name, "") for name, count in named.items() if count == 1]
     patterns = [(f"name:{name}", str(count)) for name, count in named.items()]
-    return _beginning(numbers if not incomplete else numbers + names + patterns, incomplete)[:AT_MOST]
+    return _matching(numbers if not incomplete else numbers + names + patterns, incomplete)[:AT_MOST]
 
 
 def names(incomplete: str) -> Candidates:
     """Names of runs."""
     named = Counter(title.name for title in _titles() if PLAIN_NAME.fullmatch(title.name))
-    return _beginning([(name, str(count)) for name, count in named.items()], incomplete)[:AT_MOST]
+    return _matching([(name, str(count)) for name, count in named.items()], incomplete)[:AT_MOST]
 
 
 def runs_and_pictures(ctx: typer.Context, incomplete: str) -> Candidates:
     """Runs and, after the first of them, kinds of pictures."""
     from capsnet.figures.kinds import KINDS
 
-    kinds = _beginning(KINDS.items(), incomplete) if ctx.params.get("words") else []
+    kinds = _matching(KINDS.items(), incomplete) if ctx.params.get("words") else []
     return kinds + runs(ctx, incomplete)
 
 
 def data_sets(incomplete: str) -> Candidates:
     """Names of data sets."""
-    return _beginning([(value, "") for value in _values("dataset.name")], incomplete)
+    return _matching([(value, "") for value in _values("dataset.name")], incomplete)
 
 
 def settings(ctx: typer.Context, incomplete: str) -> Candidates:
@@ -72,9 +72,9 @@ def settings(ctx: typer.Context, incomplete: str) -> Candidates:
 
     key, equals, _ = incomplete.partition("=")
     if equals:
-        return _beginning([(f"{key}={value}", "") for value in _values(key)], incomplete)
+        return _matching([(f"{key}={value}", "") for value in _values(key)], incomplete)
     keys = [key for key in _keys() if ctx.command.name != "resume" or is_changeable(key)]
-    return _beginning(_next_parts(keys, incomplete), incomplete)
+    return _matching(_next_parts(keys, incomplete), incomplete)
 
 
 def _next_parts(keys: list[str], incomplete: str) -> Candidates:
@@ -146,7 +146,8 @@ def _titles() -> list[Title]:
         give_up.cancel()
 
 
-def _beginning(candidates: Iterable[tuple[str, str]], incomplete: str) -> Candidates:
+def _matching(candidates: Iterable[tuple[str, str]], incomplete: str) -> Candidates:
+    """Candidates that begin with what is typed."""
     return [(text, _plain(what)) for text, what in candidates if text.startswith(incomplete)]
 
 

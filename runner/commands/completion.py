@@ -36,7 +36,7 @@ _runner_completion() {{
     while IFS= read -r candidate; do
         candidate=${{candidate%%$'\\t'*}}
         [[ -n $candidate ]] || continue
-        [[ $candidate == *[=.] ]] && compopt -o nospace
+        [[ $candidate == *[=.] ]] && compopt -o nospace 2>/dev/null  # bash 3 has no compopt
         COMPREPLY+=("${{candidate#"$before"}}")
     done < <({completing.BARE}=1 {ASK}="$typed" "$1" 2>/dev/null)
 }}
