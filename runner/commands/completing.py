@@ -1,7 +1,7 @@
 """Candidates for the word that a shell asks to complete: runs, kinds of pictures, keys and values of a YAML.
 
-Each function is called when a shell asks, and imports then what it needs. A candidate is a pair: its text and a
-few words on it. Text that ends in `=` or `.` is the beginning of a word: no space is put behind it.
+Each function is called when a shell asks, and imports then what it needs. A candidate is a pair: its text and
+a few words on it. Text that ends in `=` or `.` is the beginning of a word: no space is put behind it.
 """
 
 from __future__ import annotations
