@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,13 +28,16 @@ class LockRefused(OSError):  # noqa: N818 - the name says what happened
 
 
 @contextmanager
-def locked(file: Path, variable: str) -> Iterator[None]:
+def locked(file: Path, variable: str, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold an exclusive lock on a file, which is made, for a `with` block.
 
-    `variable`: what names the folder, for the error. Raises LockRefused, OSError.
+    `variable`: what names the folder, for the error. `waits` is called where another process holds the lock.
+    Raises LockRefused, OSError.
     """
     with file.open("w") as opened:
-        lock(opened.fileno(), file, variable)
+        if not lock(opened.fileno(), file, variable, wait=False):
+            waits()
+            lock(opened.fileno(), file, variable)
         yield
 
 

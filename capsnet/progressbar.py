@@ -1,4 +1,4 @@
-"""A run's progress on a terminal as a bar, elsewhere as plain lines. Imports no PyTorch."""
+"""A run's progress: a bar on a terminal, plain lines elsewhere. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol, Self, TextIO
 
 from capsnet.printable import LINES, printable, say
+from capsnet.streams import interactive
 
-PLAIN_SECONDS = 30.0  # between two plain lines within an epoch
+PLAIN_SECONDS = 10.0  # between two plain lines within an epoch
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class View(Protocol):
 
 
 def view(stream: TextIO) -> View:
-    """A bar where `stream` is a terminal and rich is installed, else plain lines."""
-    if stream.isatty():
+    """A bar where `stream` is a terminal that can redraw it and rich is installed, else plain lines."""
+    if interactive(stream):
         try:
             return Bar(stream)
         except ImportError:
@@ -72,10 +73,11 @@ def view(stream: TextIO) -> View:
 
 
 class Lines:
-    """A plain line now and then."""
+    """Plain lines: those that stay and, within an epoch, one at most every `seconds`."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, seconds: float = PLAIN_SECONDS) -> None:
         self._stream = stream
+        self._seconds = seconds
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -85,7 +87,7 @@ class Lines:
         pass
 
     def show(self, numbers: Numbers) -> None:
-        if time.monotonic() - self._last >= PLAIN_SECONDS:
+        if time.monotonic() - self._last >= self._seconds:
             where = f"epoch {numbers.epoch}/{numbers.num_epochs}, {numbers.step}/{numbers.steps_per_epoch}"
             self.line(f"{where}  {numbers.text}")
 

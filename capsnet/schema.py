@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 Schema = type[BaseModel]
 
@@ -58,6 +59,15 @@ def spot(schema: Schema, location: Sequence[str | int]) -> Spot:
         candidates = sections(field.annotation) if field else []
         inside_kinds = tuple(candidates)
     return Spot(tuple(path), owner, kinds)
+
+
+def fields_at(schema: Schema, key: str) -> list[FieldInfo]:
+    """The fields that a dotted key names, of every kind of its sections."""
+    name, _, below = key.partition(".")
+    field = schema.model_fields.get(name)
+    if field is None or not below:
+        return [] if field is None else [field]
+    return [found for section in sections(field.annotation) for found in fields_at(section, below)]
 
 
 @cache

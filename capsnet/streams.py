@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 CLOSED = "standard output is closed: run this with it open, as in >/dev/null"
 
@@ -24,6 +26,19 @@ def prepare() -> str | None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     return CLOSED if closed else None
+
+
+def interactive(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether `stream` is a terminal that shows the last state of a line that is drawn again and again.
+
+    A notebook is none, although it runs `!command` on a pseudo-terminal: its cell keeps every state.
+    """
+    return stream.isatty() and environ.get("TERM") != "dumb" and not _in_notebook(environ)
+
+
+def _in_notebook(environ: Mapping[str, str]) -> bool:
+    """Whether a Jupyter kernel started this program; some front ends set only the second variable."""
+    return "JPY_PARENT_PID" in environ or "inline" in environ.get("MPLBACKEND", "")
 
 
 def flushed() -> str | None:

@@ -15,6 +15,7 @@ from runner.commands import (
     cleanup,
     code,
     compare,
+    completion,
     control,
     evaluate,
     figures,
@@ -93,6 +94,9 @@ def main() -> None:
 def run() -> int:
     """Obey the command line; the exit code. What is printed of an error goes through `hint`."""
     try:
+        if completion.asked(sys.argv[1:]):
+            completion.obey(sys.argv[1:])
+            return exits.OK
         return app(standalone_mode=False) or exits.OK
     except typer.Abort:
         hint("aborted")

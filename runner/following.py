@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from capsnet.streams import interactive
 from runner import exits, narration
-from runner.output import PROGRAM, hint, interactive, say
+from runner.narration import Best
+from runner.output import PROGRAM, hint, say
 from runner.states import ENDED, UNFINISHED, State
 from runner.wording import spans
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
     from runner.notes import Situation
+    from runner.paths import Home
     from runner.rows import Run
     from runner.store import Store
     from runner.views import View
@@ -129,12 +132,26 @@ def wait_for(store: Store, ids: Sequence[int], timeout: float | None = None) -> 
     return outcome(ids, last)
 
 
-def tell(store: Store, ids: Sequence[int], deadline: float = math.inf) -> None:
-    """Say of each run how it ended, or that it has not. Raises TimedOut as `patiently` does."""
-    for run in patiently(lambda: [store.run(id_) for id_ in ids], deadline):
+def tell(access: Access, ids: Sequence[int], deadline: float = math.inf) -> None:
+    """Print the outcome of each run, or that it has not ended. Raises TimedOut as `patiently` does."""
+    for run in patiently(lambda: [access.store.run(id_) for id_ in ids], deadline):
         if run is not None:
             unfinished = f"{narration.title(run)} is still {run.state}"
-            hint(narration.ending(run) if run.state in ENDED else unfinished)
+            hint(narration.outcome_line(run, best_of(access.home, run)) if run.state in ENDED else unfinished)
+
+
+def best_of(home: Home, run: Run) -> Best | None:
+    """The epoch that the validation split chose; None without one, and where the history is not at hand."""
+    from capsnet.history import read_history, results
+
+    if home.remote or run.attempt == 0:
+        return None
+    try:
+        history = read_history(home.run(run.id, run.name).attempt(run.attempt).history)
+    except (OSError, ValueError):  # none was saved, or it lies on another host
+        return None
+    found = results(history)
+    return Best(int(found["best/epoch"]), found["best/test/accuracy"]) if "best/epoch" in found else None
 
 
 def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
@@ -151,14 +168,18 @@ def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
     except KeyboardInterrupt:
         hint(f"stopped looking, nothing else: `{PROGRAM} watch {spans(ids)}` comes back")
         return exits.STOPPED_LOOKING
-    lines = [narration.ending(run) for run in last] if isinstance(view, Table) else []
-    if len(last) == 1:
-        lines += narration.result(last[0], access.home.place(last[0].id, last[0].name))
-    elif last:
-        lines += [f"compare: `{PROGRAM} queue`, `{PROGRAM} ui`"]
-    for line in lines:
+    for line in summary(access.home, last):
         say(line, stream)
     return outcome(ids, last)
+
+
+def summary(home: Home, ended: Sequence[Run]) -> list[str]:
+    """The results of runs that were followed: in full for one, whose end was shown; else a line for each."""
+    if len(ended) == 1:
+        (run,) = ended
+        return narration.result(run, home.place(run.id, run.name), best_of(home, run))
+    lines = [narration.outcome_line(run, best_of(home, run)) for run in ended]
+    return [*lines, f"compare: `{PROGRAM} queue`, `{PROGRAM} ui`"] if lines else []
 
 
 def show(access: Access, looks: Iterator[list[Run]], view: View) -> list[Run]:

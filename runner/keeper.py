@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from runner.workplace import Workplace
 
 SAMPLE_SECONDS = 10.0
+LOG_SECONDS = 30.0  # between two lines within an epoch: logs of long epochs are kept and copied
 LEAVE_SECONDS = 5.0  # for which a driver or a disk that hangs is waited for at the end
 NOT_WRITTEN = "system metrics cannot be written"
 
@@ -52,7 +53,7 @@ class AttemptKeeper:
         `identity`: of the run; its checkpoints carry it.
         """
         named, run = config.checkpoint, place.run
-        lines = Lines(sys.stdout)
+        lines = Lines(sys.stdout, LOG_SECONDS)
         guard = Guard(lines.line)
         board = run.tensorboard
         if named.log_dir:

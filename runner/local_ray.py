@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,14 @@ SESSION = "/session_2026-11-28_12-34-56_123456_1234567/sockets/plasma_store"
 LONGEST = (103 if sys.platform == "darwin" else 107) - len(f"/cr-12345678/{OWN}{SESSION}")  # bytes
 # Processes without which the raylet ends, and the node with it, by the last word of their commands.
 AGENTS = ("/dashboard/agent.py", "/runtime_env/agent/main.py", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+ENDING_REST = "ending what is left of a Ray that has lost its node"
+
+Tell = Callable[[str], None]  # takes the stage that begins, in a few words
+
+
+def untold(stage: str) -> None:
+    """Tell nobody of a stage."""
 
 
 class LocalRayError(Exception):
@@ -127,22 +135,30 @@ def find() -> LocalRay | None:
     return ray if ray and ray.serves else None
 
 
-def ensure() -> LocalRay:
+def ensure(tell: Tell = untold) -> LocalRay:
     """Return the local Ray, started if none is up; two callers at one instant get the same.
+
+    `tell` is called with each stage as it begins.
 
     Raises:
         LocalRayError: it did not come up, or not within `START_SECONDS`.
     """
-    with _locked():
+    with _locked(tell):
         ray = recorded()
         if ray is not None and not _is_of_use(ray):
+            if ray.alive:
+                tell(ENDING_REST)
             _end(ray)
             ray = None
-        if ray is not None:  # one whose starter was killed is waited for, too
-            return ray if ray.address else _awaited(ray)
+        if ray is not None and ray.address:
+            return ray
+        tell("starting Ray: this takes some seconds")
+        if ray is not None:  # its starter was killed
+            return _awaited(ray)
         try:
             return _awaited(_launched())
         except StartFailed:  # on a busy machine Ray gives itself up after 30 s
+            tell("starting Ray a second time: the first one has given up")
             return _awaited(_launched())
 
 
@@ -157,14 +173,16 @@ def stop(ray: LocalRay) -> None:
         _end(ray)
 
 
-def clear_away() -> bool:
+def clear_away(tell: Tell = untold) -> bool:
     """End a Ray that has lost its node, or that starts and nobody waits for; whether there was one."""
     if recorded() is None:
         return False
-    with _locked():  # whoever starts one holds it until that is up
+    with _locked(tell):  # whoever starts one holds it until that is up
         ray = recorded()
         if ray is None or ray.serves:
             return False
+        if ray.alive:
+            tell(ENDING_REST)
         _end(ray)
         return True
 
@@ -193,8 +211,9 @@ def environment(token: str, base: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    with locked(folder() / "lock", "RUNNER_RAY_DIR"):
+def _locked(tell: Tell = untold) -> Iterator[None]:
+    another = "waiting for another command that starts or ends Ray"
+    with locked(folder() / "lock", "RUNNER_RAY_DIR", lambda: tell(another)):
         yield
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner import notes
 from runner.moves import extension
@@ -29,13 +30,14 @@ class Moment:
     run: Run
     note: str
     silent: bool  # its worker has not answered for a while
+    at: float  # unix seconds
 
     @classmethod
     def of(cls, run: Run, situation: Situation) -> Moment:
         silent = (
             run.state is State.RUNNING and notes.silent_seconds(run, situation.now) > notes.SILENT_SECONDS
         )
-        return cls(run, notes.state_note(run, situation), silent)
+        return cls(run, notes.state_note(run, situation), silent, situation.now)
 
 
 def unserved(situation: Situation) -> str:
@@ -77,12 +79,45 @@ def is_news(before: Moment, after: Moment) -> bool:
     return moved or waits_for_else or (after.silent and not before.silent)
 
 
-def epoch_line(before: Moment | None, after: Moment) -> list[str]:
-    """A line when another epoch has begun, for those who see no bar."""
+def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
+    """A line when an epoch has ended between two looks; of several the last one."""
     run = after.run
-    if run.state is not State.RUNNING or not run.epoch or (before and before.run.epoch == run.epoch):
+    if before is None:
         return []
-    return [f"{title(run)}: {progress(run)}"]
+    same_attempt = before.run.attempt == run.attempt
+    earlier = max(finished_epochs(before.run) if same_attempt else 0, run.from_epoch or 0)
+    if finished_epochs(run) <= earlier:
+        return []
+    loss, accuracy = run.metrics.get("train/loss"), run.metrics.get("test/accuracy")
+    parts = [
+        f"epoch {finished_epochs(run)}/{run.num_epochs} done",
+        None if loss is None else f"loss {loss:.4f}",
+        None if accuracy is None else f"test accuracy {percent(accuracy)}",
+        *pace(run),
+    ]
+    return [f"{title(run)}: {_listed(parts)}"]
+
+
+def finished_epochs(run: Run) -> int:
+    """How many epochs are over, as far as its newest attempt has said."""
+    if not run.epoch or not is_training(run):
+        return run.from_epoch or 0
+    if run.state is State.FINISHED:
+        return run.last_epoch
+    # With its last metrics a worker reports the loss of the whole epoch, to the last bit.
+    is_over = run.step == run.steps_per_epoch and run.loss == run.metrics.get("train/loss")
+    return run.epoch if is_over else run.epoch - 1
+
+
+def is_training(run: Run) -> bool:
+    """Whether the newest attempt has said how it trains: before that, the row's epoch is an earlier one's."""
+    return run.computes is not None
+
+
+def unfinished_epoch(run: Run) -> list[str]:
+    """A line about the epoch in hand of a running run; none before the first."""
+    going = run.state is State.RUNNING and run.epoch and is_training(run)
+    return [f"{title(run)}: {progress(run)}"] if going else []
 
 
 def title(run: Run) -> str:
@@ -105,9 +140,21 @@ def progress(run: Run) -> str:
         f"epoch {notes.epochs(run)}",
         None if run.loss is None else f"loss {run.loss:.4f}{so_far}",
         None if run.accuracy is None else f"{last}test accuracy {percent(run.accuracy)}",
-        None if not run.images_per_second else f"{run.images_per_second:,.0f} images/s",
-        None if run.seconds_left is None else f"{duration(run.seconds_left)} left",
+        *pace(run),
     ]
+    return _listed(parts)
+
+
+def pace(run: Run) -> list[str]:
+    """Speed and time left, as far as they are known."""
+    speed, left = run.images_per_second, run.seconds_left
+    return [
+        *([f"{speed:,.0f} images/s"] if speed else []),
+        *([] if left is None else [f"{duration(left)} left"]),
+    ]
+
+
+def _listed(parts: Iterable[str | None]) -> str:
     return ", ".join(part for part in parts if part)
 
 
@@ -124,10 +171,44 @@ def ending(run: Run) -> str:
     return "; ".join(filter(None, [ended_so, notes.unpublished_note(run)]))
 
 
-def result(run: Run, folder: str) -> list[str]:
+def outcome_line(run: Run, best: Best | None = None) -> str:
+    """How a run ended and what it reached, in one line; of one that failed also where its output is."""
+    figures = [
+        reached(run),
+        None if run.accuracy is None else f"test accuracy {percent(run.accuracy)}",
+        None if best is None else f"best on validation: {best.text}",
+    ]
+    output = f"output: `{PROGRAM} logs {run.id}`" if run.state is State.FAILED and run.attempt else None
+    return "; ".join(filter(None, [ending(run), _listed(figures), output]))
+
+
+def reached(run: Run) -> str | None:
+    """How far an ended run came; where a failed one stood when it failed."""
+    if run.attempt == 0:
+        return None
+    if run.state is not State.FAILED:
+        return f"{notes.epochs(run)} epochs"
+    if not run.epoch or not is_training(run):
+        return "before it trained"
+    return f"last seen in epoch {run.epoch}/{run.num_epochs}, step {run.step or 0}"
+
+
+class Best(NamedTuple):
+    """The epoch that the validation split chose."""
+
+    epoch: int
+    accuracy: float  # on the test set
+
+    @property
+    def text(self) -> str:
+        return f"test accuracy {percent(self.accuracy)} at epoch {self.epoch}"
+
+
+def result(run: Run, folder: str, best: Best | None = None) -> list[str]:
     """What came of an ended run, where it is, and what to do next."""
     return [
         *(f"  {LABELS[key]:<18} {metric(key, run.metrics[key])}" for key in LABELS if key in run.metrics),
+        *([] if best is None else [f"  {'best on validation':<18} {best.text}"]),
         f"  {'folder':<18} {folder}",
         *(f"  {what:<18} {command}" for what, command in next_steps(run).items()),
     ]

@@ -14,15 +14,16 @@ DRIVER = "postgresql+psycopg"
 USE = f"use {DRIVER}://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH"
 
 
-def open_database(place: str | Path, create: bool) -> tuple[Database, str]:
+def open_database(place: str | Path, create: bool, upgrade: bool = True) -> tuple[Database, str]:
     """The database at a path or URL, and the id of the queue in it.
 
-    Where there is none it is made, or NoQueue raised; raises StoreError where it cannot be used.
+    Where there is none it is made, or NoQueue raised; raises StoreError where it cannot be used, and without
+    `upgrade` where its schema is an older one.
     """
     database = _database(place)
     try:
         with database.one_line_errors():
-            return database, _found_or_made(database, create)
+            return database, _found_or_made(database, create, upgrade)
     except BaseException:
         database.close()
         raise
@@ -35,7 +36,7 @@ def as_url(text: str) -> str:
     return text
 
 
-def _found_or_made(database: Database, create: bool) -> str:
+def _found_or_made(database: Database, create: bool, upgrade: bool) -> str:
     found = database.look()
     if found is None and create:
         database.make()
@@ -45,6 +46,8 @@ def _found_or_made(database: Database, create: bool) -> str:
     if found is None:
         raise NoQueue(f"{database.name}: there is no queue yet: submit a run")
     if found.is_old:
+        if not upgrade:
+            raise StoreError(f"{database.name}: of an older version: any command brings it up to date")
         database.upgrade()
     return found.queue_id
 

@@ -10,7 +10,6 @@ import codecs
 import io
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import typer
 
 from capsnet import streams
 from capsnet.printable import LINES, printable
+from capsnet.streams import interactive
 from runner import exits
 from runner.redaction import Redactor, redacted
 
@@ -45,11 +45,6 @@ class Column(NamedTuple):
     title: str
     right: bool = False  # aligned to the right, as numbers are
     wraps: bool = False  # may take more than one line on a narrow terminal
-
-
-def interactive(stream: TextIO) -> bool:
-    """Whether somebody looks at `stream` on a terminal that can redraw a line."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def shown(text: str) -> str:

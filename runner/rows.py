@@ -160,6 +160,14 @@ class Waiting(NamedTuple):
     workers: int = 1
 
 
+class Title(NamedTuple):
+    """What tells a run from others."""
+
+    id: int
+    name: str
+    state: State
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One attempt of a run; it ends once."""

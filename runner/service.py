@@ -20,11 +20,12 @@ from typing import Any
 
 from capsnet.locks import locked
 from runner import local_ray, settings, source
-from runner.local_ray import LocalRay, LocalRayError
+from runner.local_ray import LocalRay, LocalRayError, Tell, untold
 from runner.paths import Home
 from runner.rows import Beat
 from runner.states import State
 from runner.store import Store, Superseded
+from runner.wording import runs_named
 
 ALIVE_SECONDS = 10.0  # a beat younger than this comes from a scheduler that lives; it beats every second
 FAILURE = {"up": "the scheduler did not start: ", "down": "the scheduler did not end: ", "name": ""}
@@ -59,35 +60,37 @@ def is_alive(store: Store, now: float) -> bool:
     return ray is not None and now - beat.at < ray.up_seconds
 
 
-def ensure(home: Home, store: Store) -> None:
+def ensure(home: Home, store: Store, tell: Tell = untold) -> None:
     """Start local Ray and the scheduler where they do not run; waits for a `down` that is under way.
+
+    `tell` is called with each stage as it begins, here and below.
 
     Raises:
         ServiceError: one of them did not start.
     """
     if is_alive(store, store.now()) and store.down_requested() is None:
         return
-    with _one_at_a_time(home):
+    with _one_at_a_time(home, tell):
         store.clear_down()  # perhaps left by a `down` that was killed
         if not is_alive(store, store.now()):
-            _start(home)
+            _start(home, tell)
 
 
-def bring_up(home: Home, store: Store) -> None:
+def bring_up(home: Home, store: Store, tell: Tell = untold) -> None:
     """Do so in this host's own cluster: `ensure` is content with a scheduler in any other.
 
     Raises:
         ServiceError: one of them did not start, or another cluster serves this queue.
     """
     if not os.environ.get("RAY_ADDRESS") and _is_served_by(store, own_cluster()):
-        ensure(home, store)
+        ensure(home, store, tell)
         return
-    with _one_at_a_time(home):
+    with _one_at_a_time(home, tell):
         store.clear_down()
-        _start(home)
+        _start(home, tell)
 
 
-def shut_down(home: Home, store: Store, force: bool = False) -> None:
+def shut_down(home: Home, store: Store, force: bool = False, tell: Tell = untold) -> None:
     """Save what runs and queue it again, end the scheduler, and Ray where no other home uses it.
 
     What is left of a local Ray without a node is ended, whatever uses it; with `force` also one that does
@@ -98,14 +101,14 @@ def shut_down(home: Home, store: Store, force: bool = False) -> None:
     """
     address = _address()
     if address is None:
-        local_ray.clear_away()
+        local_ray.clear_away(tell)
         if local_ray.find() is None and not is_alive(store, store.now()):
             return
     _expect_ours(home, store)  # before anything is made here: this may be a host that sees no home
-    with _one_at_a_time(home):
+    with _one_at_a_time(home, tell):
         ray = None if address else local_ray.find()
         try:
-            others = _release(home, store, ray, force)
+            others = _release(home, store, ray, force, tell)
         except ServiceError:
             if ray is None or (ray.serves and not force):
                 raise
@@ -113,12 +116,15 @@ def shut_down(home: Home, store: Store, force: bool = False) -> None:
         finally:
             store.clear_down()
         if ray is not None and others == "0":
+            tell("ending Ray")
             local_ray.stop(ray)
 
 
-def _release(home: Home, store: Store, ray: LocalRay | None, force: bool) -> str | None:
+def _release(home: Home, store: Store, ray: LocalRay | None, force: bool, tell: Tell) -> str | None:
     """End what this queue has on Ray once it has saved; how many actors other queues have there."""
     if is_alive(store, store.now()):
+        if running := [run.id for run in store.runs([State.RUNNING])]:
+            tell(f"{'killing' if force else 'saving and stopping'} {runs_named(running)}")
         store.ask_down(store.now(), force)
         try:
             _await_rest(store)
@@ -126,9 +132,12 @@ def _release(home: Home, store: Store, ray: LocalRay | None, force: bool) -> str
             if not force:
                 raise  # otherwise what still runs ends with the Ray that does not answer
         if not force:
-            _await_published(store)
+            _await_published(store, tell)
     beat = store.scheduler_beat()  # now: Ray may have started the scheduler anew meanwhile
-    others = _ended(home, ray, force) if _address() or ray else None
+    others = None
+    if _address() or ray:
+        tell("ending the scheduler")
+        others = _ended(home, ray, force)
     if beat is not None:
         with suppress(Superseded):  # once more; its last beat is soon too old to count
             store.leave(beat.epoch)
@@ -165,22 +174,27 @@ def _is_served_by(store: Store, cluster: str) -> bool:
 
 
 @contextmanager
-def _one_at_a_time(home: Home) -> Iterator[None]:
+def _one_at_a_time(home: Home, tell: Tell) -> Iterator[None]:
     """Held while the service of a home is started or ended."""
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked(home.service_lock, "RUNNER_HOME"):
+    another = "waiting for another command that starts or stops this home's service"
+    with locked(home.service_lock, "RUNNER_HOME", lambda: tell(another)):
         yield
 
 
-def _start(home: Home) -> None:
-    ray = _ray()
+def _start(home: Home, tell: Tell) -> None:
+    ray = _ray(tell)
+    tell("starting the scheduler" if ray else f"starting the scheduler on the cluster at {_address()}")
     try:
         _launch("up", home, ray)
     except ServiceError:
         if ray is None or (ray.serves and ray.answers):
             raise
-        local_ray.stop(ray)  # its node has ended meanwhile, or the network under it has changed
-        _launch("up", home, _ray())
+        tell("Ray has lost its node or its network: ending it")
+        local_ray.stop(ray)
+        ray = _ray(tell)
+        tell("starting the scheduler")
+        _launch("up", home, ray)
 
 
 def _address() -> str | None:
@@ -251,12 +265,12 @@ def _scheduler(beat: Beat | None, alive: bool, now: float) -> dict[str, Any]:
     }
 
 
-def _ray() -> LocalRay | None:
+def _ray(tell: Tell) -> LocalRay | None:
     """Return the local Ray, started where none runs; None where RAY_ADDRESS names a cluster."""
     if _address():
         return None
     try:
-        return local_ray.ensure()
+        return local_ray.ensure(tell)
     except LocalRayError as error:
         raise ServiceError(str(error)) from error
 
@@ -270,9 +284,11 @@ def _await_rest(store: Store) -> None:
         time.sleep(0.1)
 
 
-def _await_published(store: Store) -> None:
+def _await_published(store: Store, tell: Tell) -> None:
     """Give the publisher time for what is new, unless tracking is away: the next `up` goes on with it."""
     deadline = time.monotonic() + PUBLISH_SECONDS
+    if behind := store.unpublished():
+        tell(f"publishing {runs_named([run.id for run in behind])} to MLflow, {PUBLISH_SECONDS:g} s at most")
     while (behind := store.unpublished()) and time.monotonic() < deadline:
         if all(run.publish_error for run in behind):
             return

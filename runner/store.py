@@ -45,6 +45,7 @@ from runner.rows import (
     Outcome,
     ProgressFields,
     Run,
+    Title,
     Waiting,
     Wants,
 )
@@ -87,16 +88,16 @@ class Superseded(Exception):  # noqa: N818 - the name says what happened
 Moved = State | IllegalMove | UnknownRun  # the state of a run after a move, or why it was not allowed
 
 
-def open_store(place: Home | Path | str, create: bool = True) -> Store:
+def open_store(place: Home | Path | str, create: bool = True, upgrade: bool = True) -> Store:
     """The queue of a home, or in the database at a path or URL (`sqlite:///...`, `postgresql+psycopg://...`).
 
     It is made where there is none, unless `create` is false (raises NoQueue, a StoreError), and migrated
-    where its schema is an older one. Raises StoreError, in one line, where it cannot be used; Unreachable
-    where the server may answer again.
+    where its schema is an older one, unless `upgrade` is false (raises StoreError). Raises StoreError, in
+    one line, where it cannot be used; Unreachable where the server may answer again.
     """
     if isinstance(place, Home):
         place = as_url(place.database_url) if place.database_url else place.database
-    return Store(*open_database(place, create))
+    return Store(*open_database(place, create, upgrade))
 
 
 class Store:
@@ -164,6 +165,12 @@ class Store:
         ended = select(*RUN).where(runs.c.ended_at.is_not(None)).order_by(*LATEST_FIRST)
         with self._reading() as connection:
             return sorted(all_runs(connection, ended.limit(at_most)), key=lambda run: run.id)
+
+    def titles(self) -> list[Title]:
+        """Number, name and state of every run, the newest first: little, for there may be many."""
+        query = select(runs.c.id, runs.c.name, runs.c.state).order_by(runs.c.id.desc())
+        with self._reading() as connection:
+            return [Title._make(row) for row in connection.execute(query)]
 
     def counts(self) -> dict[State, int]:
         """How many runs there are in each state."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from capsnet.progressbar import PLAIN_SECONDS
 from runner import narration
 from runner.narration import Moment
 from runner.output import rich_table, say
@@ -31,12 +32,16 @@ class View(Protocol):
 
 
 class Lines:
-    """A plain line whenever something has changed; with `news_only` not about what had ended before."""
+    """Plain lines: one for each change and each epoch's end, within an epoch one every 10 s at most.
+
+    With `news_only` there are none about runs that had ended before the first look.
+    """
 
     def __init__(self, stream: TextIO, news_only: bool = False) -> None:
         self._stream = stream
         self._news_only = news_only
         self._seen: dict[int, Moment] = {}
+        self._told: dict[int, Moment] = {}  # the last look that had a line
         self._served = True
 
     def __enter__(self) -> Self:
@@ -55,8 +60,21 @@ class Lines:
             self._seen[run.id] = after
             if before is None and self._news_only and run.state in ENDED:
                 continue
-            for line in narration.changes(before, after) + narration.epoch_line(before, after):
+            lines = narration.finished_epoch(before, after) + narration.changes(before, after)
+            if before is None or (not lines and self._is_due(after)):
+                lines += narration.unfinished_epoch(run)
+            for line in lines:
                 say(line, self._stream)
+            if lines:
+                self._told[run.id] = after
+
+    def _is_due(self, after: Moment) -> bool:
+        """Whether the run has gone on since its last line, and long enough ago."""
+        told = self._told.get(after.run.id)
+        return told is None or (
+            after.at - told.at >= PLAIN_SECONDS
+            and (after.run.epoch, after.run.step) != (told.run.epoch, told.run.step)
+        )
 
 
 class Bar:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner import exits
+from runner.commands import completing
 from runner.commands.children import Child
 from runner.commands.options import Json, Runs
 from runner.narration import title
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 Best = Annotated[bool, typer.Option("--best", help="The weights that did best on validation.")]
 OtherSet = Annotated[
     str | None,
-    typer.Option("--dataset", metavar="NAME", help="Another test set, of images of the same size."),
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="Another test set, of images of the same size.",
+        autocompletion=completing.data_sets,
+    ),
 ]
 Folder = Annotated[
     Path | None, typer.Option("--data", metavar="FOLDER", help="Where the data set lies, if no longer there.")

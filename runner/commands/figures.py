@@ -13,6 +13,7 @@ import typer
 
 from capsnet.figures.kinds import ALL, DPI_RANGE, KINDS
 from runner import exits
+from runner.commands import completing
 from runner.commands.children import Child
 from runner.commands.options import RUN_HELP
 from runner.commands.selection import chosen, looks_like_runs
@@ -30,6 +31,7 @@ Words = Annotated[
         metavar="RUN|KIND",
         help=f"{RUN_HELP} KIND: {', '.join(KINDS)}; without one all that take seconds.",
         show_default=False,
+        autocompletion=completing.runs_and_pictures,
     ),
 ]
 Best = Annotated[bool, typer.Option("--best", help="The weights that did best on validation.")]

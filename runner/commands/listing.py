@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner import notes
+from runner.commands import completing
 from runner.commands.options import Json
 from runner.filters import Filter, Tag
 from runner.output import PROGRAM, Column, CommandError, emit_json, emit_table, hint
@@ -57,7 +58,12 @@ def queue(
     ] = None,
     names: Annotated[
         list[str] | None,
-        typer.Option("--name", metavar="GLOB", help="Only runs whose name is like this, as in 'mnist_*'."),
+        typer.Option(
+            "--name",
+            metavar="GLOB",
+            help="Only runs whose name is like this, as in 'mnist_*'.",
+            autocompletion=completing.names,
+        ),
     ] = None,
     with_tags: Annotated[
         list[str] | None,

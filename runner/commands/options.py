@@ -7,14 +7,27 @@ from typing import Annotated
 
 import typer
 
+from runner.commands import completing
+
 RUN_HELP = "A run's number; several as in 5-9; its name, where only one has it; all like 'name:mnist_*'."
-Runs = Annotated[list[str], typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
-RunsOrAll = Annotated[list[str] | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
+Runs = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=completing.runs),
+]
+RunsOrAll = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=completing.runs),
+]
 All = Annotated[bool, typer.Option("--all", help="All to which it applies, after a question.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="YAML files.", show_default=False)]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Put a value over the file's, as in optim.lr=0.01."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Put a value over the file's, as in optim.lr=0.01.",
+        autocompletion=completing.settings,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Unpublished = Annotated[

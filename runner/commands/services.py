@@ -30,10 +30,12 @@ def up() -> None:
     from runner.commands.access import open_queue
     from runner.commands.starting import require_storage
     from runner.service import bring_up
+    from runner.stages import stages
 
     with open_queue(create=True) as (home, store):
         require_storage(home, store)
-        bring_up(home, store)
+        with stages() as tell:
+            bring_up(home, store, tell)
         hint(f"up; {_unfinished(store)}")
 
 
@@ -56,9 +58,11 @@ def down(
     """
     from runner.commands.access import open_queue
     from runner.service import shut_down
+    from runner.stages import stages
 
     with open_queue() as (home, store):
-        shut_down(home, store, force=force)
+        with stages() as tell:
+            shut_down(home, store, force, tell)
         hint(f"down; {_unfinished(store)}")
 
 

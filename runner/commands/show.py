@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner import configuration, narration, notes, ownership, source, versions
+from runner.commands import completing
 from runner.commands.options import Json, Runs
 from runner.output import PROGRAM, CommandError, emit, emit_json
 from runner.states import ENDED, State
@@ -31,7 +32,9 @@ def show(
     diff: Annotated[
         str | None,
         typer.Option(
-            metavar="OTHER", help="Instead, in what it differs from this run; `compare` takes several."
+            metavar="OTHER",
+            help="Instead, in what it differs from this run; `compare` takes several.",
+            autocompletion=completing.runs,
         ),
     ] = None,
     json: Json = False,

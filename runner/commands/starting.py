@@ -85,13 +85,13 @@ def _look_whether_served(home: Home, store: Store) -> None:
 
 def _started(home: Home, store: Store) -> bool:
     from runner.local_ray import LocalRayError
-    from runner.service import ServiceError, ensure, is_alive
+    from runner.service import ServiceError, ensure
+    from runner.stages import stages
 
     try:
-        if not is_alive(store, store.now()):
-            hint("starting Ray and the scheduler: this takes some seconds")
         require_storage(home, store)
-        ensure(home, store)
+        with stages() as tell:
+            ensure(home, store, tell)
     except (CommandError, LocalRayError, OSError, ServiceError) as error:
         hint(f"queued, but not started: {one_line(error)}\n`{PROGRAM} up` tries again")
         return False

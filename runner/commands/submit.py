@@ -205,7 +205,7 @@ def see_through(access: Access, ids: list[int], follow: bool, wait: bool) -> int
     if wait:
         code = wait_for(access.store, ids)
         if code != exits.STOPPED_LOOKING:
-            tell(access.store, ids)
+            tell(access, ids)
         return code
     one, it = (f" {ids[0]}", "it") if len(ids) == 1 else ("", "them")
     hint(f"queued {runs_named(ids)}; `{PROGRAM} watch{one}` shows {it}")

@@ -8,12 +8,18 @@ from typing import Annotated
 import typer
 
 from runner import tags
+from runner.commands import completing
 from runner.commands.options import RUN_HELP, Json
 from runner.output import PROGRAM, CommandError
 
 Words = Annotated[
     list[str],
-    typer.Argument(metavar="RUN|KEY=VALUE", help=f"{RUN_HELP} KEY= takes a tag away.", show_default=False),
+    typer.Argument(
+        metavar="RUN|KEY=VALUE",
+        help=f"{RUN_HELP} KEY= takes a tag away.",
+        show_default=False,
+        autocompletion=completing.runs,
+    ),
 ]
 Removed = Annotated[
     list[str] | None, typer.Option("--remove", metavar="KEY", help="Take this tag away, as KEY= does.")

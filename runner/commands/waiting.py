@@ -35,7 +35,7 @@ def wait(
         deadline = 0.0 if code == exits.TIMED_OUT else math.inf
         with suppress(TimedOut):  # the database is away, which has been said
             if code != exits.STOPPED_LOOKING:
-                tell(access.store, ids, deadline)
+                tell(access, ids, deadline)
             if json:
                 emit_json(patiently(lambda: documents(access, ids), deadline))
         raise typer.Exit(code)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from capsnet.streams import interactive
 from runner import exits
+from runner.commands import completing
 from runner.commands.options import RUN_HELP
-from runner.output import PROGRAM, hint, interactive, unread_is_fine
+from runner.output import PROGRAM, hint, unread_is_fine
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 def watch(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help=f"{RUN_HELP} All where none is named.", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help=f"{RUN_HELP} All where none is named.",
+            show_default=False,
+            autocompletion=completing.runs,
+        ),
     ] = None,
 ) -> None:
     """Look on while each RUN, or everything in the queue, goes on; ends when it has ended.

@@ -353,10 +353,24 @@ def test_a_pipe_gets_plain_lines_and_few(numbers):
     assert stream.getvalue() == "epoch 1/4 done\n"
 
 
-def test_a_pipe_hears_of_a_long_epoch_now_and_then(numbers, monkeypatch):
-    monkeypatch.setattr("capsnet.progressbar.PLAIN_SECONDS", 0.0)
+@pytest.mark.parametrize("variables", [{"JPY_PARENT_PID": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_that_keeps_every_frame_gets_plain_lines(numbers, monkeypatch, variables):
+    """As a notebook's, in which `!command` has a pseudo-terminal of its own."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w") as stream, view(stream) as shown:
+        for _ in range(100):
+            shown.show(numbers)
+        shown.line("epoch 1/4 done")
+    written = everything(leader)
+    os.close(leader)
+    assert written == b"epoch 1/4 done\r\n"
+
+
+def test_a_pipe_hears_of_a_long_epoch_now_and_then(numbers):
     stream = io.StringIO()
-    Lines(stream).show(numbers)
+    Lines(stream, seconds=0.0).show(numbers)
     assert stream.getvalue() == ("epoch 2/4, 5/10  loss 0.2500  accuracy 50.00%  1,234 images/s  1:15 left\n")
 
 

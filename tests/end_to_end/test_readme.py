@@ -88,6 +88,9 @@ def test_the_quick_start_reaches_97_percent_even_when_its_worker_is_killed(servi
     ended = service.run(1)
     assert ended.state is State.FINISHED
     assert ended.accuracy is not None and ended.accuracy >= 0.97
+    stages = ["starting Ray: this takes some seconds", "starting the scheduler"]
+    assert [line for line in output.splitlines() if line.startswith("starting ")] == stages
+    assert "epoch 28/28 done, " in output and "\r" not in output
     assert "python -m runner ui" in output and str(service.root) in output
     with open_store(service.home, create=False) as store:
         assert [attempt.outcome for attempt in store.attempts(1)] == ["lost", "finished"]

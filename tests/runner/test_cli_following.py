@@ -70,14 +70,19 @@ def test_wait_says_how_the_run_ended(lab: Lab, state: str, code: int) -> None:
     with meanwhile(lambda: lab.end(number, State(state))):
         done = lab.call("wait", number)
     assert (done.code, done.out) == (code, "")
-    assert re.fullmatch(rf"run 1 \(tiny\) is {state} after \d+s\n", done.err)
+    reached = {
+        "FINISHED": "10/10 epochs",
+        "FAILED": "before it trained; output: `python -m runner logs 1`",
+    }.get(state, "0/10 epochs")
+    assert re.fullmatch(rf"run 1 \(tiny\) is {state} after \d+s; {reached}\n", done.err)
 
 
 def test_wait_gives_up_after_its_timeout(lab: Lab) -> None:
     ended, queued = lab.ended(), lab.submit()
     done = lab.call("wait", ended, queued, "--timeout", "0.3")
     assert done.code == exits.TIMED_OUT
-    assert re.fullmatch(r"run 1 \(tiny\) is FINISHED after \d+s\nrun 2 \(tiny\) is still QUEUED\n", done.err)
+    first, second = done.err.splitlines()
+    assert first.startswith("run 1 (tiny) is FINISHED after ") and second == "run 2 (tiny) is still QUEUED"
     assert lab.call("wait", ended, "--timeout", "0").code == 0
 
 
@@ -120,8 +125,49 @@ def test_submit_wait_prints_the_number_and_ends_as_the_run_does(lab: Lab) -> Non
     with meanwhile(fail):
         done = lab.call("submit", lab.file(), "--wait")
     assert (done.code, done.out) == (exits.FAILED, "1\n")
-    reason = "loss is nan at epoch 3, step 117"
-    assert re.fullmatch(rf"run 1 \(tiny\) is FAILED after \d+s: {reason}\n", done.err)
+    assert re.match(r"run 1 \(tiny\) is FAILED after \d+s: loss is nan at epoch 3, step 117; ", done.err)
+
+
+HISTORY = """epoch,time,train/loss,validation/accuracy,test/accuracy
+1,1.0,0.5,0.90,0.91
+2,2.0,0.4,0.95,0.94
+3,3.0,0.3,0.93,0.96
+"""
+
+
+@pytest.mark.parametrize("stay", ["wait", "watch", "--wait", "--follow"])
+def test_who_stays_with_several_runs_gets_the_result_of_each_in_order(lab: Lab, stay: str) -> None:
+    def train() -> None:
+        wait_until(lambda: len(lab.store.queue()) == 2)
+        for number in (1, 2):
+            lab.start(number)
+        lab.report(2, epoch=3, step=117, accuracy=0.5, computes="float32")
+        lab.end(2, State.FAILED, "loss is nan at epoch 3, step 117")
+        lab.report(1, epoch=3, step=4, accuracy=0.96, metrics={"test/accuracy": 0.96})
+        history = lab.home.run(1, "one").attempt(1).history
+        history.parent.mkdir(parents=True)
+        history.write_text(HISTORY)
+        lab.end(1, State.FINISHED)
+
+    files = [lab.file(f"{name}.yaml") for name in ("one", "two")]
+    words = ["submit", *files, stay] if stay.startswith("--") else [stay, 1, 2]
+    if stay in ("wait", "watch"):
+        assert lab.call("submit", *files).code == 0
+    with meanwhile(train):
+        done = lab.call(*words)
+    assert done.code == exits.FAILED
+    said = (done.out if stay == "watch" else done.err).splitlines()
+    results = said[-3:-1] if stay in ("watch", "--follow") else said[-2:]
+    assert re.fullmatch(
+        r"run 1 \(one\) is FINISHED after \d+s; 10/10 epochs, test accuracy 96.00%, "
+        r"best on validation: test accuracy 94.00% at epoch 2",
+        results[0],
+    )
+    assert re.fullmatch(
+        r"run 2 \(two\) is FAILED after \d+s: loss is nan at epoch 3, step 117; last seen in epoch 3/10, "
+        r"step 117, test accuracy 50.00%; output: `python -m runner logs 2`",
+        results[1],
+    )
 
 
 @pytest.mark.parametrize("stay", ["--wait", "--follow"])
@@ -142,14 +188,15 @@ def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) 
     def train() -> None:
         wait_until(lambda: lab.store.queue())
         lab.start(1)
-        for epoch in (1, 2):
-            lab.report(1, epoch=epoch, step=1, steps_per_epoch=4, loss=1 / epoch, images_per_second=1234.0)
-            assert seen.wait(PATIENCE)
-            seen.clear()
+        lab.report(1, epoch=1, step=1, loss=1.5, images_per_second=1234.0, computes="float32")
+        assert seen_training.wait(PATIENCE)
+        metrics = {"train/loss": 0.5, "test/accuracy": 0.875, "test/loss": 0.25}
+        lab.report(1, epoch=2, step=1, loss=0.4, accuracy=0.875, metrics=metrics)
+        assert seen_epoch.wait(PATIENCE)
         lab.report(1, accuracy=0.975, metrics={"test/accuracy": 0.975, "test/loss": 0.0512})
         lab.end(1, State.FINISHED)
 
-    seen = threading.Event()
+    seen_training, seen_epoch = threading.Event(), threading.Event()
     process = subprocess.Popen(
         lab.command("submit", lab.file(), "--follow"),
         stdout=subprocess.PIPE,
@@ -161,12 +208,17 @@ def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) 
         lines = []
         for line in process.stderr:
             lines.append(line.rstrip("\n"))
-            if ": epoch " in line:
-                seen.set()
+            if "computes in float32" in line:
+                seen_training.set()
+            if "epoch 1/10 done" in line:
+                seen_epoch.set()
         assert process.wait(PATIENCE) == 0
     assert process.stdout.read() == "1\n"
-    assert "run 1 (tiny): epoch 1/10, loss 1.0000 so far, 1,234 images/s" in lines
-    assert "run 1 (tiny): epoch 2/10, loss 0.5000 so far, 1,234 images/s" in lines
+    assert [line for line in lines if " done" in line] == [
+        "run 1 (tiny): epoch 1/10 done, loss 0.5000, test accuracy 87.50%, 1,234 images/s",
+        "run 1 (tiny): epoch 10/10 done, test accuracy 97.50%, 1,234 images/s",
+    ]
+    assert not any("\r" in line or "\x1b" in line for line in lines)
     ending = next(line for line in lines if line.startswith("run 1 (tiny) is FINISHED after "))
     result = lines[lines.index(ending) + 1 :]
     assert [line.split(None, 2)[0] for line in result] == ["test", "test", "folder", "see", "compare", "go"]

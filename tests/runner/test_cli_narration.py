@@ -74,11 +74,58 @@ def test_a_run_that_was_queued_again_says_why(queued: Run) -> None:
     assert narration.changes(running(queued), again)
 
 
-def test_numbers_alone_are_no_news_but_a_new_epoch_has_its_line(queued: Run) -> None:
-    before = running(queued, epoch=1, step=1)
-    same, later = running(queued, epoch=1, step=9), running(queued, epoch=2, step=0, loss=0.5)
-    assert narration.changes(before, same) == [] == narration.epoch_line(before, same)
-    assert narration.epoch_line(same, later) == ["run 1 (tiny): epoch 2/10, loss 0.5000 so far"]
+def training(run: Run, **changes: Any) -> Moment:
+    return running(run, **{"computes": "float32", "from_epoch": 0, "from_step": 0, **changes})
+
+
+def test_numbers_alone_are_no_news_but_the_end_of_an_epoch_has_its_line(queued: Run) -> None:
+    before = training(queued, epoch=1, step=1)
+    same = training(queued, epoch=1, step=9)
+    later = training(queued, epoch=2, step=0, loss=0.5, metrics={"train/loss": 0.6, "test/accuracy": 0.9})
+    assert narration.changes(before, same) == [] == narration.finished_epoch(before, same)
+    line = "run 1 (tiny): epoch 1/10 done, loss 0.6000, test accuracy 90.00%"
+    assert narration.finished_epoch(same, later) == [line]
+    assert narration.finished_epoch(None, later) == []  # it had ended before anybody looked
+
+
+def test_metrics_are_said_of_the_epoch_that_they_belong_to(queued: Run) -> None:
+    """A worker reports them while the epoch is still the one in hand."""
+    before = training(queued, epoch=1, step=1)
+    figures = {"metrics": {"train/loss": 0.6}, "steps_per_epoch": 9}
+    third = training(queued, epoch=3, step=9, loss=0.6, **figures)
+    fourth = training(queued, epoch=4, step=9, loss=0.5, **figures)  # it is being tested
+    assert narration.finished_epoch(before, third) == ["run 1 (tiny): epoch 3/10 done, loss 0.6000"]
+    assert narration.finished_epoch(third, fourth) == []
+
+
+def test_epochs_before_a_resume_are_not_said_to_end_again(queued: Run) -> None:
+    lost = moment(queued, attempt=1, epoch=7, computes="float32")
+    starting = running(queued, attempt=2, epoch=7)  # of the first attempt, until the second one trains
+    again = training(queued, attempt=2, epoch=5, from_epoch=4)
+    later = training(queued, attempt=2, epoch=6, from_epoch=4)
+    assert narration.finished_epoch(lost, starting) == []
+    assert narration.finished_epoch(starting, again) == []
+    assert narration.finished_epoch(starting, later) == ["run 1 (tiny): epoch 5/10 done"]
+
+
+def test_a_pipe_hears_of_an_epoch_every_ten_seconds_at_most(queued: Run) -> None:
+    stream = io.StringIO()
+    view = Lines(stream)
+    for step in range(100):  # at each look another one
+        at = NOW + step / 4
+        run = training(queued, epoch=1, step=step, loss=0.5, answered_at=at).run
+        view.show([run], Situation(at, True))
+    line = "run 1 (tiny): epoch 1/10, loss 0.5000 so far"
+    assert stream.getvalue().splitlines()[2:] == [line, line, line]
+
+
+def test_a_run_that_does_not_get_on_has_no_line_again(queued: Run) -> None:
+    stream = io.StringIO()
+    view = Lines(stream)
+    for second in range(40):
+        run = training(queued, epoch=1, step=3, answered_at=NOW + second).run
+        view.show([run], Situation(NOW + second, True))
+    assert stream.getvalue().count("epoch 1/10") == 1
 
 
 def test_how_an_attempt_computes_is_said_once_at_its_start(queued: Run) -> None:
