@@ -24,6 +24,14 @@ def stages() -> Iterator[Tell]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        line = progress.add_task("", total=None, visible=False)
-        yield lambda stage: progress.reset(line, description=shown(stage), visible=True)
+    progress = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    line = progress.add_task("", total=None)
+
+    def tell(stage: str) -> None:
+        progress.reset(line, description=shown(stage))
+        progress.start()  # now, for where there is no stage nothing is to be drawn
+
+    try:
+        yield tell
+    finally:
+        progress.stop()

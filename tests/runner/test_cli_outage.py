@@ -57,7 +57,7 @@ def looks(server: postgres.Server, lab: Lab) -> bool:
 
 def train(lab: Lab, number: int) -> None:
     lab.start(number)
-    lab.report(number, epoch=1, loss=1.0)
+    lab.report(number, epoch=1, loss=1.0, computes="float32")
     lab.store.add_log(number, 1, 0, b"first\n")
 
 
@@ -127,7 +127,7 @@ def test_submit_follow_outlives_it_too(server: postgres.Server, lab: Lab) -> Non
         wait_until(lambda: lab.store.run(1))
         train(lab, 1)
         assert follower.stderr
-        next(line for line in follower.stderr if "epoch 1/10" in line)
+        next(line for line in follower.stderr if "computes in float32" in line)
         said = go_away_for_a_while(server, follower)
         finish(lab, 1)
         out, rest = follower.communicate(timeout=PATIENCE)

@@ -283,11 +283,11 @@ def test_queue_status_and_the_end_of_a_wait_say_that_a_run_could_not_be_publishe
     assert json.loads(lab.call("queue", "--json").out)[0]["note"] == said
     assert f"; 2 runs not published: {away}\n" in lab.call("status").out
     assert json.loads(lab.call("status", "--json").out)["publish_errors"] == {away: 2}
-    assert lab.call("wait", first).err.endswith(f"; {said}\n")
+    assert lab.call("wait", first).err.endswith(f"; {said}; 10/10 epochs\n")
     assert said in lab.call("watch", second).out
     assert said not in lab.call("wait", fine).err
     lab.store.published(first, epoch=10, state=State.FINISHED)
-    assert lab.call("wait", first).err.endswith("FINISHED after 0s\n")
+    assert lab.call("wait", first).err.endswith("FINISHED after 0s; 10/10 epochs\n")
 
 
 def test_status_says_what_is_up(lab: Lab) -> None:

@@ -29,10 +29,11 @@ def test_without_a_terminal_each_stage_is_a_line_on_stderr(capsys: pytest.Captur
     assert capsys.readouterr() == ("", "starting one\nstarting two\n")
 
 
-def test_on_a_terminal_a_stage_takes_the_place_of_the_one_before_and_the_last_one_goes() -> None:
-    code = "from runner.stages import stages\nwith stages() as t:\n t('starting [one]')\n t('starting two')"
+def on_a_terminal(body: str) -> str:
+    """Everything that a terminal of 80 columns gets from a block in which `tell` is called."""
+    code = f"from runner.stages import stages\nwith stages() as tell:\n    {body}\n"
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "MPLBACKEND": ""}
     environment.pop("JPY_PARENT_PID", None)
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=theirs, stderr=theirs):
         os.close(theirs)
@@ -41,9 +42,18 @@ def test_on_a_terminal_a_stage_takes_the_place_of_the_one_before_and_the_last_on
             while piece := os.read(ours, 1 << 16):
                 shown += piece
     os.close(ours)
-    lines = shown.decode().split("\x1b[2K")  # the line is erased
-    assert any("starting [one]" in line for line in lines) and any("starting two" in line for line in lines)
-    assert "starting" not in lines[-1]
+    return shown.decode()
+
+
+def test_on_a_terminal_a_stage_takes_the_place_of_the_one_before_and_the_last_one_goes() -> None:
+    frames = on_a_terminal("tell('starting [one]'); tell('starting two')").split("\x1b[2K")  # erases the line
+    assert any("starting [one]" in frame for frame in frames)
+    assert any("starting two" in frame for frame in frames)
+    assert "starting" not in frames[-1]
+
+
+def test_where_there_is_nothing_to_do_a_terminal_gets_nothing() -> None:
+    assert on_a_terminal("pass") == ""
 
 
 @pytest.fixture
