@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capsnet.layout import Below, Column, LeaveOut, Shorten, clipped
 from runner import notes
 from runner.commands.options import Json
 from runner.filters import Filter, Tag
-from runner.output import PROGRAM, Column, CommandError, emit_json, emit_table, hint
+from runner.output import PROGRAM, CommandError, emit_json, emit_table, hint
 from runner.states import ENDED, UNFINISHED, State
 from runner.wording import age, duration, parse_duration, percent, plural
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from runner.rows import Run
     from runner.store import Store
 
-NOTE_LENGTH = 100  # characters of a note; `show` has all of it
+NOTE_WIDTH = 100  # cells of a note; `show` has all of it
 
 COLUMNS = (
     Column("RUN", right=True),
@@ -34,9 +35,25 @@ COLUMNS = (
     Column("GPU"),
     Column("LEFT", right=True),
     Column("AGE", right=True),
-    Column("CHANGES", wraps=True),
-    Column("NOTE", wraps=True),
+    Column("CHANGES"),
+    Column("NOTE"),
 )
+
+GIVES_WAY = (  # on a terminal that is too narrow, in this order; the help of `queue` states it
+    Shorten("NAME", 32),
+    Below("NOTE"),
+    Below("CHANGES"),
+    Shorten("NAME", 16),
+    LeaveOut("AGE"),
+    LeaveOut("GPU"),
+    LeaveOut("LEFT"),
+    Shorten("NAME", 8),
+    LeaveOut("ACCURACY"),
+    LeaveOut("EPOCH"),
+    LeaveOut("NAME"),
+    LeaveOut("STATE"),
+)
+ELSEWHERE = f"`{PROGRAM} queue --json`"  # what has the columns that are left out
 
 
 def queue(
@@ -101,7 +118,7 @@ def queue(
             emit_json([document(run, access.home, now) for run in shown])
             return
         if shown:
-            emit_table(COLUMNS, rows(shown, now))
+            emit_table(COLUMNS, rows(shown, now), GIVES_WAY, ELSEWHERE)
         elif wanted != Filter():
             hint(f"no run is like that: `{PROGRAM} queue --all` lists all")
         else:
@@ -171,12 +188,8 @@ def row(run: Run, situation: Situation, changed: str) -> list[str]:
         duration(run.seconds_left) if run.state is State.RUNNING else "",
         age(run.submitted_at, situation.now),
         changed,
-        cut(notes.note(run, situation)),
+        clipped(notes.note(run, situation), NOTE_WIDTH),
     ]
-
-
-def cut(note: str) -> str:
-    return note if len(note) <= NOTE_LENGTH else f"{note[: NOTE_LENGTH - 3]}..."
 
 
 def document(run: Run, home: Home, situation: Situation) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capsnet.layout import Column
 from runner.commands.options import Json
-from runner.output import PROGRAM, Column, emit, emit_json, hint, plain_table
+from runner.output import PROGRAM, emit, emit_json, hint, plain_table
 from runner.source import short
 from runner.states import UNFINISHED
 from runner.wording import NOTHING, duration, plural
