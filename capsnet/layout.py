@@ -15,6 +15,7 @@ GAP = 2  # cells between two columns
 ELLIPSIS = "..."
 BLANK = ("", "-")  # cells that say nothing
 LONGEST_VALUE = 20  # cells: a word up to this length may be a number and is never broken or shortened
+FOLDED_WIDTH = 16  # cells: so wide a column is at least for words longer than that
 BELOW_WIDTH = 20  # cells that text below a row has at least, where it is indented
 
 BREAKS = re.compile(r"(?<=[=/,_:])|(?<=[a-z])(?=\.[a-z])")  # in a long word; none of them is inside a number
@@ -27,10 +28,11 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Shorten:
-    """Shorten the texts of a column to no less than `to` cells; for names only, never for numbers."""
+    """Shorten the texts of a column to what there is room for, from `least` to `most` cells; never of numbers."""
 
     title: str
-    to: int
+    least: int
+    most: int | None = None  # None: as long as they are
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class _Table:
             place: max(map(width_of, [titles[place], *texts])) for place, texts in self._texts.items()
         }
         self._widths = dict(self._natural)  # of the columns whose every cell stands in its row
+        self._most: dict[int, int] = {}  # what columns that were shortened have use for
         self._flowing: list[int] = []
         self._left_out: list[str] = []
         self._place = {title: place for place, title in enumerate(titles)}
@@ -134,7 +137,9 @@ class _Table:
         if place not in self._widths:
             return
         if isinstance(step, Shorten):
-            self._widths[place] = min(self._widths[place], max(step.to, width_of(step.title)))
+            most = self._natural[place] if step.most is None else min(step.most, self._natural[place])
+            self._most[place] = most
+            self._widths[place] = min(most, max(step.least, width_of(step.title)))
             return
         del self._widths[place]
         if isinstance(step, Below):
@@ -144,8 +149,8 @@ class _Table:
 
     def spread(self, width: int) -> None:
         """Give the cells that are left to columns that were shortened, then to those whose texts flow."""
-        for place in self._widths:
-            self._widths[place] += max(0, min(self._natural[place] - self._widths[place], width - self.least))
+        for place in sorted(self._most.keys() & self._widths.keys()):
+            self._widths[place] += max(0, min(self._most[place] - self._widths[place], width - self.least))
         for place in sorted(self._flowing):
             self._widths |= self._beside(place, width - self.least - GAP)
 
@@ -154,7 +159,11 @@ class _Table:
         texts = [width_of(text) for text in self._texts[place] if text not in BLANK]
         fitting = [cells for cells in texts if cells <= room]
         title = width_of(self._columns[place].title)
-        return {place: max(title, *fitting)} if title <= room and 2 * len(fitting) >= len(texts) else {}
+        return (
+            {place: max(title, *fitting)}
+            if fitting and title <= room and 2 * len(fitting) >= len(texts)
+            else {}
+        )
 
     def fitted(self, width: int | None) -> Fitted:
         places = sorted(self._widths)
@@ -162,7 +171,10 @@ class _Table:
         indent = self._widths[places[0]] + GAP if places else 0
         return Fitted(
             self._padded(titles),
-            [Row(self._padded(self._cells(row)), list(self._below(row, indent, width))) for row in self._rows],
+            [
+                Row(self._padded(self._cells(row)), list(self._below(row, indent, width)))
+                for row in self._rows
+            ],
             self._left_out,
         )
 
@@ -207,7 +219,7 @@ def side_by_side(columns: Sequence[Column], rows: Sequence[Cells], width: int | 
     natural = [max(map(width_of, column)) for column in texts]
     if width is None or _total(natural) <= width:
         return [_block(columns, rows, dict(enumerate(natural)))]
-    least = [max(width_of(column[0]), max(map(_longest_value, column))) for column in texts]
+    least = [max(width_of(column[0]), max(map(_least, column))) for column in texts]
     first = min(natural[0], max(least[0], width - GAP - max(least[1:], default=0)))
     blocks: list[dict[int, int]] = []
     for place in range(1, len(columns)):
@@ -217,9 +229,10 @@ def side_by_side(columns: Sequence[Column], rows: Sequence[Cells], width: int | 
     return [_block(columns, rows, _widened(widths, natural, width)) for widths in blocks]
 
 
-def _longest_value(text: str) -> int:
-    """The cells of the longest part that stays in one line."""
-    return max((min(width_of(word), LONGEST_VALUE) for word in text.split()), default=0)
+def _least(text: str) -> int:
+    """The cells that a cell needs at least: its values stay in one line, longer words do not."""
+    words = map(width_of, text.split())
+    return max((word if word <= LONGEST_VALUE else FOLDED_WIDTH for word in words), default=0)
 
 
 def _widened(widths: dict[int, int], natural: Sequence[int], width: int) -> dict[int, int]:
@@ -261,15 +274,14 @@ def shortened(text: str, width: int) -> str:
 
 
 def clipped(text: str, width: int) -> str:
-    """The beginning of a sentence in `width` cells, up to a word's end unless that word is very long."""
+    """The beginning of a sentence in `width` cells: whole words, unless the next one is very long."""
     if width_of(text) <= width:
         return text
-    begun = _first(text, width - len(ELLIPSIS))
-    whole, space, word = begun.rpartition(" ")
-    at_end = text[len(begun)] == " "
-    if at_end or not space or width_of(word) >= LONGEST_VALUE:
-        return begun + ELLIPSIS
-    return f"{whole} {ELLIPSIS}"
+    begun = _first(text, width - len(ELLIPSIS) - 1)
+    whole = begun if text[len(begun)] == " " else begun.rpartition(" ")[0]
+    if whole and width_of(begun) - width_of(whole) <= LONGEST_VALUE:
+        return f"{whole.rstrip()} {ELLIPSIS}"
+    return _first(text, width - len(ELLIPSIS)) + ELLIPSIS
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -296,7 +308,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def _pieces(word: str, width: int) -> Iterator[str]:
     """A word in pieces of at most `width` cells, which end where a reader expects it if they can."""
-    while width_of(word) > width:
+    while width_of(word) > width and len(word) > 1:
         most = len(_first(word, width)) or 1
         ends = [found.start() for found in BREAKS.finditer(word) if 0 < found.start() <= most]
         end = ends[-1] if ends else most

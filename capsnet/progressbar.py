@@ -10,6 +10,8 @@ from typing import Protocol, Self, TextIO
 from capsnet.printable import LINES, printable, say
 
 PLAIN_SECONDS = 30.0  # between two plain lines within an epoch
+BAR_WIDTH = 4  # cells at least
+GIVES_WAY = ("speed", "loss", "accuracy", "left")  # beside the bar of a narrow terminal, in this order
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,25 @@ class Numbers:
 
     @property
     def text(self) -> str:
-        accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}  "
-        speed = f"{self.images_per_second:,.0f} images/s"
-        return f"loss {self.loss:.4f}  {accuracy}{speed}  {duration(self.seconds_left)} left"
+        return "  ".join(self._parts.values())
+
+    def text_within(self, width: int) -> str:
+        """The text without what `width` cells have no room for, which gives way in a fixed order."""
+        parts = self._parts
+        for name in GIVES_WAY:
+            if len("  ".join(parts.values())) > width:
+                parts.pop(name, None)
+        return "  ".join(parts.values())
+
+    @property
+    def _parts(self) -> dict[str, str]:
+        parts = {
+            "loss": f"loss {self.loss:.4f}",
+            "accuracy": "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}",
+            "speed": f"{self.images_per_second:,.0f} images/s",
+            "left": f"{duration(self.seconds_left)} left",
+        }
+        return {name: part for name, part in parts.items() if part}
 
 
 def duration(seconds: float) -> str:
@@ -110,6 +128,7 @@ class Bar:
             transient=True,
         )
         self._task = self._progress.add_task("", total=1.0, epoch="", text="")
+        self._width = self._progress.console.width
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -120,7 +139,18 @@ class Bar:
 
     def show(self, numbers: Numbers) -> None:
         epoch = f"{numbers.epoch}/{numbers.num_epochs}"
-        self._progress.update(self._task, completed=numbers.share, epoch=epoch, text=numbers.text)
+        self._erase_wrapped()
+        text = numbers.text_within(self._width - len(f"epoch {epoch} ") - BAR_WIDTH - 1)
+        self._progress.update(self._task, completed=numbers.share, epoch=epoch, text=text)
+
+    def _erase_wrapped(self) -> None:
+        """Erase what is above the last line of a bar that a terminal, made narrower, has broken into several."""
+        from rich.control import Control, ControlType
+
+        before, self._width = self._width, self._progress.console.width
+        for _ in range((before - 1) // self._width):
+            up = Control((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2))
+            self._progress.console.control(up)
 
     def line(self, text: str) -> None:
         self._progress.console.print(printable(text, LINES), markup=False, soft_wrap=True)

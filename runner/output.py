@@ -170,7 +170,7 @@ def emit_side_by_side(columns: Sequence[Column], rows: Sequence[Cells]) -> None:
 
 def lacks_width(left_out: Sequence[str], elsewhere: str) -> str:
     """Which columns a terminal was too narrow for, and where they are."""
-    return f"not shown for lack of width: {', '.join(left_out)}; a wider terminal or {elsewhere} has them"
+    return f"too narrow for {', '.join(left_out)}: a wider terminal or {elsewhere} shows more"
 
 
 def cells(rows: Sequence[Sequence[str]]) -> list[Cells]:
@@ -179,9 +179,15 @@ def cells(rows: Sequence[Sequence[str]]) -> list[Cells]:
     return [[printable(redact(cell)) for cell in row] for row in rows]
 
 
-def plain_table(columns: Sequence[Column], rows: Sequence[Cells]) -> list[str]:
-    """Aligned lines, the titles first."""
-    return [layout.line(line) for line in table_lines(layout.fit(columns, cells(rows)))]
+def plain_table(
+    columns: Sequence[Column],
+    rows: Sequence[Cells],
+    width: int | None = None,
+    gives_way: Sequence[Step] = (),
+) -> list[str]:
+    """Aligned lines, the titles first; fitted to `width` cells by the steps of `gives_way`."""
+    fitted = layout.fit(columns, cells(rows), width, gives_way)
+    return [layout.line(line) for line in table_lines(fitted)]
 
 
 def table_lines(fitted: layout.Fitted) -> list[Cells]:
@@ -207,16 +213,14 @@ def styled(lines: Sequence[Cells], titles: Sequence[int] = (0,)) -> Text:
     """The lines of a table as rich text: titles bold, a cell that is a state's name in its colour."""
     from rich.text import Text
 
-    text = Text()
-    for number, line in enumerate(lines):
-        if number:
-            text.append("\n")
-        for place, cell in enumerate(line):
-            style = "bold" if number in titles else STYLES.get(cell.strip(), "")
-            last = place == len(line) - 1
-            text.append(cell.rstrip() if last else cell, style)
-            text.append("" if last else " " * layout.GAP)
-    return text
+    def styled_line(cells: Cells, style: str) -> Text:
+        gap = Text(" " * layout.GAP)
+        text = gap.join(Text(cell, style or STYLES.get(cell.strip(), "")) for cell in cells)
+        text.rstrip()
+        return text
+
+    every = (styled_line(line, "bold" if number in titles else "") for number, line in enumerate(lines))
+    return Text("\n").join(every)
 
 
 def confirm(question: str, yes: bool, otherwise: str = "nothing was deleted") -> None:

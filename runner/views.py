@@ -135,9 +135,7 @@ class Table:
 
         self._runs = runs
         shown = most_current(runs, self._console.height)
-        self._rows = {
-            run.id: row for run, row in zip(shown, cells(rows(shown, situation)), strict=True)
-        }
+        self._rows = {run.id: row for run, row in zip(shown, cells(rows(shown, situation)), strict=True)}
         if self._console.size != self._size:
             self._start_over()
         self._live.refresh()

@@ -31,5 +31,5 @@ def table(rows: list[Layer], width: int | None = None) -> str:
     fitted = fit(COLUMNS, cells, width, GIVES_WAY)
     lines = [line(fitted.titles), *(line(row.cells) for row in fitted.rows)]
     if fitted.left_out:
-        lines.append(f"not shown for lack of width: {', '.join(fitted.left_out)}")
+        lines.append(f"too narrow for {', '.join(fitted.left_out)}: a wider terminal shows more")
     return "\n".join(lines)

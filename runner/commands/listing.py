@@ -40,14 +40,14 @@ COLUMNS = (
 )
 
 GIVES_WAY = (  # on a terminal that is too narrow, in this order; the help of `queue` states it
-    Shorten("NAME", 32),
+    Shorten("NAME", 32, most=32),
     Below("NOTE"),
     Below("CHANGES"),
-    Shorten("NAME", 16),
+    Shorten("NAME", 16, most=32),
     LeaveOut("AGE"),
     LeaveOut("GPU"),
     LeaveOut("LEFT"),
-    Shorten("NAME", 8),
+    Shorten("NAME", 8, most=32),
     LeaveOut("ACCURACY"),
     LeaveOut("EPOCH"),
     LeaveOut("NAME"),
@@ -93,6 +93,12 @@ def queue(
     ACCURACY is the latest on the test set, LEFT the time that a running one still needs, AGE the time
     since it was submitted. GPU: which ones a run uses or used last; of a waiting one, how many it asks for.
     CHANGES: what --set has changed of a run, and in what it differs from the listed runs of its name.
+
+    A terminal that is too narrow gets no cut numbers. First columns go in which no run has anything. Then, as
+    far as it takes: names longer than 32 lose their middle; a NOTE, then CHANGES, that does not fit goes on
+    a line of its own below its run; names lose their middle down to 16; AGE, GPU and LEFT are left out; names
+    go down to 8; ACCURACY, EPOCH, NAME and STATE are left out. What is left out is named. COLUMNS overrides
+    the width of a terminal; a pipe or a file always gets the whole table, one line a run.
 
     \b
     Examples:
