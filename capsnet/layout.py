@@ -28,7 +28,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Shorten:
-    """Shorten the texts of a column to what there is room for, from `least` to `most` cells; never of numbers."""
+    """Shorten texts, never numbers, of a column to the room that there is, from `least` to `most` cells."""
 
     title: str
     least: int
@@ -159,24 +159,17 @@ class _Table:
         texts = [width_of(text) for text in self._texts[place] if text not in BLANK]
         fitting = [cells for cells in texts if cells <= room]
         title = width_of(self._columns[place].title)
-        return (
-            {place: max(title, *fitting)}
-            if fitting and title <= room and 2 * len(fitting) >= len(texts)
-            else {}
-        )
+        stays = title <= room and fitting and 2 * len(fitting) >= len(texts)
+        return {place: max(title, *fitting)} if stays else {}
 
     def fitted(self, width: int | None) -> Fitted:
         places = sorted(self._widths)
         titles = [self._columns[place].title for place in places]
         indent = self._widths[places[0]] + GAP if places else 0
-        return Fitted(
-            self._padded(titles),
-            [
-                Row(self._padded(self._cells(row)), list(self._below(row, indent, width)))
-                for row in self._rows
-            ],
-            self._left_out,
-        )
+        rows = [
+            Row(self._padded(self._cells(row)), list(self._below(row, indent, width))) for row in self._rows
+        ]
+        return Fitted(self._padded(titles), rows, self._left_out)
 
     def _cells(self, row: Cells) -> Cells:
         """The cells of a row, shortened; those that go below are empty."""
@@ -265,7 +258,7 @@ def padded(text: str, width: int, right: bool = False) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """A name in `width` cells: where it is longer, its beginning and its end, for names often differ there."""
+    """A name in `width` cells, without its middle where it is longer: names often differ at their ends."""
     if width_of(text) <= width:
         return text
     room = max(0, width - len(ELLIPSIS))
@@ -285,13 +278,13 @@ def clipped(text: str, width: int) -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """The lines of a text, at most `width` cells each: broken between words, and words longer than that inside.
+    """The lines of a text, at most `width` cells each, broken between words; longer words are broken, too.
 
-    Spaces at the beginning stay. At least one line; a character that is wider than `width` has its own.
+    Lines are indented as the text is. There is at least one line; a character wider than `width` has its own.
     """
     if width_of(text) <= width:
         return [text]
-    indent = " " * min(len(text) - len(text.lstrip()), width // 2)
+    indent = " " * min(len(text) - len(text.lstrip()), width // 4)
     lines: list[str] = []
     current = indent
     for word in text.split():

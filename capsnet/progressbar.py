@@ -144,8 +144,9 @@ class Bar:
         self._progress.update(self._task, completed=numbers.share, epoch=epoch, text=text)
 
     def _erase_wrapped(self) -> None:
-        """Erase what is above the last line of a bar that a terminal, made narrower, has broken into several."""
-        from rich.control import Control, ControlType
+        """Erase all but the last of the lines into which a terminal that became narrower broke the bar."""
+        from rich.control import Control
+        from rich.segment import ControlType
 
         before, self._width = self._width, self._progress.console.width
         for _ in range((before - 1) // self._width):
