@@ -117,18 +117,30 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+        from rich.table import Column
+        from rich.text import Text
+
+        console = Console(file=stream, highlight=False)
+
+        class NumbersColumn(ProgressColumn):
+            """What the terminal, as wide as it is now, has room for."""
+
+            def render(self, task: Task) -> Text:
+                numbers: Numbers | None = task.fields["numbers"]
+                taken = len(f"epoch {task.fields['epoch']} ") + BAR_WIDTH + 1
+                return Text("" if numbers is None else numbers.text_within(console.width - taken))
 
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[text]}", markup=False),
-            console=Console(file=stream, highlight=False),
+            NumbersColumn(Column(no_wrap=True)),
+            console=console,
             expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=1.0, epoch="", text="")
-        self._width = self._progress.console.width
+        self._task = self._progress.add_task("", total=1.0, epoch="", numbers=None)
+        self._width = console.width
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -140,17 +152,16 @@ class Bar:
     def show(self, numbers: Numbers) -> None:
         epoch = f"{numbers.epoch}/{numbers.num_epochs}"
         self._erase_wrapped()
-        text = numbers.text_within(self._width - len(f"epoch {epoch} ") - BAR_WIDTH - 1)
-        self._progress.update(self._task, completed=numbers.share, epoch=epoch, text=text)
+        self._progress.update(self._task, completed=numbers.share, epoch=epoch, numbers=numbers)
 
     def _erase_wrapped(self) -> None:
-        """Erase all but the last of the lines into which a terminal that became narrower broke the bar."""
+        """Erase the lines into which a terminal that became narrower broke the bar, up to the first."""
         from rich.control import Control
         from rich.segment import ControlType
 
         before, self._width = self._width, self._progress.console.width
         for _ in range((before - 1) // self._width):
-            up = Control((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2))
+            up = Control((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
             self._progress.console.control(up)
 
     def line(self, text: str) -> None:

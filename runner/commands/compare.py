@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def compare(runs: Runs, json: Json = False) -> None:
     """Print in what two RUNs or more differ: configuration, code, versions, machine; and their metrics.
 
-    Metrics are those of the latest finished epoch. A hyphen is where a run has no such key.
+    Metrics are those of the latest finished epoch. A hyphen is where a run has no such key. RUNs that do not
+    fit beside the others on a terminal follow below them.
 
     \b
     Examples:

@@ -93,12 +93,13 @@ def queue(
     ACCURACY is the latest on the test set, LEFT the time that a running one still needs, AGE the time
     since it was submitted. GPU: which ones a run uses or used last; of a waiting one, how many it asks for.
     CHANGES: what --set has changed of a run, and in what it differs from the listed runs of its name.
+    NOTE: why a run waits or has ended so, in 100 characters; `show` has all of it.
 
-    A terminal that is too narrow gets no cut numbers. First columns go in which no run has anything. Then, as
-    far as it takes: names longer than 32 lose their middle; a NOTE, then CHANGES, that does not fit goes on
-    a line of its own below its run; names lose their middle down to 16; AGE, GPU and LEFT are left out; names
-    go down to 8; ACCURACY, EPOCH, NAME and STATE are left out. What is left out is named. COLUMNS overrides
-    the width of a terminal; a pipe or a file always gets the whole table, one line a run.
+    Where the terminal is too narrow no number is cut. Columns without content go first, and then, until the
+    rest fits: names of more than 32 characters lose their middle; a NOTE, then CHANGES, that has no room
+    goes on lines of its own below its run; names lose more, down to 16; AGE, GPU and LEFT are left out;
+    names go down to 8; ACCURACY, EPOCH, NAME and STATE are left out. A line says which are. COLUMNS, if set,
+    is the width of the terminal. A pipe or a file gets all columns, one line a run, whatever COLUMNS is.
 
     \b
     Examples:

@@ -200,7 +200,9 @@ def sweep(lab: Lab) -> Lab:
     lab.ended(accuracy=0.9951, text=text)
     lab.call("submit", lab.file(text=text), "--set", "seed=2", "--set", "optim.lr=0.002")
     lab.start(2, gpus=1)
-    lab.report(2, epoch=3, loss=0.5, accuracy=0.5, seconds_left=51.0, devices=("0",))
+    lab.report(
+        2, epoch=3, step=1, steps_per_epoch=4, loss=0.5, accuracy=0.5, seconds_left=51.0, devices=("0",)
+    )
     lab.submit(text + "runner: {cpus: 999}\n")
     return lab
 
@@ -263,7 +265,7 @@ def test_the_hosts_of_a_cluster_on_a_narrow_terminal() -> None:
 
 def test_a_frame_of_watch_is_no_higher_than_the_terminal(sweep: Lab) -> None:
     runs = [sweep.run(number) for number in (1, 2, 3)]
-    rows = dict(zip((1, 2, 3), ROWS, strict=False))
+    rows = {run.id: row for run, row in zip(runs, ROWS[:3], strict=True)}
     for width in WIDTHS:
         whole = frame(runs, rows, width, 99)
         for height in range(1, len(whole) + 2):
@@ -275,43 +277,59 @@ def test_a_frame_of_watch_is_no_higher_than_the_terminal(sweep: Lab) -> None:
 
 def test_a_frame_shows_what_runs_and_says_how_many_runs_it_leaves_out(sweep: Lab) -> None:
     runs = [sweep.run(number) for number in (1, 2, 3)]
-    rows = dict(zip((1, 2, 3), ROWS, strict=False))
+    rows = {run.id: row for run, row in zip(runs, ROWS[:3], strict=True)}
     lines = [line(cells) for cells in frame(runs, rows, 80, 5)]
     assert [text.split()[0] for text in lines[:2]] == ["RUN", "8"]
     assert lines[-1] == "2 more runs: `python -m runner queue` lists them"
 
 
-def test_watch_redraws_the_whole_screen_when_the_terminal_has_another_size(sweep: Lab) -> None:
+def after_resizing(lab: Lab, *words: object, drawn: bytes, drawn_anew: bytes) -> str:
+    """What a command draws from the moment at which its terminal goes from 100 columns to 50 of 10 lines."""
     ours, theirs = pty.openpty()
     resize(ours, columns=100, lines=30)
     plain = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    environ = {**plain, "TERM": "xterm-256color"}
     shown = bytearray()
 
-    def drawn(pattern: bytes) -> bool:
+    def draws(pattern: bytes) -> bool:
         shown.extend(os.read(ours, 1 << 16))
         return re.search(pattern, shown, re.DOTALL) is not None
 
-    with subprocess.Popen(
-        sweep.command("watch"),
-        env={**plain, "TERM": "xterm-256color"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    ) as process:
+    command = lab.command(*words)
+    with subprocess.Popen(command, env=environ, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         try:
-            wait_until(lambda: drawn(b"AGE.*can never start"), "the table")
+            wait_until(lambda: draws(drawn), "the first picture")
+            shown.clear()
             resize(ours, columns=50, lines=10)
-            wait_until(lambda: drawn(rb"\x1b\[2J.*more run"), "the narrow table")
+            wait_until(lambda: draws(drawn_anew), "the picture of another size")
         finally:
             process.kill()
     os.close(ours)
-    last = shown.decode().rpartition("\x1b[2J")[2]
-    frame_lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", last).replace("\r", "").split("\n")
-    assert len(frame_lines) < 10
-    assert max(map(width_of, frame_lines)) <= 50
-    assert "3/10" in last
+    return shown.decode()
 
 
 def resize(terminal: int, columns: int, lines: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+
+def test_watch_draws_the_whole_screen_anew_when_the_terminal_has_another_size(sweep: Lab) -> None:
+    shown = after_resizing(sweep, "watch", drawn=b"AGE.*can never start", drawn_anew=rb"\x1b\[2J.*more run")
+    last = shown.rpartition("\x1b[2J")[2]
+    lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", last).replace("\r", "").split("\n")
+    assert len(lines) < 10
+    assert max(map(width_of, lines)) <= 50
+    assert "3/10" in last
+
+
+def test_a_bar_leaves_nothing_of_itself_behind_when_the_terminal_becomes_narrower(sweep: Lab) -> None:
+    line_above = r"\x1b\[2K\x1b\[1A"
+    shown = after_resizing(
+        sweep,
+        *("watch", 2),
+        drawn=b"loss 0.5000  accuracy 50.00%  0 images/s  0:51 left",
+        drawn_anew=line_above.encode() + b".*0:51 left",
+    )
+    assert len(re.findall(line_above, shown)) == 1
+    last = re.split(line_above, shown)[1]
+    assert "accuracy 50.00%  0:51 left" in last and "loss" not in last and "…" not in last
