@@ -18,7 +18,7 @@ LONGEST_VALUE = 20  # cells: a word up to this length may be a number and is nev
 FOLDED_WIDTH = 16  # cells: so wide a column is at least for words longer than that
 BELOW_WIDTH = 20  # cells that text below a row has at least, where it is indented
 
-BREAKS = re.compile(r"(?<=[=/,_:])|(?<=[a-z])(?=\.[a-z])")  # in a long word; none of them is inside a number
+BREAKS = re.compile(r"(?<=[=_])|(?<=[/,:])(?=\D)|(?<=[a-z])(?=\.[a-z])")  # in a long word, in no number
 
 
 class Column(NamedTuple):
@@ -50,7 +50,7 @@ class LeaveOut:
 
 
 Step = Shorten | Below | LeaveOut
-Cells = list[str]  # of one line, each padded to the width of its column
+Cells = list[str]  # of one line, a text for each column
 
 
 class Row(NamedTuple):
@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A table as it is to be printed."""
+    """A table as it is to be printed, its cells padded to the width of their columns."""
 
     titles: Cells
     rows: list[Row]
@@ -67,7 +67,7 @@ class Fitted(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A part of a wide table, with the first column and some of the others."""
+    """A part of a wide table, with the first column and some of the others; its cells are padded."""
 
     titles: Cells
     lines: list[Cells]

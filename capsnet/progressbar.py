@@ -124,7 +124,7 @@ class Bar:
         console = Console(file=stream, highlight=False)
 
         class NumbersColumn(ProgressColumn):
-            """What the terminal, as wide as it is now, has room for."""
+            """The numbers for which the terminal, as wide as it is now, has room."""
 
             def render(self, task: Task) -> Text:
                 numbers: Numbers | None = task.fields["numbers"]

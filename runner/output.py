@@ -169,7 +169,7 @@ def emit_side_by_side(columns: Sequence[Column], rows: Sequence[Cells]) -> None:
 
 
 def lacks_width(left_out: Sequence[str], elsewhere: str) -> str:
-    """Which columns a terminal was too narrow for, and where they are."""
+    """Say for which columns a terminal is too narrow, and where they are."""
     return f"too narrow for {', '.join(left_out)}: a wider terminal or {elsewhere} shows more"
 
 

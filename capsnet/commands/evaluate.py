@@ -150,12 +150,10 @@ def _matrix(confusion: list[list[int]], labels: int, terminal: float = math.inf)
         return [f"  confusion            of {len(confusion)} classes is too wide to print; --json has it"]
     classes = range(len(confusion))
     several = f"; each of the {labels} classes of an image counts" if labels > 1 else ""
-    lines = [
+    return [
         f"confusion (rows: true class, columns: predicted{several})",
         " " * LABEL_WIDTH + _row(classes, width),
-    ]
-    return lines + [
-        f"{label:>{LABEL_WIDTH}}{_row(row, width)}" for label, row in zip(classes, confusion, strict=True)
+        *(f"{label:>{LABEL_WIDTH}}{_row(row, width)}" for label, row in enumerate(confusion)),
     ]
 
 

@@ -139,6 +139,7 @@ def test_width_is_in_cells(text: str, cells: int) -> None:
         ("数字数字", 5, ["数字", "数字"]),  # two characters are four cells, three would be six
         ("optim.learning_rate=0.0001234", 12, ["optim", ".learning_", "rate=", "0.0001234"]),
         ("/data/sets/mnist", 11, ["/data/sets/", "mnist"]),
+        ("epochs=32/150,of=10,000", 12, ["epochs=", "32/150,of=", "10,000"]),  # in no number
         ("abcdefgh", 3, ["abc", "def", "gh"]),
         ("数", 1, ["数"]),  # which no line of one cell can hold
     ],
