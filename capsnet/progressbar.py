@@ -11,6 +11,8 @@ from capsnet.printable import LINES, printable, say
 from capsnet.streams import interactive
 
 PLAIN_SECONDS = 10.0  # between two plain lines within an epoch
+BAR_WIDTH = 4  # cells at least
+GIVES_WAY = ("speed", "loss", "accuracy", "left")  # beside the bar of a narrow terminal, in this order
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,25 @@ class Numbers:
 
     @property
     def text(self) -> str:
-        accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}  "
-        speed = f"{self.images_per_second:,.0f} images/s"
-        return f"loss {self.loss:.4f}  {accuracy}{speed}  {duration(self.seconds_left)} left"
+        return "  ".join(self._parts.values())
+
+    def text_within(self, width: int) -> str:
+        """The text without what `width` cells have no room for, which gives way in a fixed order."""
+        parts = self._parts
+        for name in GIVES_WAY:
+            if len("  ".join(parts.values())) > width:
+                parts.pop(name, None)
+        return "  ".join(parts.values())
+
+    @property
+    def _parts(self) -> dict[str, str]:
+        parts = {
+            "loss": f"loss {self.loss:.4f}",
+            "accuracy": "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}",
+            "speed": f"{self.images_per_second:,.0f} images/s",
+            "left": f"{duration(self.seconds_left)} left",
+        }
+        return {name: part for name, part in parts.items() if part}
 
 
 def duration(seconds: float) -> str:
@@ -101,17 +119,30 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+        from rich.table import Column
+        from rich.text import Text
+
+        console = Console(file=stream, highlight=False)
+
+        class NumbersColumn(ProgressColumn):
+            """The numbers for which the terminal, as wide as it is now, has room."""
+
+            def render(self, task: Task) -> Text:
+                numbers: Numbers | None = task.fields["numbers"]
+                taken = len(f"epoch {task.fields['epoch']} ") + BAR_WIDTH + 1
+                return Text("" if numbers is None else numbers.text_within(console.width - taken))
 
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[text]}", markup=False),
-            console=Console(file=stream, highlight=False),
+            NumbersColumn(Column(no_wrap=True)),
+            console=console,
             expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=1.0, epoch="", text="")
+        self._task = self._progress.add_task("", total=1.0, epoch="", numbers=None)
+        self._width = console.width
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -122,7 +153,18 @@ class Bar:
 
     def show(self, numbers: Numbers) -> None:
         epoch = f"{numbers.epoch}/{numbers.num_epochs}"
-        self._progress.update(self._task, completed=numbers.share, epoch=epoch, text=numbers.text)
+        self._erase_wrapped()
+        self._progress.update(self._task, completed=numbers.share, epoch=epoch, numbers=numbers)
+
+    def _erase_wrapped(self) -> None:
+        """Erase the lines into which a terminal that became narrower broke the bar, up to the first."""
+        from rich.control import Control
+        from rich.segment import ControlType
+
+        before, self._width = self._width, self._progress.console.width
+        for _ in range((before - 1) // self._width):
+            up = Control((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
+            self._progress.console.control(up)
 
     def line(self, text: str) -> None:
         self._progress.console.print(printable(text, LINES), markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,3 +65,11 @@ def lead_nowhere() -> None:
     opened = os.open(os.devnull, os.O_WRONLY)
     os.dup2(opened, sys.stdout.fileno())
     os.close(opened)
+
+
+def terminal_width() -> int | None:
+    """The cells of a line of the terminal that standard output is; None where it is none, as in a pipe.
+
+    COLUMNS, where it is set, comes before what the terminal says; a pipe has no width even so.
+    """
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

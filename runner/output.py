@@ -14,15 +14,19 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from capsnet import streams
+from capsnet import layout, streams
+from capsnet.layout import Cells, Column, Step
 from capsnet.printable import LINES, printable
 from capsnet.streams import interactive
 from runner import exits
 from runner.redaction import Redactor, redacted
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 PROGRAM = "python -m runner"  # as hints spell it: works wherever the package is importable
 
@@ -39,12 +43,6 @@ STYLES = {
 
 class CommandError(Exception):
     """A command that cannot be obeyed: one line that says why and what to do; exit code 2."""
-
-
-class Column(NamedTuple):
-    title: str
-    right: bool = False  # aligned to the right, as numbers are
-    wraps: bool = False  # may take more than one line on a narrow terminal
 
 
 def shown(text: str) -> str:
@@ -141,47 +139,83 @@ def _as_json(value: Any, redact: Redactor) -> Any:
     return value
 
 
-def emit_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """A table: coloured and fitted to a terminal, or plain aligned lines for everything else."""
-    if not interactive(sys.stdout):
-        _emit("\n".join(plain_table(columns, rows)))
-        return
-    from rich.console import Console
+def emit_table(
+    columns: Sequence[Column], rows: Sequence[Cells], gives_way: Sequence[Step] = (), elsewhere: str = ""
+) -> None:
+    """Print a table: fitted to a terminal by the steps of `gives_way`, as wide as it is to everything else.
 
-    Console().print(rich_table(columns, rows))
+    `elsewhere`: what has the columns that are left out, beside a wider terminal.
+    """
+    fitted = layout.fit(columns, cells(rows), streams.terminal_width(), gives_way)
+    _emit_lines(table_lines(fitted))
+    if fitted.left_out:
+        hint(lacks_width(fitted.left_out, elsewhere))
 
 
-def cells(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+def emit_side_by_side(columns: Sequence[Column], rows: Sequence[Cells]) -> None:
+    """Print a table that leaves out nothing: on a narrow terminal in several blocks, below each other."""
+    lines: list[Cells] = []
+    titles: list[int] = []
+    for block in layout.side_by_side(columns, cells(rows), streams.terminal_width()):
+        lines += [[""]] if lines else []
+        titles.append(len(lines))
+        lines += [block.titles, *block.lines]
+    _emit_lines(lines, titles)
+
+
+def lacks_width(left_out: Sequence[str], elsewhere: str) -> str:
+    """Say for which columns a terminal is too narrow, and where they are."""
+    return f"too narrow for {', '.join(left_out)}: a wider terminal or {elsewhere} shows more"
+
+
+def cells(rows: Sequence[Sequence[str]]) -> list[Cells]:
     """The cells of a table, each of one line, without secrets and raw control characters."""
     redact = Redactor()
     return [[printable(redact(cell)) for cell in row] for row in rows]
 
 
-def plain_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines, the titles first, two spaces between columns."""
-    lines = [[column.title for column in columns], *cells(rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
+def plain_table(
+    columns: Sequence[Column],
+    rows: Sequence[Cells],
+    width: int | None = None,
+    gives_way: Sequence[Step] = (),
+) -> list[str]:
+    """Aligned lines, the titles first; fitted to `width` cells by the steps of `gives_way`."""
+    fitted = layout.fit(columns, cells(rows), width, gives_way)
+    return [layout.line(line) for line in table_lines(fitted)]
 
 
-def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
-    """The same as a rich table; a cell that is a state's name gets its colour."""
-    from rich.table import Table
+def table_lines(fitted: layout.Fitted) -> list[Cells]:
+    """The lines of a table; one that stands below a row is one cell."""
+    lines = [fitted.titles]
+    for row in fitted.rows:
+        lines += [row.cells, *([text] for text in row.below)]
+    return lines
+
+
+def _emit_lines(lines: Sequence[Cells], titles: Sequence[int] = (0,)) -> None:
+    """Print the lines of a table, `titles` being the numbers of those that hold titles."""
+    if not interactive(sys.stdout):
+        _emit("\n".join(map(layout.line, lines)))
+        return
+    from rich.console import Console
+
+    with _written(), unread_is_fine():
+        Console(highlight=False).print(styled(lines, titles), soft_wrap=True)
+
+
+def styled(lines: Sequence[Cells], titles: Sequence[int] = (0,)) -> Text:
+    """The lines of a table as rich text: titles bold, a cell that is a state's name in its colour."""
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        justify = "right" if column.right else "left"
-        table.add_column(column.title, justify=justify, no_wrap=not column.wraps, overflow="fold")
-    for row in cells(rows):
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    return table
+    def styled_line(cells: Cells, style: str) -> Text:
+        gap = Text(" " * layout.GAP)
+        text = gap.join(Text(cell, style or STYLES.get(cell.strip(), "")) for cell in cells)
+        text.rstrip()
+        return text
+
+    every = (styled_line(line, "bold" if number in titles else "") for number, line in enumerate(lines))
+    return Text("\n").join(every)
 
 
 def confirm(question: str, yes: bool, otherwise: str = "nothing was deleted") -> None:

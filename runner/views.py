@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from capsnet.layout import Cells, fit, wrapped
 from capsnet.progressbar import PLAIN_SECONDS
 from runner import narration
 from runner.narration import Moment
-from runner.output import rich_table, say
+from runner.output import PROGRAM, cells, lacks_width, say, styled, table_lines
 from runner.redaction import redacted
 from runner.states import ENDED, UNFINISHED, State
+from runner.wording import plural
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from capsnet.progressbar import Numbers
     from runner.notes import Situation
     from runner.rows import Run
 
 FIRST = {State.RUNNING: 0, State.QUEUED: 1}  # what a table that is too long shows first
-FRAME_LINES = 3  # the table's titles, a line that wraps, and the one for the cursor
 
 
 class View(Protocol):
@@ -125,10 +128,18 @@ class Table:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
+
+        self._console = Console(file=stream, highlight=False)
+        self._runs: Sequence[Run] = ()
+        self._rows: Mapping[int, Cells] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Prepare to draw below what the terminal shows now."""
         from rich.live import Live
 
-        self._console = Console(file=stream)
-        self._live = Live(console=self._console, auto_refresh=False)
+        self._size = self._console.size
+        self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._picture)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -138,10 +149,50 @@ class Table:
         self._live.stop()
 
     def show(self, runs: Sequence[Run], situation: Situation) -> None:
-        from runner.commands.listing import COLUMNS, rows
+        from runner.commands.listing import rows
 
-        shown = most_current(runs, self._console.height - FRAME_LINES)
-        self._live.update(rich_table(COLUMNS, rows(shown, situation)), refresh=True)
+        self._runs = runs
+        shown = most_current(runs, self._console.height)
+        self._rows = {run.id: row for run, row in zip(shown, cells(rows(shown, situation)), strict=True)}
+        if self._console.size != self._size:
+            self._start_over()
+        self._live.refresh()
+
+    def _start_over(self) -> None:
+        """Clear the screen, where the terminal has broken the lines of the last table anew."""
+        self._live.stop()
+        self._console.clear()
+        self._begin()
+        self._live.start()
+
+    def _picture(self) -> Text:
+        width, height = self._console.size
+        picture = styled(frame(self._runs, self._rows, width, height - 1))  # the last line is the cursor's
+        picture.no_wrap, picture.overflow = True, "ignore"
+        return picture
+
+
+def frame(runs: Sequence[Run], rows: Mapping[int, Cells], width: int, height: int) -> list[Cells]:
+    """The lines of a table of the most current runs, as many as `height` lines have room for.
+
+    `rows`: the cells of those that may be shown. What is not shown is named below.
+    """
+    lines: list[Cells] = []
+    for count in range(min(len(rows), height), 0, -1):
+        lines = _frame_of(most_current(runs, count), len(runs) - count, rows, width)
+        if len(lines) <= height:
+            break
+    return lines[: max(1, height)]
+
+
+def _frame_of(shown: Sequence[Run], others: int, rows: Mapping[int, Cells], width: int) -> list[Cells]:
+    from runner.commands.listing import COLUMNS, ELSEWHERE, GIVES_WAY
+
+    fitted = fit(COLUMNS, [rows[run.id] for run in shown], width, GIVES_WAY)
+    below = [lacks_width(fitted.left_out, ELSEWHERE)] if fitted.left_out else []
+    if others:
+        below.append(f"{plural(others, 'more run')}: `{PROGRAM} queue` lists them")
+    return table_lines(fitted) + [[line] for text in below for line in wrapped(text, width)]
 
 
 def most_current(runs: Sequence[Run], at_most: int) -> list[Run]:

@@ -8,6 +8,7 @@ Letters of shapes: N images, L labels of an image, J classes.
 from __future__ import annotations
 
 import json
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,9 @@ from capsnet.config import Dataset
 from capsnet.images import Images
 from capsnet.objective import CLASS_LOSSES, MEASURES
 from capsnet.printable import say
+from capsnet.streams import terminal_width
 
+LABEL_WIDTH = 4  # characters before a row of the matrix
 MATRIX_CLASSES = 30  # at most: the counts of more fit on no line of a terminal
 
 
@@ -44,7 +47,10 @@ def run(arguments: Namespace) -> int:
     else:
         found |= ensemble(networks, test)
         found["members"] = [origin | member for origin, member in zip(origins, found["members"], strict=True)]
-    say(json.dumps(found, indent=2) if arguments.json else _table(found, datasets.shape(sets[0]).labels))
+    if arguments.json:
+        say(json.dumps(found, indent=2))
+    else:
+        say(_table(found, datasets.shape(sets[0]).labels, terminal_width()))
     return 0
 
 
@@ -106,7 +112,8 @@ def _after(found: dict[str, Any]) -> str:
     return f"{found['checkpoint']}, after {epochs}{steps}"
 
 
-def _table(found: dict[str, Any], labels: int) -> str:
+def _table(found: dict[str, Any], labels: int, width: int | None = None) -> str:
+    """The figures for people; `width`: of the terminal, in cells."""
     members = found.get("members")
     whose = f"{len(members)} networks, the lengths they give added" if members else _after(found)
     lines = [
@@ -114,7 +121,7 @@ def _table(found: dict[str, Any], labels: int) -> str:
         f"  accuracy             {found['accuracy']:.2%}",
         f"  error                {found['error']:.2%}",
         *(_each(members) if members else _losses(found)),
-        *_matrix(found["confusion"], labels),
+        *_matrix(found["confusion"], labels, math.inf if width is None else width),
     ]
     return "\n".join(lines)
 
@@ -132,18 +139,22 @@ def _losses(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _matrix(confusion: list[list[int]], labels: int) -> list[str]:
+def _matrix(confusion: list[list[int]], labels: int, terminal: float = math.inf) -> list[str]:
     """Where an image shows several classes each of them counts, so that the rows sum to more than the images.
 
     What was recognised of an image is on the diagonal, a mistake in the row of a class that was not.
+    `terminal`: its width in cells.
     """
-    if len(confusion) > MATRIX_CLASSES:
-        return [f"  confusion            of {len(confusion)} classes is too wide to print; --json has it"]
     width = max(len(str(count)) for row in confusion for count in row) + 2
+    if len(confusion) > MATRIX_CLASSES or LABEL_WIDTH + width * len(confusion) > terminal:
+        return [f"  confusion            of {len(confusion)} classes is too wide to print; --json has it"]
     classes = range(len(confusion))
     several = f"; each of the {labels} classes of an image counts" if labels > 1 else ""
-    lines = [f"confusion (rows: true class, columns: predicted{several})", " " * 4 + _row(classes, width)]
-    return lines + [f"{label:>4}{_row(row, width)}" for label, row in zip(classes, confusion, strict=True)]
+    return [
+        f"confusion (rows: true class, columns: predicted{several})",
+        " " * LABEL_WIDTH + _row(classes, width),
+        *(f"{label:>{LABEL_WIDTH}}{_row(row, width)}" for label, row in enumerate(confusion)),
+    ]
 
 
 def _row(counts: range | list[int], width: int) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from capsnet.layout import Column
 from runner.commands.options import Json, Runs
-from runner.output import PROGRAM, Column, CommandError, emit_json, emit_table, hint
+from runner.output import PROGRAM, CommandError, emit_json, emit_side_by_side, hint
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 def compare(runs: Runs, json: Json = False) -> None:
     """Print in what two RUNs or more differ: configuration, code, versions, machine; and their metrics.
 
-    Metrics are those of the latest finished epoch. A hyphen is where a run has no such key.
+    Metrics are those of the latest finished epoch. A hyphen is where a run has no such key. RUNs that do not
+    fit beside the others on a terminal follow below them.
 
     \b
     Examples:
@@ -43,8 +45,8 @@ def print_comparison(access: Access, runs: Sequence[Run], json: bool) -> None:
         found = documents(access, [run.id for run in runs])
         emit_json({"runs": found, "differences": {**apart, "code_files": files}, METRICS: measured})
         return
-    columns = [Column("RUN"), *(Column(str(run.id), wraps=True) for run in runs)]
-    emit_table(columns, table(runs, {**apart, METRICS: measured}))
+    columns = [Column("RUN"), *(Column(str(run.id)) for run in runs)]
+    emit_side_by_side(columns, table(runs, {**apart, METRICS: measured}))
     if not apart[CONFIGURATION]:
         hint("the configurations are alike")
     if files:

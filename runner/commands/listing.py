@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capsnet.layout import Below, Column, LeaveOut, Shorten, clipped
 from runner import notes
 from runner.commands import completing
 from runner.commands.options import Json
 from runner.filters import Filter, Tag
-from runner.output import PROGRAM, Column, CommandError, emit_json, emit_table, hint
+from runner.output import PROGRAM, CommandError, emit_json, emit_table, hint
 from runner.states import ENDED, UNFINISHED, State
 from runner.wording import age, duration, parse_duration, percent, plural
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from runner.rows import Run
     from runner.store import Store
 
-NOTE_LENGTH = 100  # characters of a note; `show` has all of it
+NOTE_WIDTH = 100  # cells of a note; `show` has all of it
 
 COLUMNS = (
     Column("RUN", right=True),
@@ -35,9 +36,25 @@ COLUMNS = (
     Column("GPU"),
     Column("LEFT", right=True),
     Column("AGE", right=True),
-    Column("CHANGES", wraps=True),
-    Column("NOTE", wraps=True),
+    Column("CHANGES"),
+    Column("NOTE"),
 )
+
+GIVES_WAY = (  # on a terminal that is too narrow, in this order; the help of `queue` states it
+    Shorten("NAME", 32, most=32),
+    Below("NOTE"),
+    Below("CHANGES"),
+    Shorten("NAME", 16, most=32),
+    LeaveOut("AGE"),
+    LeaveOut("GPU"),
+    LeaveOut("LEFT"),
+    Shorten("NAME", 8, most=32),
+    LeaveOut("ACCURACY"),
+    LeaveOut("EPOCH"),
+    LeaveOut("NAME"),
+    LeaveOut("STATE"),
+)
+ELSEWHERE = f"`{PROGRAM} queue --json`"  # what has the columns that are left out
 
 
 def queue(
@@ -82,6 +99,13 @@ def queue(
     ACCURACY is the latest on the test set, LEFT the time that a running one still needs, AGE the time
     since it was submitted. GPU: which ones a run uses or used last; of a waiting one, how many it asks for.
     CHANGES: what --set has changed of a run, and in what it differs from the listed runs of its name.
+    NOTE: why a run waits or has ended so, in 100 characters; `show` has all of it.
+
+    Where the terminal is too narrow no number is cut. Columns without content go first, and then, until the
+    rest fits: names of more than 32 characters lose their middle; a NOTE, then CHANGES, that has no room
+    goes on lines of its own below its run; names lose more, down to 16; AGE, GPU and LEFT are left out;
+    names go down to 8; ACCURACY, EPOCH, NAME and STATE are left out. A line says which are. COLUMNS, if set,
+    is the width of the terminal. A pipe or a file gets all columns, one line a run, whatever COLUMNS is.
 
     \b
     Examples:
@@ -107,7 +131,7 @@ def queue(
             emit_json([document(run, access.home, now) for run in shown])
             return
         if shown:
-            emit_table(COLUMNS, rows(shown, now))
+            emit_table(COLUMNS, rows(shown, now), GIVES_WAY, ELSEWHERE)
         elif wanted != Filter():
             hint(f"no run is like that: `{PROGRAM} queue --all` lists all")
         else:
@@ -177,12 +201,8 @@ def row(run: Run, situation: Situation, changed: str) -> list[str]:
         duration(run.seconds_left) if run.state is State.RUNNING else "",
         age(run.submitted_at, situation.now),
         changed,
-        cut(notes.note(run, situation)),
+        clipped(notes.note(run, situation), NOTE_WIDTH),
     ]
-
-
-def cut(note: str) -> str:
-    return note if len(note) <= NOTE_LENGTH else f"{note[: NOTE_LENGTH - 3]}..."
 
 
 def document(run: Run, home: Home, situation: Situation) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capsnet.layout import Below, Column, Shorten
+from capsnet.streams import terminal_width
 from runner.commands.options import Json
-from runner.output import PROGRAM, Column, emit, emit_json, hint, plain_table
+from runner.output import PROGRAM, emit, emit_json, hint, plain_table
 from runner.source import short
 from runner.states import UNFINISHED
 from runner.wording import NOTHING, duration, plural
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from runner.rows import Machine
     from runner.store import Store
 
+INDENT = "  "
 REASONS = 3  # for which runs could not be published, in `status`
 
 
@@ -95,11 +98,14 @@ def status(json: Json = False) -> None:
         if json:
             emit_json(found)
         else:
-            emit("\n".join(status_lines(found, how_to_start(home))))
+            emit("\n".join(status_lines(found, how_to_start(home), terminal_width())))
 
 
-def status_lines(found: dict[str, Any], start: str) -> list[str]:
-    """What `runner.service.status` found, one line a part; `start`: what to do where no scheduler runs."""
+def status_lines(found: dict[str, Any], start: str, width: int | None = None) -> list[str]:
+    """What `runner.service.status` found, one line a part; `start`: what to do where no scheduler runs.
+
+    `width`: of the terminal, in cells, for which the table of the hosts is laid out.
+    """
     parts = {
         "home": found["home"],
         **({"storage": found["storage"]} if found["storage"] else {}),
@@ -111,11 +117,11 @@ def status_lines(found: dict[str, Any], start: str) -> list[str]:
         "runs": ", ".join(f"{count} {state}" for state, count in found["runs"].items() if count) or "none",
     }
     lines = [f"{name:<10} {text}" for name, text in parts.items()]
-    return lines + (machine_lines(found["machines"]) if len(found["machines"]) > 1 else [])
+    return lines + (machine_lines(found["machines"], width) if len(found["machines"]) > 1 else [])
 
 
-def machine_lines(machines: Sequence[Machine]) -> list[str]:
-    """The hosts of a cluster, one a line."""
+def machine_lines(machines: Sequence[Machine], width: int | None = None) -> list[str]:
+    """The hosts of a cluster, one a line; `width`: of the terminal, in cells."""
     rows = [
         [
             one["name"],
@@ -125,9 +131,10 @@ def machine_lines(machines: Sequence[Machine]) -> list[str]:
         ]
         for one in machines
     ]
-    columns = [Column(""), Column("", right=True), Column("", right=True), Column("")]
-    _, *lines = plain_table(columns, rows)
-    return ["hosts", *(f"  {line}" for line in lines)]
+    columns = [Column("HOST"), Column("GPUS", right=True), Column("CORES", right=True), Column("NOTE")]
+    gives_way = [Below("NOTE"), Shorten("HOST", 16)]
+    _, *lines = plain_table(columns, rows, width and width - len(INDENT), gives_way)
+    return ["hosts", *(f"{INDENT}{line}" for line in lines)]
 
 
 def scheduler_line(scheduler: dict[str, Any], start: str) -> str:

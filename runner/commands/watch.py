@@ -30,7 +30,8 @@ def watch(
 ) -> None:
     """Look on while each RUN, or everything in the queue, goes on; ends when it has ended.
 
-    A live bar or table on a terminal; without one, a plain line whenever something has changed.
+    A live bar or table on a terminal; without one, a plain line whenever something has changed. The table is
+    that of `queue`, with as many runs as the terminal has lines for: those that run, wait, have just ended.
     Ctrl-C stops looking and nothing else.
 
     \b

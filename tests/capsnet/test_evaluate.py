@@ -282,6 +282,14 @@ def test_the_counts_of_many_classes_are_not_printed(classes):
         assert len(lines) == classes + 2
 
 
+def test_counts_that_are_wider_than_the_terminal_are_not_printed():
+    counts = (1000 * torch.eye(10, dtype=torch.int64)).tolist()
+    widest = max(map(len, _matrix(counts, labels=1)[1:]))
+    assert _matrix(counts, 1, terminal=widest) == _matrix(counts, 1)
+    too_wide = ["  confusion            of 10 classes is too wide to print; --json has it"]
+    assert _matrix(counts, 1, terminal=widest - 1) == too_wide
+
+
 def test_images_smaller_than_the_crop_are_one_line(here, refused):
     write_folder(here / "own", side=40)
     own = "name: folder, root: own, size: 40, classes: 3, crop: 36"

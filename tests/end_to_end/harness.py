@@ -44,10 +44,10 @@ class Service:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "RUNNER_HOME": str(self.root), **self.variables}
 
-    def command(self, *words: str | Path) -> list[str]:
+    def command(self, *words: str | Path | int) -> list[str]:
         return [sys.executable, "-m", "runner", *map(str, words)]
 
-    def call(self, *words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str | Path | int, expect: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             self.command(*words),
             cwd=self.directory,

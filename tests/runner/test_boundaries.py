@@ -22,7 +22,7 @@ FLOORS = {
         "config sections dataset_sections model_sections presets schema mistakes printable wording "
         "validation yamlfile yamltext yamlwords routing em randomness reference reference_em files geometry "
         "images layers pairing mat5 notices agreement kernel native convolution patience group private "
-        "caches cpus guard locks streams",
+        "caches cpus guard locks streams layout",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
