@@ -263,7 +263,8 @@ def test_a_service_that_does_not_start_leaves_the_run_queued_and_says_so(
     monkeypatch.setenv("RUNNER_RAY_DIR", str(lab.file("not_a_folder", "")))
     done = lab.call("submit", lab.file())
     assert (done.code, done.out) == (exits.NOT_STARTED, "1\n")
-    assert "\nqueued, but not started: " in done.err and "`python -m runner up` tries again" in done.err
+    assert done.err.startswith("queued, but not started: ")
+    assert "`python -m runner up` tries again" in done.err
     assert lab.run(1).state is State.QUEUED
 
 
