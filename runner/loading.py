@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capsnet import yamlfile
-from capsnet.config import Config, training_part, with_absolute_paths
+from capsnet.config import Config, training_part, with_absolute_paths, with_overrides
 from capsnet.overwriting import obstacles
 from capsnet.schema import dotted_keys
 from capsnet.validation import in_order
@@ -27,6 +27,7 @@ class Experiment:
     spec: Spec
     source: str  # the text of the file, as it is
     file: str
+    notes: tuple[str, ...] = ()  # which keys of the file `--set` has dropped
 
     def resolved(self, directory: Path, environment: Mapping[str, str] | None = os.environ) -> str:
         """The whole YAML, every key with its value, for a worker that starts elsewhere.
@@ -67,7 +68,7 @@ def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
 
 
 def _experiment(source: Document, overrides: Iterable[str], look: bool = False) -> Experiment:
-    document = yamlfile.with_overrides(source, overrides)
+    document = with_overrides(source, overrides)
     block = document.data.get(BLOCK, {})
     runner_keys = [BLOCK, *(f"{BLOCK}.{key}" for key in dotted_keys(Spec))]
     config, mistakes = yamlfile.check(Config, training_part(document), document, known=runner_keys)
@@ -80,7 +81,7 @@ def _experiment(source: Document, overrides: Iterable[str], look: bool = False) 
         mistakes += _taken(config, document)
     if config is None or spec is None or mistakes:
         raise ConfigError(in_order(mistakes))
-    return Experiment(config, spec, source.text, source.file)
+    return Experiment(config, spec, source.text, source.file, document.notes)
 
 
 def _taken(config: Config, document: Document) -> list[Mistake]:

@@ -10,7 +10,7 @@ import typer
 
 from runner import exits
 from runner.commands.options import All, Json, RunsOrAll, Settings, Yes
-from runner.output import PROGRAM, CommandError, emit_json
+from runner.output import PROGRAM, CommandError, emit_json, hint
 from runner.states import ENDED, IllegalMove, State
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def resume(
             try:
                 edit = edited(run, settings or [], best, environment, new_code)
                 queue_again(store, run, edit, best, origin, source)
+                for note in edit.notes:
+                    hint(note)
             except (CommandError, ConfigError, IllegalMove, UnknownRun) as error:
                 results.why(str(error))
             else:

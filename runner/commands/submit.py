@@ -94,7 +94,7 @@ def as_settings(name: str | None, priority: int | None) -> list[str]:
 
 
 def load_all(files: Sequence[Path], overrides: Sequence[str], look: bool) -> list[Experiment]:
-    """The experiments in `files`. Raises ConfigError with the mistakes of all of them.
+    """The experiments in `files`; says which keys `--set` drops. Raises ConfigError with all mistakes.
 
     `look`: whether the places that they name are those of the machines that train.
     """
@@ -109,6 +109,8 @@ def load_all(files: Sequence[Path], overrides: Sequence[str], look: bool) -> lis
             mistakes.extend(error.mistakes)
     if mistakes:
         raise ConfigError(mistakes)
+    for note in dict.fromkeys(note for experiment in experiments for note in experiment.notes):
+        hint(note)
     return experiments
 
 
@@ -133,7 +135,7 @@ def to_row(
     environment: Mapping[str, str] | None,
     overrides: Sequence[str] = (),
 ) -> NewRun:
-    from capsnet.config import with_absolute_paths
+    from capsnet.config import spelt_out, with_absolute_paths
     from runner.rows import NewRun
 
     config, spec = with_absolute_paths(experiment.config, directory, environment), experiment.spec
@@ -150,7 +152,7 @@ def to_row(
         workers=spec.processes,
         max_retries=spec.max_retries,
         tags=spec.tags,
-        overrides=tuple(overrides),
+        overrides=tuple(map(spelt_out, overrides)),
         exclusive=written_outside(config),
         source_file=source_file,
         submit_directory=str(directory),
