@@ -122,9 +122,12 @@ __all__ = [
     "SmallNORB",
     "SpreadLoss",
     "StoredDataset",
+    "config_of",
+    "data_root",
     "default_root",
     "load",
     "parse",
+    "read",
     "spelt_out",
     "to_yaml",
     "with_absolute_paths",
@@ -385,15 +388,20 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     `overrides`: `key=value` each, the key dotted, the value YAML. `name` defaults to the file's stem.
     """
+    return config_of(read(path, overrides))
+
+
+def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+    """The document in a YAML file with `key=value` put over it; logs which keys they drop."""
     document = with_overrides(yamlfile.read(path), overrides)
     for note in document.notes:
         log.info("%s", note)
-    return _config(document)
+    return document
 
 
 def parse(text: str, file: str = "configuration") -> Config:
     """The configuration in YAML text; messages call it `file`. Raises ConfigError with every mistake."""
-    return _config(yamlfile.parse(text, file))
+    return config_of(yamlfile.parse(text, file))
 
 
 def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
@@ -410,7 +418,8 @@ def spelt_out(override: str) -> str:
     return choosing.spelt_out(Config, override)
 
 
-def _config(document: Document) -> Config:
+def config_of(document: Document) -> Config:
+    """The configuration that a document holds. Raises ConfigError with every mistake."""
     return yamlfile.validate(Config, training_part(document), document, known=("runner",))
 
 
@@ -454,6 +463,12 @@ def with_absolute_paths(
     paths = {key: absolute(getattr(config.checkpoint, key)) for key in ("model_path", "log_dir")}
     checkpoint = config.checkpoint.model_copy(update=paths)
     return config.model_copy(update={"dataset": dataset, "checkpoint": checkpoint})
+
+
+def data_root(dataset: Dataset, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the files of a data set lie, from the current directory."""
+    root = dataset.root if isinstance(dataset, StoredDataset) else None
+    return Path(root).expanduser().absolute() if root else default_root(environment)
 
 
 def default_root(environment: Mapping[str, str]) -> Path:

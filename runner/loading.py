@@ -9,7 +9,8 @@ from pathlib import Path
 
 from capsnet import yamlfile
 from capsnet.config import Config, training_part, with_absolute_paths, with_overrides
-from capsnet.overwriting import obstacles
+from capsnet.overwriting import obstacles as overwritten
+from capsnet.preflight import obstacles
 from capsnet.schema import dotted_keys
 from capsnet.validation import in_order
 from capsnet.yamlfile import ConfigError, Document, Mistake
@@ -28,6 +29,7 @@ class Experiment:
     source: str  # the text of the file, as it is
     file: str
     notes: tuple[str, ...] = ()  # which keys of the file `--set` has dropped
+    doubts: tuple[Mistake, ...] = ()  # what it would fail for on this host, and perhaps not on another
 
     def resolved(self, directory: Path, environment: Mapping[str, str] | None = os.environ) -> str:
         """The whole YAML, every key with its value, for a worker that starts elsewhere.
@@ -54,12 +56,15 @@ def data_environment(home: Home) -> Mapping[str, str] | None:
     return None if home.shared else os.environ
 
 
-def load(path: str | Path, overrides: Iterable[str] = (), look: bool = False) -> Experiment:
+def load(
+    path: str | Path, overrides: Iterable[str] = (), look: bool = False, preflight: bool = False
+) -> Experiment:
     """The experiment in a YAML file with `key=value` overrides. Raises ConfigError with every mistake.
 
-    `look`: also at the places on this machine that it names, from the current directory.
+    `look`: also at the places on this machine that it writes to, from the current directory. `preflight`:
+    also at what it would fail for; what another host may have is a doubt.
     """
-    return _experiment(yamlfile.read(path), overrides, look)
+    return _experiment(yamlfile.read(path), overrides, look, preflight)
 
 
 def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
@@ -67,7 +72,9 @@ def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
     return _experiment(yamlfile.parse(text, file), overrides)
 
 
-def _experiment(source: Document, overrides: Iterable[str], look: bool = False) -> Experiment:
+def _experiment(
+    source: Document, overrides: Iterable[str], look: bool = False, preflight: bool = False
+) -> Experiment:
     document = with_overrides(source, overrides)
     block = document.data.get(BLOCK, {})
     runner_keys = [BLOCK, *(f"{BLOCK}.{key}" for key in dotted_keys(Spec))]
@@ -79,12 +86,15 @@ def _experiment(source: Document, overrides: Iterable[str], look: bool = False) 
         mistakes.append(document.mistake(("batch_size",), f"{why}: raise it, or set {BLOCK}.workers to less"))
     if config is not None and look:
         mistakes += _taken(config, document)
+    found = list(obstacles(config)) if config is not None and preflight else []
+    mistakes += [document.mistake(one.path, one.message) for one in found if one.everywhere]
     if config is None or spec is None or mistakes:
         raise ConfigError(in_order(mistakes))
-    return Experiment(config, spec, source.text, source.file, document.notes)
+    doubts = tuple(document.mistake(one.path, one.message) for one in found if not one.everywhere)
+    return Experiment(config, spec, source.text, source.file, document.notes, doubts)
 
 
 def _taken(config: Config, document: Document) -> list[Mistake]:
     """What the run would write over although no run has written it."""
     named = with_absolute_paths(config, Path.cwd()).checkpoint
-    return [document.mistake(("checkpoint", key), what) for key, what in obstacles(named)]
+    return [document.mistake(("checkpoint", key), what) for key, what in overwritten(named)]

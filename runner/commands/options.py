@@ -14,7 +14,12 @@ All = Annotated[bool, typer.Option("--all", help="All to which it applies, after
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="YAML files.", show_default=False)]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Put a value over the file's, as in optim.lr=0.01."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Put a value over the file's, as in optim.lr=0.01; a list: 'optim.milestone=[10,20]'; "
+        "a section: 'optim={lr: 0.01}'; another kind: model=cnn; nothing: threads=null.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Unpublished = Annotated[

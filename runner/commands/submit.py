@@ -61,7 +61,7 @@ def submit(
     overrides = [*(settings or []), *as_settings(name, priority)]
     directory = Path.cwd()
     place = home()
-    experiments = load_all(files, overrides, look=not is_elsewhere(place))
+    experiments = load_all(files, overrides, place)
     source, origin = present(directory)
     new_runs = to_rows(experiments, directory, origin, data_environment(place), settings or [])
     if is_elsewhere(place):
@@ -93,25 +93,36 @@ def as_settings(name: str | None, priority: int | None) -> list[str]:
     ]
 
 
-def load_all(files: Sequence[Path], overrides: Sequence[str], look: bool) -> list[Experiment]:
-    """The experiments in `files`; says which keys `--set` drops. Raises ConfigError with all mistakes.
+def load_all(files: Sequence[Path], overrides: Sequence[str], home: Home) -> list[Experiment]:
+    """The experiments in `files`, ready to be queued in `home`. Raises ConfigError with all mistakes.
 
-    `look`: whether the places that they name are those of the machines that train.
+    Says which keys `--set` has dropped, and what a run would fail for on this host where others may train it.
     """
     from capsnet.yamlfile import ConfigError
     from runner import loading
+    from runner.commands.access import is_elsewhere, trains_here
 
     experiments, mistakes = [], []
     for file in files:
         try:
-            experiments.append(loading.load(file, overrides, look))
+            look = not is_elsewhere(home)  # at its places for output: they are those of the hosts that train
+            experiments.append(loading.load(file, overrides, look, preflight=True))
         except ConfigError as error:
             mistakes.extend(error.mistakes)
+    doubts = [doubt for experiment in experiments for doubt in experiment.doubts]
+    if doubts and trains_here(home):
+        mistakes, doubts = [*mistakes, *doubts], []
     if mistakes:
         raise ConfigError(mistakes)
-    for note in dict.fromkeys(note for experiment in experiments for note in experiment.notes):
-        hint(note)
+    notes = [note for experiment in experiments for note in experiment.notes]
+    for line in dict.fromkeys([*notes, *map(doubtful, doubts)]):
+        hint(line)
     return experiments
+
+
+def doubtful(doubt: object) -> str:
+    """A warning of what a run would fail for on this host, where another one may train it."""
+    return f"warning: {doubt} (on this host; the one that trains may differ)"
 
 
 def to_rows(
