@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +57,17 @@ def data_environment(home: Home) -> Mapping[str, str] | None:
 
 
 def load(
-    path: str | Path, overrides: Iterable[str] = (), look: bool = False, preflight: bool = False
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    look: bool = False,
+    trains_here: Callable[[], bool] | None = None,
 ) -> Experiment:
     """The experiment in a YAML file with `key=value` overrides. Raises ConfigError with every mistake.
 
-    `look`: also at the places on this machine that it writes to, from the current directory. `preflight`:
-    also at what it would fail for; what another host may have is a doubt.
+    `look`: also at the places on this machine that it writes to, from the current directory. `trains_here`:
+    also at what it would fail for on this host, which is a doubt unless no other host can train it.
     """
-    return _experiment(yamlfile.read(path), overrides, look, preflight)
+    return _experiment(yamlfile.read(path), overrides, look, trains_here)
 
 
 def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
@@ -73,7 +76,10 @@ def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
 
 
 def _experiment(
-    source: Document, overrides: Iterable[str], look: bool = False, preflight: bool = False
+    source: Document,
+    overrides: Iterable[str],
+    look: bool = False,
+    trains_here: Callable[[], bool] | None = None,
 ) -> Experiment:
     document = with_overrides(source, overrides)
     block = document.data.get(BLOCK, {})
@@ -86,12 +92,14 @@ def _experiment(
         mistakes.append(document.mistake(("batch_size",), f"{why}: raise it, or set {BLOCK}.workers to less"))
     if config is not None and look:
         mistakes += _taken(config, document)
-    found = list(obstacles(config)) if config is not None and preflight else []
+    found = list(obstacles(config)) if config is not None and trains_here else []
+    doubts = [document.mistake(one.path, one.message) for one in found if not one.everywhere]
     mistakes += [document.mistake(one.path, one.message) for one in found if one.everywhere]
+    if doubts and trains_here and trains_here():
+        mistakes, doubts = [*mistakes, *doubts], []
     if config is None or spec is None or mistakes:
         raise ConfigError(in_order(mistakes))
-    doubts = tuple(document.mistake(one.path, one.message) for one in found if not one.everywhere)
-    return Experiment(config, spec, source.text, source.file, document.notes, doubts)
+    return Experiment(config, spec, source.text, source.file, document.notes, tuple(doubts))
 
 
 def _taken(config: Config, document: Document) -> list[Mistake]:

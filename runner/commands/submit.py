@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_text
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from runner.wording import runs_named
 
 if TYPE_CHECKING:
     from capsnet.config import Config
+    from capsnet.mistakes import Mistake
     from runner.commands.access import Access
     from runner.loading import Experiment
     from runner.paths import Home
@@ -102,25 +104,23 @@ def load_all(files: Sequence[Path], overrides: Sequence[str], home: Home) -> lis
     from runner import loading
     from runner.commands.access import is_elsewhere, trains_here
 
+    look = not is_elsewhere(home)  # at the places for output, which are those of the hosts that train
+    asked = cache(partial(trains_here, home))
     experiments, mistakes = [], []
     for file in files:
         try:
-            look = not is_elsewhere(home)  # at its places for output: they are those of the hosts that train
-            experiments.append(loading.load(file, overrides, look, preflight=True))
+            experiments.append(loading.load(file, overrides, look, asked))
         except ConfigError as error:
             mistakes.extend(error.mistakes)
-    doubts = [doubt for experiment in experiments for doubt in experiment.doubts]
-    if doubts and trains_here(home):
-        mistakes, doubts = [*mistakes, *doubts], []
     if mistakes:
         raise ConfigError(mistakes)
-    notes = [note for experiment in experiments for note in experiment.notes]
-    for line in dict.fromkeys([*notes, *map(doubtful, doubts)]):
+    lines = [line for one in experiments for line in (*one.notes, *map(doubtful, one.doubts))]
+    for line in dict.fromkeys(lines):
         hint(line)
     return experiments
 
 
-def doubtful(doubt: object) -> str:
+def doubtful(doubt: Mistake | str) -> str:
     """A warning of what a run would fail for on this host, where another one may train it."""
     return f"warning: {doubt} (on this host; the one that trains may differ)"
 
