@@ -216,7 +216,8 @@ def test_few_modules_of_the_runner_know_ray_mlflow_or_the_database():
 
 
 @pytest.mark.parametrize(
-    "module", ["capsnet.config", "runner.loading", "runner.cli", "runner.store", "runner.paths"]
+    "module",
+    ["capsnet.config", "capsnet.preflight", "runner.loading", "runner.cli", "runner.store", "runner.paths"],
 )
 def test_what_a_command_needs_to_start_is_light(module):
     heavy = {"torch", "torchvision", "numpy", "ray", "mlflow", "sklearn", "tensorboard", "scipy", "pandas"}

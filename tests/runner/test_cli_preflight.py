@@ -1,4 +1,4 @@
-"""`submit`, `validate` and `resume` say what a run would fail for: an error unless another host may train it."""
+"""What `submit`, `validate` and `resume` say of a run that would fail: an error, or a warning."""
 
 from __future__ import annotations
 
