@@ -39,7 +39,7 @@ def spelt_out(schema: Schema, override: str) -> str:
 def without_other_kinds(
     schema: Schema, file: Document, document: Document, with_defaults: Callable[[dict[str, Any]], Data]
 ) -> Document:
-    """`document` without the keys of its file that only kinds have which its overrides replace.
+    """`document` without the keys of its file that only fit kinds of sections which overrides have replaced.
 
     `file`: the same without overrides. `with_defaults`: data with what its other values ask for, such as a
     preset, put under them, so that all its sections have the kinds that they come to.

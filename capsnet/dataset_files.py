@@ -32,6 +32,10 @@ class Published:
         places = (folder / f"{name}{ending}" for folder in folders for ending in endings)
         return next((place for place in places if place.is_file()), None)
 
+    def path(self, root: Path, name: str) -> Path:
+        """The file of this name or, where there is none, where it is looked for first."""
+        return self.find(root, name) or root / self.folder / name
+
     def missing(self, root: Path) -> list[str]:
         """The names of the files that are not there."""
         return [name for name in self.names if self.find(root, name) is None]

@@ -33,8 +33,8 @@ def load(root: Path, name: str = "mnist") -> tuple[Images, Images]:
 
 def _read(root: Path, files: Published, part: str) -> Images:
     raw = root / files.folder
-    images = _array(files.find(root, name := f"{part}-images-idx3-ubyte") or raw / name, 3)
-    labels = _array(files.find(root, name := f"{part}-labels-idx1-ubyte") or raw / name, 1)
+    images = _array(files.path(root, f"{part}-images-idx3-ubyte"), 3)
+    labels = _array(files.path(root, f"{part}-labels-idx1-ubyte"), 1)
     if images.shape[1:] != (MNIST_SIDE, MNIST_SIDE):
         size = "×".join(map(str, images.shape[1:]))
         raise DataError(f"{raw}: {part} images are {size} pixels, not {MNIST_SIDE}×{MNIST_SIDE}")

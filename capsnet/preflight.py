@@ -50,9 +50,11 @@ def of_data(config: Config) -> Iterator[Obstacle]:
     """Why the data set is neither on this host nor downloaded, if so."""
     try:
         dataset_files.require(config.dataset, data_root(config.dataset))
-    except DataError as error:
+    except (DataError, OSError) as error:
+        known = isinstance(error, DataError)
+        why = str(error) if known else f"{error.filename} cannot be read: {error.strerror}"
         key = "root" if getattr(config.dataset, "root", None) else "name"
-        yield Obstacle(("dataset", key), str(error), everywhere=False)
+        yield Obstacle(("dataset", key), why, everywhere=False)
 
 
 def of_sizes(config: Config) -> Iterator[Obstacle]:

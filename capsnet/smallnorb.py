@@ -44,11 +44,11 @@ def read_info(root: Path, part: Part) -> torch.Tensor:
     """
     name = _name(part, "info")
     replace(SMALLNORB, names=(name,)).require(root)
-    return _integers(_path(root, name), (len(INFO),))
+    return _integers(SMALLNORB.path(root, name), (len(INFO),))
 
 
 def _read(root: Path, part: Part, size: int) -> Images:
-    dat, cat = _path(root, _name(part, "dat")), _path(root, _name(part, "cat"))
+    dat, cat = SMALLNORB.path(root, _name(part, "dat")), SMALLNORB.path(root, _name(part, "cat"))
     labels = _integers(cat, ())
     if wrong := [label for label in labels.unique().tolist() if not 0 <= label < CLASSES]:
         raise DataError(f"{cat} has the label {wrong[0]}, the last class is {CLASSES - 1}: {REPLACE}")
@@ -81,10 +81,6 @@ def _scaled(pixels: np.ndarray, size: int) -> torch.Tensor:
     if size == SIDE:
         return images
     return F.interpolate(images.float(), size=(size, size), mode="area").round().to(torch.uint8)
-
-
-def _path(root: Path, name: str) -> Path:
-    return SMALLNORB.find(root, name) or root / SMALLNORB.folder / name
 
 
 def _name(part: str, kind: str) -> str:

@@ -36,7 +36,7 @@ def load(root: Path) -> tuple[Images, Images]:
 
 
 def _read(root: Path, part: str) -> Images:
-    path = SVHN.find(root, NAMES[part]) or root / SVHN.folder / NAMES[part]
+    path = SVHN.path(root, NAMES[part])
     pixels, labels = _matrices(path)
     if not isinstance(pixels, np.ndarray) or not isinstance(labels, np.ndarray):
         name = "y" if isinstance(pixels, np.ndarray) else "X"

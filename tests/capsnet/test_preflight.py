@@ -69,6 +69,12 @@ def test_the_folder_that_the_environment_names_is_blamed_on_the_data_sets_name(m
     assert message.startswith(f"there is no folder {folder}/no to put data/MNIST/raw in")
 
 
+def test_a_root_that_the_system_refuses_is_an_obstacle_too():
+    [(key, everywhere, message)] = found(f"dataset: {{name: mnist, root: {'x' * 300}}}")
+    assert (key, everywhere) == ("dataset.root", False)
+    assert message.endswith("-ubyte cannot be read: File name too long")
+
+
 def test_smallnorb_lacks_what_is_neither_there_nor_packed(folder):
     *there, absent = dataset_files.SMALLNORB.names
     packed = [f"norb/smallnorb/{name}.gz" for name in there[1:]]
