@@ -172,7 +172,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, number):
         (["train", "tiny.yaml", "--set", "batchsize=3"], "did you mean `batch_size`"),
         (["train", "tiny.yaml", "--resume"], "no checkpoint out/tiny/checkpoint.pt to resume"),
         (["train", "tiny.yaml", "--set", "dataset={name: mnist, root: nowhere}"], "set dataset.root or"),
-        (["train", "tiny.yaml", "--set", "dataset.validation=2000"], "leaves none of the 1437 training images"),
+        (
+            ["train", "tiny.yaml", "--set", "dataset.validation=2000"],
+            "leaves none of the 1437 training images",
+        ),
         (["train", "tiny.yaml", "--set", "model.kernel_size=9"], "leaves no capsules"),
         (["summary", "tiny.yaml", "--set", "model.kernel_size=9"], "leaves no capsules"),
         (["evaluate", "absent.pt"], "there is no checkpoint absent.pt"),
