@@ -8,18 +8,16 @@ Letters of shapes: N images.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from capsnet import config, downloads, mat5, mnist
+from capsnet.dataset_files import AFFNIST_SOURCE, affnist_files
 from capsnet.framed_mnist import framed
 from capsnet.images import AFFNIST_SIDE, MNIST_SIDE, DataError, Images
 
-URL = "http://www.cs.toronto.edu/~tijmen/affNIST/32x/transformed/"
-FOLDER = "affNIST"
 STRUCT = "affNISTdata"
 PAD = (AFFNIST_SIDE - MNIST_SIDE) // 2  # pixels on each side of the digits that are trained on
 JUDGED = 1000  # images by which it is decided how the pixels of all run
@@ -32,39 +30,21 @@ def load(root: Path, dataset: config.AffNIST) -> tuple[Images, Images]:
     read: half a gigabyte, where all 320,000 images are there. Raises DataError when there are none, or a
     file is damaged.
     """
-    files = _files(root / FOLDER)
+    files = affnist_files(root)
     train, originals = (framed(digits, PAD) for digits in mnist.load(root))
     parts = [_read(file) for file in files]
     images, labels = (_joined(list(arrays)) for arrays in zip(*parts, strict=True))
     test = Images(torch.from_numpy(_upright(images)).unsqueeze(1), torch.from_numpy(labels))
     if torch.equal(test.images[:JUDGED], originals.images[: min(JUDGED, len(test))]):
         raise DataError(
-            f"{files[0]} has MNIST's digits as they are, not transformed: take the files of {URL} instead"
+            f"{files[0]} has MNIST's digits as they are, not transformed: take the files of "
+            f"{AFFNIST_SOURCE} instead"
         )
     return train, test
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # which would copy the only one, too
-
-
-def _files(folder: Path) -> list[Path]:
-    """test.mat, or the files of test_batches by their numbers."""
-    whole, batches = folder / "test.mat", folder / "test_batches"
-    if whole.is_file():
-        return [whole]
-    files = [file for file in batches.glob("*.mat") if file.is_file()]
-    if not files:
-        raise DataError(
-            f"there is neither {whole} nor any {batches}/*.mat: unpack test.mat.zip or test_batches.zip of "
-            f"{URL} in {folder}"
-        )
-    return sorted(files, key=_numbers)
-
-
-def _numbers(file: Path) -> tuple[list[int], str]:
-    """By which 2.mat comes before 10.mat."""
-    return [int(number) for number in re.findall(r"\d+", file.stem)], file.name
 
 
 def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +78,9 @@ def _struct(file: Path) -> dict[str, np.ndarray]:
 
 
 def _fault(file: Path, fault: str) -> DataError:
-    return DataError(f"{file} is no file of affNIST's: {fault}; put an undamaged copy there ({URL})")
+    return DataError(
+        f"{file} is no file of affNIST's: {fault}; put an undamaged copy there ({AFFNIST_SOURCE})"
+    )
 
 
 def _upright(images: np.ndarray) -> np.ndarray:

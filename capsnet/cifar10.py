@@ -6,23 +6,27 @@ Letters of shapes: N images.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from capsnet import downloads, pickled
+from capsnet.dataset_files import CIFAR10
 from capsnet.images import DataError, Images
 
-FOLDER = "cifar-10-batches-py"
-TRAIN = {  # name: MD5 sum
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-}
-TEST = {"test_batch": "40351d587109b95175f43aff81a1287e"}
+MD5 = (  # of the files, in their order
+    "c99cafc152244af753f735de768cd75f",
+    "d4bba439e000b95fd0a9bffe97cbabec",
+    "54ebc095f3ab1f0389bbae665268c751",
+    "634d18415352ddfa80567beed471001a",
+    "482c414d41f54cd18b22e5b47cb7c3cb",
+    "40351d587109b95175f43aff81a1287e",
+)
+SUMS = dict(zip(CIFAR10.names, MD5, strict=True))
+TRAIN = {name: SUMS[name] for name in CIFAR10.names[:-1]}
+TEST = {name: SUMS[name] for name in CIFAR10.names[-1:]}
 IMAGE = (3, 32, 32)  # channels, height, width; a row of the file is one image in this order
 CLASSES = 10
 
@@ -32,11 +36,11 @@ def load(root: Path) -> tuple[Images, Images]:
 
     Raises DataError when a file is missing and cannot be downloaded, or is not as it was published.
     """
-    folder = root / FOLDER
+    folder = root / CIFAR10.folder
     downloads.complete(
         root,
-        FOLDER,
-        missing=lambda: [name for name in (*TRAIN, *TEST) if not (folder / name).is_file()],
+        CIFAR10.folder,
+        missing=partial(CIFAR10.missing, root),
         fetch=lambda temporary, _: _fetch(temporary),
     )
     return _read(folder, TRAIN), _read(folder, TEST)
@@ -91,4 +95,4 @@ def _fetch(folder: Path) -> Path:
     data = kind.__new__(kind)  # without __init__, which would go on to read the files
     data.root = str(folder)
     data.download()
-    return folder / FOLDER
+    return folder / CIFAR10.folder

@@ -118,5 +118,10 @@ def _command(commands: argparse._SubParsersAction, name: str, purpose: str, exam
 def _file(command: ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", help="a YAML file, as in experiments/")
     command.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="instead of what the file says"
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="instead of what the file says; a list: 'optim.milestone=[10,20]'; a section: "
+        "'optim={lr: 0.01}'; another kind: model=cnn; nothing: threads=null",
     )

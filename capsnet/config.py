@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from capsnet import yamlfile
+from capsnet import choosing, yamlfile
 from capsnet.dataset_sections import (
     CIFAR10,
     MNIST,
@@ -121,13 +122,20 @@ __all__ = [
     "SmallNORB",
     "SpreadLoss",
     "StoredDataset",
+    "config_of",
+    "data_root",
     "default_root",
     "load",
     "parse",
+    "read",
+    "spelt_out",
     "to_yaml",
     "with_absolute_paths",
+    "with_overrides",
 ]
 
+
+log = logging.getLogger(__name__)
 
 MOST_DEVIATIONS = 10.0  # of brightness; published recipes have 2
 
@@ -167,14 +175,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: Any) -> Any:
-        """Put under the file's values what the kind of its model asks for, and under both the preset."""
-        if not isinstance(values, dict):
-            return values
-        values = underlay(values, _asked_for_by(values.get("model"), values.get("loss")))
-        preset = values.get("preset", "paper")
-        if preset == "authors" and _chosen(values.get("model"), "none_of_the_above") is True:
-            values = underlay(values, AUTHORS_LEAK)
-        return underlay(values, PRESETS.get(preset, {})) if isinstance(preset, str) else values
+        return _with_defaults(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -192,6 +193,15 @@ class Config(Section):
         decoder = self.model.decoder
         wanted = isinstance(self.loss, MarginLoss | CrossEntropy) and self.loss.with_reconstruction
         return None if isinstance(decoder, NoDecoder) or not wanted else decoder
+
+
+def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """A file's values over what the kind of its model asks for, and both over the preset."""
+    values = underlay(values, _asked_for_by(values.get("model"), values.get("loss")))
+    preset = values.get("preset", "paper")
+    if preset == "authors" and _chosen(values.get("model"), "none_of_the_above") is True:
+        values = underlay(values, AUTHORS_LEAK)
+    return underlay(values, PRESETS.get(preset, {})) if isinstance(preset, str) else values
 
 
 def _asked_for_by(model: Any, loss: Any) -> dict[str, Any]:
@@ -378,15 +388,38 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     `overrides`: `key=value` each, the key dotted, the value YAML. `name` defaults to the file's stem.
     """
-    return _config(yamlfile.with_overrides(yamlfile.read(path), overrides))
+    return config_of(read(path, overrides))
+
+
+def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+    """The document in a YAML file with `key=value` put over it; logs which keys they drop."""
+    document = with_overrides(yamlfile.read(path), overrides)
+    for note in document.notes:
+        log.info("%s", note)
+    return document
 
 
 def parse(text: str, file: str = "configuration") -> Config:
     """The configuration in YAML text; messages call it `file`. Raises ConfigError with every mistake."""
-    return _config(yamlfile.parse(text, file))
+    return config_of(yamlfile.parse(text, file))
 
 
-def _config(document: Document) -> Config:
+def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
+    """`document` with `key=value` put over it: `dataset=mnist` is `dataset.name=mnist`.
+
+    What the file says of a kind of section that an override replaces is dropped, and noted.
+    """
+    changed = yamlfile.with_overrides(document, overrides, spelt_out)
+    return choosing.without_other_kinds(Config, document, changed, _with_defaults)
+
+
+def spelt_out(override: str) -> str:
+    """The override that `key=value` stands for: `dataset.name=mnist` for `dataset=mnist`."""
+    return choosing.spelt_out(Config, override)
+
+
+def config_of(document: Document) -> Config:
+    """The configuration that a document holds. Raises ConfigError with every mistake."""
     return yamlfile.validate(Config, training_part(document), document, known=("runner",))
 
 
@@ -430,6 +463,12 @@ def with_absolute_paths(
     paths = {key: absolute(getattr(config.checkpoint, key)) for key in ("model_path", "log_dir")}
     checkpoint = config.checkpoint.model_copy(update=paths)
     return config.model_copy(update={"dataset": dataset, "checkpoint": checkpoint})
+
+
+def data_root(dataset: Dataset, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the files of a data set lie, from the current directory."""
+    root = dataset.root if isinstance(dataset, StoredDataset) else None
+    return Path(root).expanduser().absolute() if root else default_root(environment)
 
 
 def default_root(environment: Mapping[str, str]) -> Path:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 
@@ -21,13 +18,12 @@ from capsnet.config import (
     MultiMNIST,
     ShiftedMNIST,
     SmallNORB,
-    default_root,
+    data_root,
 )
+from capsnet.dataset_files import DIGITS_FOR_TEST
 from capsnet.images import DataError, Images, ImageShape, Splits, shape
 
 __all__ = ["DataError", "ImageShape", "Images", "Splits", "load", "shape"]
-
-DIGITS_FOR_TEST = 360  # the last ones: other writers than the first 1,437
 
 
 def load(dataset: Dataset, seed: int) -> Splits:
@@ -45,7 +41,7 @@ def _read(dataset: Dataset) -> tuple[Images, Images]:
     """All training images, and the test images as a network takes them."""
     if isinstance(dataset, Digits):
         return _digits(dataset.size)
-    root = Path(dataset.root).expanduser().absolute() if dataset.root else default_root(dict(os.environ))
+    root = data_root(dataset)
     match dataset:
         case ShiftedMNIST():
             return framed_mnist.load(root, dataset)

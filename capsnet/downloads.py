@@ -11,6 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from capsnet import locks
+from capsnet.dataset_files import require_place, ways_out
 from capsnet.images import DataError
 
 TEMPORARY = ".download-"  # the beginning of the name of the folder that is downloaded into
@@ -27,11 +28,7 @@ def complete(root: Path, place: str, missing: Missing, fetch: Fetch, gzipped: bo
     lacking = missing()
     if not lacking:
         return
-    if not root.parent.is_dir():  # a misspelt path rather than a new place for data
-        raise DataError(
-            f"there is no folder {root.parent} to put {root.name}/{place} in: correct dataset.root or "
-            "CAPSNET_DATA, or make that folder"
-        )
+    require_place(root, place)
     try:
         with _locked(root):
             if still := missing():  # otherwise another run has downloaded them meanwhile
@@ -46,14 +43,6 @@ def complete(root: Path, place: str, missing: Missing, fetch: Fetch, gzipped: bo
 def cause(error: BaseException) -> str:
     """An error in one line, by its kind where it has no words."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
-
-
-def ways_out(place: str, gzipped: bool = False) -> str:
-    """What a user can do who has the files of the folder `place`, or can get them."""
-    packed = ", gzipped or not" if gzipped else ""
-    return (
-        f"put the files there{packed}, or set dataset.root or CAPSNET_DATA to the folder that holds {place}"
-    )
 
 
 def _bring(root: Path, place: str, names: list[str], fetch: Fetch) -> None:

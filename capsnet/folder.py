@@ -1,11 +1,4 @@
-"""Your own images, in folders named after their classes.
-
-    ROOT/train/CLASS/*.png
-    ROOT/test/CLASS/*.png
-
-They are found as torchvision's ImageFolder finds them: classes and files in the order of their names, files
-by the endings below, also in folders inside a class's folder. Unlike there, hidden files and folders are
-skipped, such as Jupyter's `.ipynb_checkpoints` and the `._cat.png` of macOS, and counted in the log.
+"""Your own images, in folders named after their classes (`capsnet.folder_files`).
 
 Letters of shapes: C channels, S pixels a side.
 """
@@ -14,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,17 +14,13 @@ import numpy as np
 import torch
 
 from capsnet import config, downloads
+from capsnet.folder_files import PARTS, classes, files, hidden
 from capsnet.images import DataError, Images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 log = logging.getLogger(__name__)
-
-PARTS = ("train", "test")
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-HIDDEN = ("__MACOSX", "@eaDir")  # in archives made by macOS, and on Synology's file servers
-NAMED = 5  # folders in a message
 
 
 def load(root: Path, dataset: config.Folder) -> tuple[Images, Images]:
@@ -47,66 +34,12 @@ def load(root: Path, dataset: config.Folder) -> tuple[Images, Images]:
     except ImportError as error:
         raise DataError("images are read by Pillow: pip install pillow") from error
     skipped: list[Path] = []
-    classes = _classes(root, dataset, skipped)
-    found = {part: [_files(root / part / name, skipped) for name in classes] for part in PARTS}
+    names = classes(root, dataset, skipped)
+    found = {part: [files(root / part / name, skipped) for name in names] for part in PARTS}
     if skipped:
-        log.info("%s: skipped %s, such as %s", root, _hidden(len(skipped)), min(skipped).relative_to(root))
+        log.info("%s: skipped %s, such as %s", root, hidden(len(skipped)), min(skipped).relative_to(root))
     train, test = (_read(root / part, found[part], dataset) for part in PARTS)
     return train, test
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is none of the data."""
-    return name.startswith(".") or name in HIDDEN
-
-
-def _hidden(count: int) -> str:
-    return "1 hidden file or folder" if count == 1 else f"{count} hidden files and folders"
-
-
-def _classes(root: Path, dataset: config.Folder, skipped: list[Path]) -> list[str]:
-    """The classes, which both parts have; what is hidden beside them is added to `skipped`."""
-    if not root.is_dir():
-        raise DataError(f"{root} is no folder: dataset.root must name the one that holds train/ and test/")
-    for part in PARTS:
-        if not (root / part).is_dir():
-            raise DataError(f"{root} has no folder {part}/: put images at {root}/{part}/CLASS/")
-    train, test = (_folders(root / part, skipped) for part in PARTS)
-    if len(train) < 2:
-        found = f"only {train[0]}/" if train else "none"
-        raise DataError(f"{root}/train must hold a folder for each class, two at least: there is {found}")
-    if train != test:
-        raise DataError(f"{root}: train/ and test/ must hold the same classes: {_difference(train, test)}")
-    if len(train) != dataset.classes:
-        raise DataError(f"{root}/train holds {len(train)} classes, but dataset.classes is {dataset.classes}")
-    return train
-
-
-def _folders(folder: Path, skipped: list[Path]) -> list[str]:
-    try:
-        names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
-    return sorted(_shown(folder, names, skipped))
-
-
-def _shown(folder: Path, names: list[str], skipped: list[Path]) -> list[str]:
-    """The names in a folder that are not hidden; the others are added to `skipped`."""
-    skipped += sorted(folder / name for name in names if is_hidden(name))
-    return [name for name in names if not is_hidden(name)]
-
-
-def _difference(train: list[str], test: list[str]) -> str:
-    alone = {
-        part: sorted(set(own) - set(other))
-        for part, own, other in (("train/", train, test), ("test/", test, train))
-    }
-    return ", ".join(f"only {part} has {_listed(names)}" for part, names in alone.items() if names)
-
-
-def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + rest
 
 
 def _read(folder: Path, files: list[list[Path]], dataset: config.Folder) -> Images:
@@ -129,40 +62,6 @@ def _room(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
             f"{math.prod(shape) / 1e9:.1f} GB together, which is more memory than there is: "
             "set a smaller dataset.size, with dataset.resize: true"
         ) from error
-
-
-def _files(folder: Path, skipped: list[Path]) -> list[Path]:
-    """The images of a class, at least one; what is hidden beside them is added to `skipped`."""
-    before = len(skipped)
-    found = [
-        Path(inside, name)
-        for inside, names in sorted(_walked(folder, skipped))
-        for name in sorted(names)
-        if name.lower().endswith(ENDINGS)
-    ]
-    if not found:
-        hidden = len(skipped) - before
-        beside = f" beside {_hidden(hidden)}" if hidden else ""
-        endings = ", ".join(ENDINGS)
-        raise DataError(f"{folder} holds no image{beside}; they are told by their endings: {endings}")
-    return found
-
-
-def _walked(folder: Path, skipped: list[Path]) -> Iterator[tuple[str, list[str]]]:
-    """Each folder in `folder`, with it, and the names of the files there; links to folders are followed.
-
-    What is hidden is left out, and added to `skipped`.
-    """
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-    for inside, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        around = Path(inside).relative_to(folder).parents
-        if os.path.realpath(inside) in {os.path.realpath(folder / outer) for outer in around}:
-            raise DataError(f"{inside} is a link to a folder around it, without an end: remove the link")
-        folders[:] = _shown(Path(inside), folders, skipped)
-        yield inside, _shown(Path(inside), names, skipped)
 
 
 def _pixels(path: Path, dataset: config.Folder) -> np.ndarray:

@@ -21,11 +21,6 @@ class IdxError(Exception):
     """What is wrong with an IDX file, in a few words that go after its name."""
 
 
-def find(folder: Path, name: str) -> Path | None:
-    """The file `name` or `name`.gz in `folder`."""
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
 def read(path: Path, dimensions: int) -> np.ndarray:
     """The array of unsigned bytes in an IDX file, packed by gzip or not.
 

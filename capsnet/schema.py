@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 Schema = type[BaseModel]
 
@@ -36,6 +39,28 @@ def tags(kind: Schema) -> dict[str, str]:
         for name, field in kind.model_fields.items()
         if isinstance(field.default, str) and get_args(field.annotation) == (field.default,)
     }
+
+
+def kinds_at(schema: Schema, path: Sequence[str | int]) -> tuple[Schema, ...]:
+    """Every kind that the section at `path` can be, whatever the kinds of the sections around it."""
+    kinds = [schema]
+    for key in path:
+        kinds = [kind for field in _fields(kinds, key) for kind in sections(field.annotation)]
+    return tuple(dict.fromkeys(kinds))
+
+
+def default_kind(schema: Schema, path: Sequence[str | int]) -> Schema:
+    """The kind of the section at `path` where nothing chooses another."""
+    *around, key = path
+    return next(
+        type(field.default)
+        for field in _fields(kinds_at(schema, around), key)
+        if isinstance(field.default, BaseModel)
+    )
+
+
+def _fields(kinds: Iterable[Schema], key: str | int) -> list[FieldInfo]:
+    return [kind.model_fields[str(key)] for kind in kinds if key in kind.model_fields]
 
 
 def spot(schema: Schema, location: Sequence[str | int]) -> Spot:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,18 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from capsnet import binary_matrix, downloads
-from capsnet.idx import find
+from capsnet import binary_matrix
+from capsnet.dataset_files import SMALLNORB, SMALLNORB_PARTS
 from capsnet.images import DataError, Images
 
-FOLDER = "smallnorb"
-SOURCE = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/"
-REPLACE = f"put an undamaged copy there, from {SOURCE}"
+REPLACE = f"put an undamaged copy there, from {SMALLNORB.source}"
 Part = Literal["train", "test"]
-NAMES = {  # the numbers are the toys: five classes with instances 4, 6, 7, 8, 9 or 0, 1, 2, 3, 5
-    "train": "smallnorb-5x46789x9x18x6x2x96x96-training",
-    "test": "smallnorb-5x01235x9x18x6x2x96x96-testing",
-}
 CAMERAS, SIDE = 2, 96  # as published
 CLASSES = 5  # four-legged animals, human figures, airplanes, trucks, cars
 INFO = ("instance", "elevation", "azimuth", "lighting")  # 0 to 9; 0 to 8; 0, 2, ... 34; 0 to 5
@@ -37,7 +32,7 @@ def load(root: Path, size: int) -> tuple[Images, Images]:
     A pixel is the mean of those that it covers, for 48 of 2×2. The two cameras are two channels. Raises
     DataError when a file is missing or damaged.
     """
-    _require(root, [_name(part, kind) for part in ("train", "test") for kind in ("dat", "cat")])
+    SMALLNORB.require(root)
     return _read(root, "train", size), _read(root, "test", size)
 
 
@@ -48,12 +43,12 @@ def read_info(root: Path, part: Part) -> torch.Tensor:
     which elevations and azimuths.
     """
     name = _name(part, "info")
-    _require(root, [name])
-    return _integers(_path(root, name), (len(INFO),))
+    replace(SMALLNORB, names=(name,)).require(root)
+    return _integers(SMALLNORB.path(root, name), (len(INFO),))
 
 
 def _read(root: Path, part: Part, size: int) -> Images:
-    dat, cat = _path(root, _name(part, "dat")), _path(root, _name(part, "cat"))
+    dat, cat = SMALLNORB.path(root, _name(part, "dat")), SMALLNORB.path(root, _name(part, "cat"))
     labels = _integers(cat, ())
     if wrong := [label for label in labels.unique().tolist() if not 0 <= label < CLASSES]:
         raise DataError(f"{cat} has the label {wrong[0]}, the last class is {CLASSES - 1}: {REPLACE}")
@@ -88,17 +83,5 @@ def _scaled(pixels: np.ndarray, size: int) -> torch.Tensor:
     return F.interpolate(images.float(), size=(size, size), mode="area").round().to(torch.uint8)
 
 
-def _require(root: Path, names: list[str]) -> None:
-    if missing := [name for name in names if find(root / FOLDER, name) is None]:
-        raise DataError(
-            f"{root / FOLDER} lacks {', '.join(missing)}: get them from {SOURCE} and "
-            f"{downloads.ways_out(FOLDER, gzipped=True)}"
-        )
-
-
-def _path(root: Path, name: str) -> Path:
-    return find(root / FOLDER, name) or root / FOLDER / name
-
-
 def _name(part: str, kind: str) -> str:
-    return f"{NAMES[part]}-{kind}.mat"
+    return f"{SMALLNORB_PARTS[part]}-{kind}.mat"

@@ -5,16 +5,17 @@ Letters of shapes: N images.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from capsnet import downloads, mat5
+from capsnet.dataset_files import SVHN
 from capsnet.images import DataError, Images
 
-FOLDER = "SVHN"
-NAMES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
+NAMES: dict[str, str] = dict(zip(("train", "test"), SVHN.names, strict=True))
 IMAGE = (32, 32, 3)  # height, width, channels
 DIGITS = 10  # labels run from 1 to 10, which means 0
 
@@ -27,19 +28,15 @@ def load(root: Path) -> tuple[Images, Images]:
     """
     downloads.complete(
         root,
-        FOLDER,
-        missing=lambda: [name for name in NAMES.values() if _find(root, name) is None],
+        SVHN.folder,
+        missing=partial(SVHN.missing, root),
         fetch=_fetch,
     )
     return _read(root, "train"), _read(root, "test")
 
 
-def _find(root: Path, name: str) -> Path | None:
-    return next((path for path in (root / FOLDER / name, root / name) if path.is_file()), None)
-
-
 def _read(root: Path, part: str) -> Images:
-    path = _find(root, NAMES[part]) or root / FOLDER / NAMES[part]
+    path = SVHN.path(root, NAMES[part])
     pixels, labels = _matrices(path)
     if not isinstance(pixels, np.ndarray) or not isinstance(labels, np.ndarray):
         name = "y" if isinstance(pixels, np.ndarray) else "X"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from capsnet.mistakes import nearest, shown
-from capsnet.schema import Schema, Spot, sections, tags
+from capsnet.schema import Schema, Spot, kinds_at, tags
 from capsnet.yamltext import KeyPath, dotted
 
 if TYPE_CHECKING:
@@ -62,10 +62,7 @@ def choose(value: Any, words: Sequence[str]) -> str:
 
 def unknown_kinds(schema: Schema, path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, str]]:
     """The path of each key that chooses a kind by a word that is none, and why it is none."""
-    owners = [schema]
-    for key in path:
-        fields = [owner.model_fields[str(key)] for owner in owners if key in owner.model_fields]
-        owners = [kind for field in fields for kind in sections(field.annotation)]
+    owners = kinds_at(schema, path)
     elsewhere = {word: hint for owner in owners for word, hint in getattr(owner, "elsewhere", {}).items()}
     for key in tags(owners[0]):
         words = list(dict.fromkeys(tags(owner)[key] for owner in owners))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,13 @@ class Document:
     overrides: Mapping[KeyPath, str] = field(default_factory=dict)  # where a value was set, and how
     mistakes: tuple[Mistake, ...] = ()  # those that reading could pass over; `check` reports them
     text: str = ""
+    notes: tuple[str, ...] = ()  # of overrides: which keys of the file they have dropped
 
     def place(self, path: KeyPath) -> tuple[str, int | None]:
         """The file (or override) and line to blame for the value at `path`."""
+        inside = [origin for below, origin in self.overrides.items() if below[: len(path)] == path]
+        if inside and path not in self.lines:  # a section that is there by what was set in it
+            return inside[0], None
         for end in range(len(path), 0, -1):
             if path[:end] in self.overrides:
                 return self.overrides[path[:end]], None
@@ -104,15 +108,19 @@ def _unreadable(path: Path, error: OSError | ValueError) -> str:
     return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
-def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
-    """`document` with each `a.b=value` put over it, in order; values are YAML. `check` reports mistakes."""
+def with_overrides(
+    document: Document, overrides: Iterable[str], spelt_out: Callable[[str], str] = str
+) -> Document:
+    """`document` with each `a.b=value` put over it, in order; values are YAML. `check` reports mistakes.
+
+    `spelt_out`: the override that one stands for; mistakes quote it as it was given.
+    """
     for override in overrides:
-        document = _with_override(document, override)
+        document = _with_override(document, spelt_out(override), f"--set {brief(override)}")
     return document
 
 
-def _with_override(document: Document, override: str) -> Document:
-    origin = f"--set {brief(override)}"
+def _with_override(document: Document, override: str, origin: str) -> Document:
     key, equals, text = override.partition("=")
     path: KeyPath = tuple(key.strip().split("."))
     try:

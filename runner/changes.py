@@ -61,8 +61,7 @@ def differing(known: Iterable[Settings]) -> set[str]:
 def changed(run: Run, settings: Settings, apart: Collection[str]) -> list[str]:
     """The keys of a run that were set, or in which runs are apart; in the order of the file."""
     named = {key for override in run.overrides for key in overrides.keys_of(override)}
-    kinds = {f"{key}.name" for key in named}  # `model=cnn` is `model.name=cnn`
-    return [key for key in settings if key in apart or key in named or key in kinds]
+    return [key for key in settings if key in apart or key in named]
 
 
 def item(key: str, value: Any) -> str:

@@ -44,6 +44,7 @@ class Edit(NamedTuple):
     wants: Wants | None = None
     overrides: tuple[str, ...] | None = None
     longer: bool = False  # it may go on for longer without a gain on the validation split
+    notes: tuple[str, ...] = ()  # which keys `--set` has dropped
 
 
 def edited(
@@ -58,9 +59,15 @@ def edited(
     `environment` as in `Experiment.resolved`; `new_code`: the run goes on with the code of today.
     Raises CommandError for what cannot change, ConfigError for values that are not allowed.
     """
+    from capsnet.config import spelt_out
     from runner import loading
 
-    refused = [f"--set {setting}: {refusal(setting)}" for setting in settings if not is_changeable(setting)]
+    settings, given = [spelt_out(setting) for setting in settings], settings
+    refused = [
+        f"--set {as_given}: {refusal(setting)}"
+        for as_given, setting in zip(given, settings, strict=True)
+        if not is_changeable(setting)
+    ]
     if refused:
         raise CommandError("\n".join(refused))
     if not settings and not best:
@@ -88,7 +95,8 @@ def edited(
         resolved = _in_its_keys(run.config, settings, resolved)
     wants = _wants(run, experiment.spec, settings)
     longer = _may_go_longer(before, config)
-    return Edit(resolved, config.num_epochs, wants, merged(run.overrides, settings), longer)
+    overrides = merged(run.overrides, settings)
+    return Edit(resolved, config.num_epochs, wants, overrides, longer, experiment.notes)
 
 
 def _in_its_keys(own: str, settings: Sequence[str], resolved: str) -> str:
@@ -96,9 +104,9 @@ def _in_its_keys(own: str, settings: Sequence[str], resolved: str) -> str:
 
     For a run whose code is not that of here: it may not know the keys, nor the words, that came later.
     """
-    from capsnet import yamlfile
+    from capsnet import config, yamlfile
 
-    data = yamlfile.with_overrides(yamlfile.parse(own, "run"), settings).data
+    data = config.with_overrides(yamlfile.parse(own, "run"), settings).data
     absolute = yamlfile.parse(resolved, "run").data
     for section, key in PATHS:
         if key in data.get(section, {}):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from capsnet import yamlfile
-from capsnet.config import Config, training_part, with_absolute_paths
-from capsnet.overwriting import obstacles
+from capsnet.config import Config, training_part, with_absolute_paths, with_overrides
+from capsnet.overwriting import obstacles as overwritten
+from capsnet.preflight import obstacles
 from capsnet.schema import dotted_keys
 from capsnet.validation import in_order
 from capsnet.yamlfile import ConfigError, Document, Mistake
@@ -27,6 +28,8 @@ class Experiment:
     spec: Spec
     source: str  # the text of the file, as it is
     file: str
+    notes: tuple[str, ...] = ()  # which keys of the file `--set` has dropped
+    doubts: tuple[Mistake, ...] = ()  # what it would fail for on this host, and perhaps not on another
 
     def resolved(self, directory: Path, environment: Mapping[str, str] | None = os.environ) -> str:
         """The whole YAML, every key with its value, for a worker that starts elsewhere.
@@ -53,12 +56,18 @@ def data_environment(home: Home) -> Mapping[str, str] | None:
     return None if home.shared else os.environ
 
 
-def load(path: str | Path, overrides: Iterable[str] = (), look: bool = False) -> Experiment:
+def load(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    look: bool = False,
+    trains_here: Callable[[], bool] | None = None,
+) -> Experiment:
     """The experiment in a YAML file with `key=value` overrides. Raises ConfigError with every mistake.
 
-    `look`: also at the places on this machine that it names, from the current directory.
+    `look`: also at the places on this machine that it writes to, from the current directory. `trains_here`:
+    also at what it would fail for on this host, which is a doubt unless no other host can train it.
     """
-    return _experiment(yamlfile.read(path), overrides, look)
+    return _experiment(yamlfile.read(path), overrides, look, trains_here)
 
 
 def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
@@ -66,8 +75,13 @@ def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
     return _experiment(yamlfile.parse(text, file), overrides)
 
 
-def _experiment(source: Document, overrides: Iterable[str], look: bool = False) -> Experiment:
-    document = yamlfile.with_overrides(source, overrides)
+def _experiment(
+    source: Document,
+    overrides: Iterable[str],
+    look: bool = False,
+    trains_here: Callable[[], bool] | None = None,
+) -> Experiment:
+    document = with_overrides(source, overrides)
     block = document.data.get(BLOCK, {})
     runner_keys = [BLOCK, *(f"{BLOCK}.{key}" for key in dotted_keys(Spec))]
     config, mistakes = yamlfile.check(Config, training_part(document), document, known=runner_keys)
@@ -78,12 +92,17 @@ def _experiment(source: Document, overrides: Iterable[str], look: bool = False) 
         mistakes.append(document.mistake(("batch_size",), f"{why}: raise it, or set {BLOCK}.workers to less"))
     if config is not None and look:
         mistakes += _taken(config, document)
+    found = list(obstacles(config)) if config is not None and trains_here else []
+    doubts = [document.mistake(one.path, one.message) for one in found if not one.everywhere]
+    mistakes += [document.mistake(one.path, one.message) for one in found if one.everywhere]
+    if doubts and trains_here and trains_here():
+        mistakes, doubts = [*mistakes, *doubts], []
     if config is None or spec is None or mistakes:
         raise ConfigError(in_order(mistakes))
-    return Experiment(config, spec, source.text, source.file)
+    return Experiment(config, spec, source.text, source.file, document.notes, tuple(doubts))
 
 
 def _taken(config: Config, document: Document) -> list[Mistake]:
     """What the run would write over although no run has written it."""
     named = with_absolute_paths(config, Path.cwd()).checkpoint
-    return [document.mistake(("checkpoint", key), what) for key, what in obstacles(named)]
+    return [document.mistake(("checkpoint", key), what) for key, what in overwritten(named)]

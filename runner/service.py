@@ -173,6 +173,12 @@ def _is_served_by(store: Store, cluster: str) -> bool:
     return beat is not None and beat.cluster == cluster and is_alive(store, store.now())
 
 
+def is_served_elsewhere(store: Store) -> bool:
+    """Whether a scheduler of another cluster than this host's own serves the queue."""
+    beat = store.scheduler_beat()
+    return beat is not None and beat.cluster != own_cluster() and is_alive(store, store.now())
+
+
 @contextmanager
 def _one_at_a_time(home: Home, tell: Tell) -> Iterator[None]:
     """Held while the service of a home is started or ended."""

@@ -10,7 +10,7 @@ from itertools import chain
 from capsnet import checkpoint
 from capsnet.checkpoint import CheckpointError
 from capsnet.commands.places import Places, move_aside, places, require_own, save
-from capsnet.config import Config, load
+from capsnet.config import Config
 from capsnet.execution import device_of
 from capsnet.exits import INTERRUPTED
 from capsnet.figures import output
@@ -18,6 +18,7 @@ from capsnet.group import Group, GroupLost, from_environment
 from capsnet.history import results
 from capsnet.interrupts import Interrupts
 from capsnet.keeper import Keeper
+from capsnet.preflight import load
 from capsnet.printable import say
 from capsnet.progressbar import view
 from capsnet.state import State, from_best
@@ -27,7 +28,7 @@ from capsnet.training import train
 
 def run(arguments: Namespace) -> int:
     """Train as the file says, alone or as one of those that `torchrun` has started; the exit code."""
-    config = load(arguments.file, arguments.set)
+    config = load(arguments.file, arguments.set, arguments.resume)
     with from_environment(device_of(config)) as group:
         return _lead(arguments, config, group) if group.leads else _follow(config, group)
 

@@ -76,6 +76,22 @@ def is_elsewhere(home: Home) -> bool:
     return home.shared and not os.environ.get("RAY_ADDRESS")
 
 
+def trains_here(home: Home) -> bool:
+    """Whether no other host than this one can train the runs of this queue."""
+    from runner.service import is_served_elsewhere
+    from runner.store import StoreError, open_store
+
+    if home.shared or home.storage or os.environ.get("RAY_ADDRESS"):
+        return False
+    if not home.database.exists():
+        return True
+    try:
+        with open_store(home) as store:
+            return not is_served_elsewhere(store)
+    except StoreError:  # a command that needs the queue says so
+        return True
+
+
 def require_folders(home: Home, what: str) -> None:
     """Raises CommandError where the runs' folders are not to be seen from here, before `what` is done."""
     if home.shared and not home.remote and not home.runs.is_dir():

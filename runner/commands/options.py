@@ -25,7 +25,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Put a value over the file's, as in optim.lr=0.01.",
+        help="Put a value over the file's, as in optim.lr=0.01; a list: 'optim.milestone=[10,20]'; "
+        "a section: 'optim={lr: 0.01}'; another kind: model=cnn; nothing: threads=null.",
         autocompletion=completing.settings,
     ),
 ]

@@ -10,11 +10,12 @@ import typer
 
 from runner import exits
 from runner.commands.options import All, Json, RunsOrAll, Settings, Yes
-from runner.output import PROGRAM, CommandError, emit_json
+from runner.output import PROGRAM, CommandError, emit_json, hint
 from runner.states import ENDED, IllegalMove, State
 
 if TYPE_CHECKING:
     from runner.editing import Edit
+    from runner.paths import Home
     from runner.rows import Origin, Run
     from runner.source import Source
     from runner.store import Store
@@ -76,7 +77,10 @@ def resume(
                 continue
             try:
                 edit = edited(run, settings or [], best, environment, new_code)
+                require_data(home, run, edit)
                 queue_again(store, run, edit, best, origin, source)
+                for note in edit.notes:
+                    hint(note)
             except (CommandError, ConfigError, IllegalMove, UnknownRun) as error:
                 results.why(str(error))
             else:
@@ -90,6 +94,25 @@ def resume(
         if not started:
             raise typer.Exit(exits.NOT_STARTED)
         results.end()
+
+
+def require_data(home: Home, run: Run, edit: Edit) -> None:
+    """Raise CommandError where the run's data set is not there; say so where another host may train it."""
+    from capsnet.mistakes import ConfigError
+    from capsnet.preflight import of_data
+    from runner import loading
+    from runner.commands.access import trains_here
+    from runner.commands.submit import doubtful
+
+    try:
+        config = loading.parse(edit.config or run.config, f"run {run.id}").config
+    except ConfigError:  # it goes on with its own code, which may know other keys
+        return
+    for found in of_data(config):
+        line = f"run {run.id}: {found.message}"
+        if trains_here(home):
+            raise CommandError(f"{line}; `{PROGRAM} resume {run.id} --set dataset.root=FOLDER` goes on then")
+        hint(doubtful(line))
 
 
 def obstacle(run: Run) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_text
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from runner.wording import runs_named
 
 if TYPE_CHECKING:
     from capsnet.config import Config
+    from capsnet.mistakes import Mistake
     from runner.commands.access import Access
     from runner.loading import Experiment
     from runner.paths import Home
@@ -61,7 +63,7 @@ def submit(
     overrides = [*(settings or []), *as_settings(name, priority)]
     directory = Path.cwd()
     place = home()
-    experiments = load_all(files, overrides, look=not is_elsewhere(place))
+    experiments = load_all(files, overrides, place)
     source, origin = present(directory)
     new_runs = to_rows(experiments, directory, origin, data_environment(place), settings or [])
     if is_elsewhere(place):
@@ -93,23 +95,34 @@ def as_settings(name: str | None, priority: int | None) -> list[str]:
     ]
 
 
-def load_all(files: Sequence[Path], overrides: Sequence[str], look: bool) -> list[Experiment]:
-    """The experiments in `files`. Raises ConfigError with the mistakes of all of them.
+def load_all(files: Sequence[Path], overrides: Sequence[str], home: Home) -> list[Experiment]:
+    """The experiments in `files`, ready to be queued in `home`. Raises ConfigError with all mistakes.
 
-    `look`: whether the places that they name are those of the machines that train.
+    Says which keys `--set` has dropped, and what a run would fail for on this host where others may train it.
     """
     from capsnet.yamlfile import ConfigError
     from runner import loading
+    from runner.commands.access import is_elsewhere, trains_here
 
+    look = not is_elsewhere(home)  # at the places for output, which are those of the hosts that train
+    asked = cache(partial(trains_here, home))
     experiments, mistakes = [], []
     for file in files:
         try:
-            experiments.append(loading.load(file, overrides, look))
+            experiments.append(loading.load(file, overrides, look, asked))
         except ConfigError as error:
             mistakes.extend(error.mistakes)
     if mistakes:
         raise ConfigError(mistakes)
+    lines = [line for one in experiments for line in (*one.notes, *map(doubtful, one.doubts))]
+    for line in dict.fromkeys(lines):
+        hint(line)
     return experiments
+
+
+def doubtful(doubt: Mistake | str) -> str:
+    """A warning of what a run would fail for on this host, where another one may train it."""
+    return f"warning: {doubt} (on this host; the one that trains may differ)"
 
 
 def to_rows(
@@ -133,7 +146,7 @@ def to_row(
     environment: Mapping[str, str] | None,
     overrides: Sequence[str] = (),
 ) -> NewRun:
-    from capsnet.config import with_absolute_paths
+    from capsnet.config import spelt_out, with_absolute_paths
     from runner.rows import NewRun
 
     config, spec = with_absolute_paths(experiment.config, directory, environment), experiment.spec
@@ -150,7 +163,7 @@ def to_row(
         workers=spec.processes,
         max_retries=spec.max_retries,
         tags=spec.tags,
-        overrides=tuple(overrides),
+        overrides=tuple(map(spelt_out, overrides)),
         exclusive=written_outside(config),
         source_file=source_file,
         submit_directory=str(directory),

@@ -16,13 +16,12 @@ def validate(files: Files, settings: Settings = None, json: Json = False) -> Non
       python -m runner validate experiments/*.yaml
       python -m runner validate experiments/mnist_3iter.yaml --set num_epochs=100 > full.yaml
     """
-    from runner.commands.access import is_elsewhere
     from runner.commands.submit import load_all
     from runner.loading import data_environment
     from runner.paths import home
 
     place = home()
-    experiments = load_all(files, settings or [], look=not is_elsewhere(place))
+    experiments = load_all(files, settings or [], place)
     environment = data_environment(place)
     texts = [experiment.resolved(Path.cwd(), environment) for experiment in experiments]
     if json:

@@ -172,7 +172,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, number):
         (["train", "tiny.yaml", "--set", "batchsize=3"], "did you mean `batch_size`"),
         (["train", "tiny.yaml", "--resume"], "no checkpoint out/tiny/checkpoint.pt to resume"),
         (["train", "tiny.yaml", "--set", "dataset={name: mnist, root: nowhere}"], "set dataset.root or"),
-        (["train", "tiny.yaml", "--set", "dataset.validation=2000"], "only 1437 training images"),
+        (
+            ["train", "tiny.yaml", "--set", "dataset.validation=2000"],
+            "leaves none of the 1437 training images",
+        ),
         (["train", "tiny.yaml", "--set", "model.kernel_size=9"], "leaves no capsules"),
         (["summary", "tiny.yaml", "--set", "model.kernel_size=9"], "leaves no capsules"),
         (["evaluate", "absent.pt"], "there is no checkpoint absent.pt"),
@@ -280,7 +283,7 @@ def test_evaluate_finds_a_data_set_that_has_moved(tiny, capsys):
     torch.save(state, tiny / "moved.pt")
     (tiny / "here").write_text("no folder either")
     assert main(["evaluate", "moved.pt", "--data", "here"]) == 2
-    assert "here/MNIST/raw lacks" in capsys.readouterr().err
+    assert "here is no folder to put MNIST/raw in" in capsys.readouterr().err
 
 
 def test_evaluate_looks_in_no_folder_for_a_data_set_that_lies_in_none(tiny, capsys):

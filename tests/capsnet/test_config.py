@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from capsnet import config as schema
+from capsnet import yamlfile
 from capsnet.config import (
     Checkpoint,
     Config,
@@ -577,9 +578,134 @@ def test_a_resolved_preset_loads_back_equal(loaded):
     assert loaded(schema.to_yaml(config)) == config
 
 
-def test_an_override_of_the_kind_does_not_drop_the_files_keys_silently(mistakes, loaded):
+@pytest.mark.parametrize(
+    ("override", "section", "kind"),
+    [
+        ("dataset=digits", "dataset", "digits"),
+        (" dataset = digits", "dataset", "digits"),
+        ("dataset='digits'", "dataset", "digits"),
+        ("model=cnn", "model", "cnn"),
+        ("loss=spread", "loss", "spread"),
+        ("optim=sgd", "optim", "sgd"),
+    ],
+)
+def test_a_word_that_is_set_for_a_section_is_the_name_of_its_kind(override, section, kind, loaded):
+    assert getattr(loaded("seed: 1", override), section).name == kind
+
+
+def test_a_word_that_is_set_for_a_section_in_a_section_is_the_name_of_its_kind(loaded):
+    assert loaded("seed: 1", "model.decoder=none").decoder is None
+    assert loaded("seed: 1", "model.routing=self").model.routing.name == "self"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "dataset=mnst",
+            "--set dataset=mnst: must be one of digits, mnist, fashion_mnist, shifted_mnist, affnist, "
+            "affine_mnist, multi_mnist, cifar10, svhn, smallnorb, folder; did you mean `mnist`? (got "
+            '"mnst")',
+        ),
+        (
+            "dataset=3",
+            "--set dataset=3: must be a section of keys; leave it out to take its defaults (got 3)",
+        ),
+        ("checkpoint=x", "--set checkpoint=x: must be a section of keys"),
+        ("dataset=[", "--set dataset=[: is not valid YAML"),
+        (
+            "model.routing=self",
+            "--set model.routing=self: model.routing: `routing` means nothing with name: cnn",
+        ),
+    ],
+)
+def test_a_word_that_is_no_kind_is_answered_as_it_was_given(override, message, mistakes):
+    [line] = mistakes("model: {name: cnn}", override)
+    assert line.startswith(message)
+
+
+KINDS = """\
+preset: authors
+dataset: {name: cifar10, crop: 28, clip: false, shift: 1}
+model:
+  conv_channels: 64
+  class_dim: 12
+  routing: {name: dynamic, gradient: detached}
+  decoder: {hidden: [32]}
+optim: {floor: 0.001, every: 7}
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "notes"),
+    [
+        (["dataset=mnist"], ["dataset.name=mnist: dropped dataset.crop, dataset.clip of cifar10"]),
+        (["dataset.name=smallnorb"], []),
+        (["dataset.name=cifar10"], []),
+        (
+            ["model.name=cnn"],
+            [
+                "model.name=cnn: dropped model.conv_channels, model.class_dim, model.routing.name, "
+                "model.routing.gradient, model.decoder.hidden of capsnet"
+            ],
+        ),
+        (
+            ["model=efficient_capsnet"],
+            [
+                "model.name=efficient_capsnet: dropped model.conv_channels, model.routing.name, "
+                "model.routing.gradient of capsnet"
+            ],
+        ),
+        (
+            ["model.routing=attention", "model.decoder=deconv"],
+            [
+                "model.routing.name=attention: dropped model.routing.gradient of dynamic",
+                "model.decoder.name=deconv: dropped model.decoder.hidden of fc",
+            ],
+        ),
+        (
+            ["optim.schedule=multistep"],  # by its preset the file's schedule is exponential
+            ["optim.schedule=multistep: dropped optim.floor, optim.every of exponential"],
+        ),
+        (["optim.schedule=cosine"], ["optim.schedule=cosine: dropped optim.every of exponential"]),
+        (["optim=sgd"], []),
+        (
+            ["preset=paper"],  # whose schedule is another
+            ["optim.schedule=multistep: dropped optim.floor, optim.every of exponential"],
+        ),
+    ],
+)
+def test_another_kind_drops_the_files_keys_that_only_the_former_has_and_says_so(overrides, notes):
+    document = schema.with_overrides(yamlfile.parse(KINDS, "a.yaml"), overrides)
+    assert sorted(document.notes) == sorted(f"a.yaml: {note}" for note in notes)
+    schema.Config.model_validate(document.data)
+
+
+@pytest.mark.parametrize("kind", ["model=cnn", "model.name=cnn"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_key_that_is_set_itself_is_never_dropped(kind, first, mistakes):
+    own = "model.routing.gradient=full"
+    text = "model: {class_dim: 12, routing: {name: dynamic}}"
+    [line] = mistakes(text, *([own, kind] if first else [kind, own]))
+    assert line == (
+        "--set model.routing.gradient=full: model.routing: `routing` means nothing with name: cnn; "
+        "it belongs to name: capsnet"
+    )
+
+
+def test_an_empty_section_that_only_the_former_kind_has_is_dropped_too():
+    document = schema.with_overrides(yamlfile.parse("model: {decoder: {}}", "a.yaml"), ["model=cnn"])
+    assert document.data == {"model": {"name": "cnn"}}
+    assert document.notes == ("a.yaml: model.name=cnn: dropped model.decoder of capsnet",)
+
+
+def test_a_misspelt_key_is_an_error_for_another_kind_too(mistakes):
+    [line] = mistakes("dataset:\n  name: digits\n  sise: 9\n  size: 20", "dataset=mnist")
+    assert line.startswith("3: dataset.sise: unknown key")
+
+
+def test_a_whole_section_that_is_set_replaces_the_files(loaded):
     text = "optim:\n  step_decay: 0.5\n  milestone: [3]"
-    assert len(mistakes(text, "optim.schedule=cosine")) == 2
     assert loaded(text, "optim={schedule: cosine}").optim == Cosine()
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from capsnet import datasets, idx, mnist
+from capsnet import datasets, idx
 from capsnet.config import MNIST, Digits, FashionMNIST
+from capsnet.dataset_files import MNIST as MNIST_FILES
 from capsnet.datasets import DataError, Images
 
 
@@ -211,7 +212,7 @@ def test_only_the_absent_files_are_asked_for(raw, tmp_path, no_network):
 
 def test_a_folder_that_cannot_be_made_is_no_traceback_either(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="downloading failed"):
+    with pytest.raises(DataError, match=r"/file is no folder to put MNIST/raw in: correct dataset\.root"):
         load(tmp_path / "file")
 
 
@@ -221,7 +222,7 @@ def test_absent_files_are_downloaded_into_their_place(raw, tmp_path, monkeypatch
     published = tmp_path / "published"
     published.mkdir()
     sums = []
-    for name in mnist.NAMES:
+    for name in MNIST_FILES.names:
         packed = gzip.compress((raw / name).read_bytes())
         (published / f"{name}.gz").write_bytes(packed)
         sums.append((f"{name}.gz", md5(packed).hexdigest()))
@@ -234,7 +235,7 @@ def test_absent_files_are_downloaded_into_their_place(raw, tmp_path, monkeypatch
         server.shutdown()
     assert torch.equal(splits.train.images, load(tmp_path).train.images)
     folder = tmp_path / "new" / "FashionMNIST" / "raw"
-    assert sorted(file.name for file in folder.iterdir()) == sorted(mnist.NAMES)
+    assert sorted(file.name for file in folder.iterdir()) == sorted(MNIST_FILES.names)
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [".download.lock", "FashionMNIST"]
     assert capsys.readouterr().out == ""
     shutil.rmtree(published)

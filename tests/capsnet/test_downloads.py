@@ -131,5 +131,5 @@ def test_of_runs_that_start_together_one_downloads(tmp_path):
 
 def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="downloading failed"):
+    with pytest.raises(DataError, match=r"/file is no folder to put set/raw in: correct dataset\.root"):
         complete(tmp_path / "file", fetch)

@@ -291,7 +291,7 @@ def test_counts_that_are_wider_than_the_terminal_are_not_printed():
 
 
 def test_images_smaller_than_the_crop_are_one_line(here, refused):
-    write_folder(here / "own", side=40)
+    write_folder(here / "own", side=40, train=100)
     own = "name: folder, root: own, size: 40, classes: 3, crop: 36"
     _train(here, "toys", DIGITS.replace("name: digits, size: 12, validation: 100", own))
     assert refused("out/toys", "--dataset", "svhn") == (

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from small_sets import patterned, training_losses, write_folder
 
-from capsnet import datasets, folder
+from capsnet import datasets, folder, folder_files
 from capsnet.config import ConfigError, Folder, parse
 from capsnet.images import DataError
 
@@ -75,7 +75,7 @@ def test_the_same_files_are_found_in_the_same_order_as_by_torchvision(root):
 def test_torchvision_knows_the_same_endings():
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    assert folder.ENDINGS == IMG_EXTENSIONS
+    assert folder_files.ENDINGS == IMG_EXTENSIONS
 
 
 def test_the_classes_of_a_folder_are_those_of_the_yaml(root):

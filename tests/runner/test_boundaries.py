@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 # purpose fits; `name.*` stands for a package and all that it holds.
 FLOORS = {
     "capsnet": [
-        "config sections dataset_sections model_sections presets schema mistakes printable wording "
+        "config choosing sections dataset_sections model_sections presets schema mistakes printable wording "
         "validation yamlfile yamltext yamlwords routing em randomness reference reference_em files geometry "
         "images layers pairing mat5 notices agreement kernel native convolution patience group private "
-        "caches cpus guard locks streams layout",
+        "caches cpus guard locks streams layout folder_files dataset_files preflight",
         "capsules decoders losses datasets idx downloads pickled binary_matrix mnist framed_mnist affnist "
         "multi_mnist cifar10 svhn smallnorb folder augmentation affine distortion network",
         "models capsule_network matrix_network efficient_network cnn initialization objective",
@@ -216,7 +216,8 @@ def test_few_modules_of_the_runner_know_ray_mlflow_or_the_database():
 
 
 @pytest.mark.parametrize(
-    "module", ["capsnet.config", "runner.loading", "runner.cli", "runner.store", "runner.paths"]
+    "module",
+    ["capsnet.config", "capsnet.preflight", "runner.loading", "runner.cli", "runner.store", "runner.paths"],
 )
 def test_what_a_command_needs_to_start_is_light(module):
     heavy = {"torch", "torchvision", "numpy", "ray", "mlflow", "sklearn", "tensorboard", "scipy", "pandas"}

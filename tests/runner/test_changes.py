@@ -7,6 +7,7 @@ import json
 import pytest
 from cli_harness import TINY, Lab
 
+from runner import exits
 from runner.changes import LONGEST, changes
 from runner.overrides import merged
 from runner.states import State
@@ -64,6 +65,16 @@ def test_another_kind_is_named_without_the_keys_that_come_with_it(lab: Lab) -> N
         "model.decoder.name=fc loss.with_reconstruction=true",
         "model.decoder.name=none loss.with_reconstruction=false",
     ]
+
+
+def test_a_kind_that_was_set_by_its_word_alone_is_named_and_replaces_no_other_setting(lab: Lab) -> None:
+    submit(lab, "optim.schedule=cosine", "optim.lr=0.5", "dataset=mnist")
+    assert lab.run(1).overrides == ("optim.schedule=cosine", "optim.lr=0.5", "dataset.name=mnist")
+    assert column(lab) == ["dataset.name=mnist optim.lr=0.5 optim.schedule=cosine"]
+    lab.call("cancel", 1)
+    assert lab.call("resume", 1, "--set", "optim=adam").code == exits.USAGE
+    assert lab.call("resume", 1, "--set", "optim.schedule=multistep").code == exits.OK
+    assert lab.run(1).overrides == ("optim.lr=0.5", "dataset.name=mnist", "optim.schedule=multistep")
 
 
 def test_name_priority_and_tags_are_no_changes_of_what_is_trained(lab: Lab) -> None:

@@ -187,6 +187,22 @@ def test_a_resume_does_not_change_the_optimizer_itself(lab: Lab, setting: str, s
     assert lab.call("resume", number, "--set", "optim={name: sgd, schedule: cosine}").code == 0
 
 
+def test_another_schedule_drops_the_keys_of_the_former_and_says_so(lab: Lab) -> None:
+    number = lab.ended(State.INTERRUPTED, text=TINY + "optim: {milestone: [3]}\n")
+    done = lab.call("resume", number, "--set", "optim.schedule=cosine")
+    note = "run 1: optim.schedule=cosine: dropped optim.step_decay, optim.milestone of multistep\n"
+    assert done.code == 0 and done.err.startswith(note)
+    optim = yamlfile.parse(lab.run(number).config, "row").data["optim"]
+    assert (optim["schedule"], "milestone" in optim) == ("cosine", False)
+
+
+@pytest.mark.parametrize("setting", ["optim=adamw", "dataset=mnist", "model.decoder=none"])
+def test_a_kind_named_by_its_word_alone_is_refused_at_resume_as_it_was_given(lab: Lab, setting: str) -> None:
+    done = lab.call("resume", lab.ended(State.INTERRUPTED), "--set", setting)
+    assert (done.code, done.err.count("\n")) == (exits.USAGE, 1)
+    assert done.err.startswith(f"--set {setting}: a resume ")
+
+
 OLDER = """\
 name: older
 num_epochs: 10

@@ -87,6 +87,17 @@ def test_settings_name_and_priority_go_over_the_file(lab: Lab) -> None:
     assert (config["name"], config["optim"]["lr"], config["runner"]["priority"]) == ("1e5", 0.5, -7)
 
 
+@pytest.mark.parametrize("command", ["submit", "validate"])
+def test_another_kind_is_chosen_by_a_word_and_says_which_keys_it_drops(lab: Lab, command: str) -> None:
+    lab.serve()
+    lab.file("a.yaml", TINY + "model: {class_dim: 4, decoder: {hidden: [16]}}\n")
+    done = lab.call(command, "a.yaml", "--set", "model=cnn", "--json")
+    first, *_ = done.err.splitlines()
+    assert first == "a.yaml: model.name=cnn: dropped model.class_dim, model.decoder.hidden of capsnet"
+    [found] = json.loads(done.out)
+    assert (done.code, found["config"]["model"]["name"]) == (0, "cnn")
+
+
 def test_a_bad_setting_is_one_line_that_names_it(lab: Lab) -> None:
     done = lab.call("submit", lab.file(), "--set", "optim.lr=fast")
     assert done.code == exits.USAGE
