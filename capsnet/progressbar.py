@@ -31,10 +31,24 @@ class Numbers:
         return (self.epoch - 1 + self.step / self.steps_per_epoch) / self.num_epochs
 
     @property
+    def epochs(self) -> str:
+        return epochs_done(self.epoch - 1, self.step, self.steps_per_epoch, self.num_epochs)
+
+    @property
     def text(self) -> str:
         accuracy = "" if self.accuracy is None else f"accuracy {self.accuracy:.2%}  "
         speed = f"{self.images_per_second:,.0f} images/s"
         return f"loss {self.loss:.4f}  {accuracy}{speed}  {duration(self.seconds_left)} left"
+
+
+def epochs_done(finished: int, step: int, steps_per_epoch: int | None, num_epochs: int) -> str:
+    """Epochs done, of all: "2/10", "2.5/10" in the middle of the third.
+
+    The share of an unfinished epoch's steps counts in whole tenths, at most 9: 3 epochs are done when the
+    third has been evaluated.
+    """
+    tenths = min(9, 10 * step // steps_per_epoch) if steps_per_epoch else 0
+    return f"{finished}.{tenths}/{num_epochs}" if tenths else f"{finished}/{num_epochs}"
 
 
 def duration(seconds: float) -> str:
@@ -102,14 +116,14 @@ class Bar:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}", markup=False),
+            TextColumn("{task.fields[epochs]} epochs", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}", markup=False),
             console=Console(file=stream, highlight=False),
             expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=1.0, epoch="", text="")
+        self._task = self._progress.add_task("", total=1.0, epochs="", text="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -119,8 +133,7 @@ class Bar:
         self._progress.stop()
 
     def show(self, numbers: Numbers) -> None:
-        epoch = f"{numbers.epoch}/{numbers.num_epochs}"
-        self._progress.update(self._task, completed=numbers.share, epoch=epoch, text=numbers.text)
+        self._progress.update(self._task, completed=numbers.share, epochs=numbers.epochs, text=numbers.text)
 
     def line(self, text: str) -> None:
         self._progress.console.print(printable(text, LINES), markup=False, soft_wrap=True)

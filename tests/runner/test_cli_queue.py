@@ -58,7 +58,7 @@ def test_queue_shows_what_waits_runs_and_has_ended(lab: Lab) -> None:
     assert cells(titles) == names
     rows = {int(line.split()[0]): cells(line) for line in lines}
     assert rows[finished][:6] == ["1", "tiny", "FINISHED", "10/10", "98.77%", "cpu"]
-    assert rows[running][2:7] == ["RUNNING", "3/10", "-", "gpu 0", "3m 05s"]
+    assert rows[running][2:7] == ["RUNNING", "2.5/10", "-", "gpu 0", "3m 05s"]
     assert rows[waiting][2:6] == ["QUEUED", "0/10", "-", "auto"]
     assert rows[waiting][-1] == "needs 1 GPU, next in line"
     assert rows[greedy][-1] == "needs 999 cores, the largest machine has 2: can never start"
