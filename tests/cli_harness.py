@@ -59,6 +59,7 @@ class Lab:
         self._epoch = 0
         monkeypatch.chdir(folder)
         monkeypatch.setenv("RUNNER_HOME", str(self.home.root))
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))  # in which homes are noted
         monkeypatch.setenv("RAY_ADDRESS", ELSEWHERE)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         if database_url is not None:
