@@ -161,12 +161,12 @@ def test_follow_without_a_terminal_is_plain_lines_and_then_the_result(lab: Lab) 
         lines = []
         for line in process.stderr:
             lines.append(line.rstrip("\n"))
-            if ": epoch " in line:
+            if " epochs, " in line:
                 seen.set()
         assert process.wait(PATIENCE) == 0
     assert process.stdout.read() == "1\n"
-    assert "run 1 (tiny): epoch 1/10, loss 1.0000 so far, 1,234 images/s" in lines
-    assert "run 1 (tiny): epoch 2/10, loss 0.5000 so far, 1,234 images/s" in lines
+    assert "run 1 (tiny): 0.2/10 epochs, loss 1.0000 so far, 1,234 images/s" in lines
+    assert "run 1 (tiny): 1.2/10 epochs, loss 0.5000 so far, 1,234 images/s" in lines
     ending = next(line for line in lines if line.startswith("run 1 (tiny) is FINISHED after "))
     result = lines[lines.index(ending) + 1 :]
     assert [line.split(None, 2)[0] for line in result] == ["test", "test", "folder", "see", "compare", "go"]
@@ -209,7 +209,14 @@ def test_follow_on_a_terminal_draws_a_bar_with_all_its_numbers(lab: Lab) -> None
                 shown += piece
     os.close(ours)
     text = shown.decode()
-    for part in ("epoch 3/10", "loss 0.5000", "accuracy 90.00%", "812 images/s", "1:05 left", "is FINISHED"):
+    for part in (
+        "2.5/10 epochs",
+        "loss 0.5000",
+        "accuracy 90.00%",
+        "812 images/s",
+        "1:05 left",
+        "is FINISHED",
+    ):
         assert part in text
 
 

@@ -78,7 +78,7 @@ def test_numbers_alone_are_no_news_but_a_new_epoch_has_its_line(queued: Run) -> 
     before = running(queued, epoch=1, step=1)
     same, later = running(queued, epoch=1, step=9), running(queued, epoch=2, step=0, loss=0.5)
     assert narration.changes(before, same) == [] == narration.epoch_line(before, same)
-    assert narration.epoch_line(same, later) == ["run 1 (tiny): epoch 2/10, loss 0.5000 so far"]
+    assert narration.epoch_line(same, later) == ["run 1 (tiny): 1/10 epochs, loss 0.5000 so far"]
 
 
 def test_how_an_attempt_computes_is_said_once_at_its_start(queued: Run) -> None:
@@ -101,8 +101,7 @@ def test_an_end_says_how_long_and_why(queued: Run) -> None:
         queued,
         state=State.FAILED,
         attempt=1,
-        started_at=NOW,
-        ended_at=NOW + 65,
+        trained_seconds=65.0,
         reason="loss is nan at epoch 3, step 117",
     )
     assert narration.ending(ended) == "run 1 (tiny) is FAILED after 1m 05s: loss is nan at epoch 3, step 117"
@@ -110,9 +109,12 @@ def test_an_end_says_how_long_and_why(queued: Run) -> None:
     assert any("python -m runner logs 1" in line for line in steps)
     assert any(line.endswith("python -m runner resume 1") for line in steps)
     again = dataclasses.replace(
-        ended, attempt=2, reason="no data; resume this run with --set dataset.root=FOLDER"
+        ended,
+        attempt=2,
+        trained_seconds=100.0,
+        reason="no data; resume this run with --set dataset.root=FOLDER",
     )
-    assert " is FAILED after 1m 05s in attempt 2: no data" in narration.ending(again)
+    assert " is FAILED after 1m 40s in 2 attempts: no data" in narration.ending(again)
     assert narration.next_steps(again)["go on"].endswith("resume 1 --set dataset.root=FOLDER")
 
 

@@ -127,7 +127,7 @@ def test_submit_follow_outlives_it_too(server: postgres.Server, lab: Lab) -> Non
         wait_until(lambda: lab.store.run(1))
         train(lab, 1)
         assert follower.stderr
-        next(line for line in follower.stderr if "epoch 1/10" in line)
+        next(line for line in follower.stderr if "/10 epochs" in line)
         said = go_away_for_a_while(server, follower)
         finish(lab, 1)
         out, rest = follower.communicate(timeout=PATIENCE)

@@ -213,7 +213,7 @@ def test_show_tells_all_about_a_run(lab: Lab) -> None:
     parts = {line[:11].strip(): line[12:] for line in shown.splitlines()}
     assert parts["run"] == "1 (tiny)"
     assert parts["state"] == "RUNNING"
-    assert parts["progress"].startswith("epoch 4/10, loss 0.2500")
+    assert parts["progress"].startswith("3/10 epochs, loss 0.2500")
     assert parts["source"] == f"{lab.folder}/tiny.yaml, submitted in {lab.folder}"
     assert parts["checkpoint"] == f"{checkpoint}, 0s old, 3 epochs, step 7"
     assert parts["mlflow"] == "abc, published up to epoch 3; `python -m runner ui`; the server is away"
