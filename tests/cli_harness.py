@@ -14,6 +14,7 @@ import pytest
 from patience import PATIENCE
 
 import capsnet
+from capsnet.history import Row
 from runner import source
 from runner.paths import Home
 from runner.rows import Machine, Outcome, Run
@@ -162,14 +163,16 @@ class Lab:
         after = self.store.end(self._epoch, number, run.attempt, event, now, outcome, reason, epochs)
         assert after is state
 
-    def lose(self, number: int, reason: str) -> None:
+    def lose(self, number: int, reason: str, kept: Row | None = None) -> None:
+        """Its process is gone; `kept`: the last row of its metric history."""
         run = self.run(number)
-        self.store.end(self._epoch, number, run.attempt, Event.LOSE, time.time(), "lost", reason)
+        self.store.end(self._epoch, number, run.attempt, Event.LOSE, time.time(), "lost", reason, kept=kept)
 
     def ended(self, state: State = State.FINISHED, accuracy: float | None = None, text: str = TINY) -> int:
         """A run that has been through it all."""
         number = self.submit(text)
         self.start(number)
-        self.report(number, epoch=10, accuracy=accuracy, metrics={"test/accuracy": accuracy or 0.0})
+        metrics = {"test/accuracy": accuracy or 0.0}
+        self.report(number, epoch=10, accuracy=accuracy, metrics=metrics, durable_epoch=10, durable_step=0)
         self.end(number, state)
         return number

@@ -183,16 +183,6 @@ def test_a_long_reason_is_cut_in_the_table_and_whole_in_show_once(lab: Lab) -> N
     assert lab.call("show", number).out.count(reason) == 1
 
 
-def test_a_run_that_was_stopped_shows_the_epochs_behind_it(lab: Lab) -> None:
-    lab.serve()
-    number = lab.submit()
-    lab.start(number)
-    lab.report(number, epoch=4, step=7, durable_epoch=3, durable_step=7)
-    assert " 4/10 " in lab.call("queue").out
-    lab.end(number, State.CANCELLED)
-    assert " 3/10 " in lab.call("queue").out
-
-
 def test_show_tells_all_about_a_run(lab: Lab) -> None:
     lab.serve()
     number = lab.submit()
