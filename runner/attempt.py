@@ -162,14 +162,7 @@ class Standing:
                 return
             self._ends = True
             epochs = self._fields.get("durable_epoch") if kind == "finished" else None
-        ending = storage.Ending(
-            self._assignment.attempt,
-            kind,
-            reason,
-            time.time(),
-            epochs,
-            None if kind == "unable" else self._kept,
-        )
+        ending = storage.Ending(self._assignment.attempt, kind, reason, time.time(), epochs, self._kept)
         try:
             if self._assignment.rank == 0:  # the others' ends are none of the attempt
                 self.place.end(ending)  # which may take seconds: who asks for the status gets one meanwhile

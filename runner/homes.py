@@ -56,7 +56,8 @@ class KnownHome:
         return None if home.shared else home.database
 
     @property
-    def _file_name(self) -> str:
+    def file_name(self) -> str:
+        """Of the file in which it is noted."""
         key = f"{self.name}\n{self.host}"
         return f"{hashlib.blake2b(os.fsencode(key), digest_size=8).hexdigest()}.json"
 
@@ -91,7 +92,7 @@ def note(home: Home) -> None:
     """Note that this user uses a home, as far as that can be written."""
     known = of(home)
     with suppress(OSError, RuntimeError):
-        file = folder() / known._file_name
+        file = folder() / known.file_name
         if not file.exists():
             text = json.dumps(asdict(known)).encode()
             write_atomically(file, lambda part: part.write(text), shared=True, mode=0o600)
@@ -99,7 +100,7 @@ def note(home: Home) -> None:
 
 def forget(known: KnownHome) -> None:
     """Remove what was noted of a home."""
-    (folder() / known._file_name).unlink(missing_ok=True)
+    (folder() / known.file_name).unlink(missing_ok=True)
 
 
 def known_homes() -> list[KnownHome]:
