@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from capsnet.files import write_atomically
@@ -27,10 +27,24 @@ def write_history(history: Sequence[Mapping[str, float]], path: Path, mode: int 
 def read_history(path: Path) -> list[Row]:
     """What `write_history` wrote, exactly."""
     with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {name: int(text) if name == "epoch" else float(text) for name, text in row.items() if text}
-            for row in csv.DictReader(file)
-        ]
+        return _read(file)
+
+
+def parse_history(text: bytes) -> list[Row]:
+    """The same from the content of the file."""
+    return _read(io.StringIO(text.decode(), newline=""))
+
+
+def _read(lines: Iterable[str]) -> list[Row]:
+    return [
+        {name: int(text) if name == "epoch" else float(text) for name, text in row.items() if text}
+        for row in csv.DictReader(lines)
+    ]
+
+
+def metrics_of(row: Row) -> dict[str, float]:
+    """The metrics of an epoch: its row without what says which epoch it is, and when."""
+    return {name: value for name, value in row.items() if name not in ("epoch", "time")}
 
 
 def best_row(history: Sequence[Row]) -> Row | None:

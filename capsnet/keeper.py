@@ -13,7 +13,7 @@ from capsnet.figures import output, rendering
 from capsnet.figures.gallery import gallery
 from capsnet.figures.subject import Subject
 from capsnet.guard import Guard
-from capsnet.history import results
+from capsnet.history import metrics_of, results
 from capsnet.overwriting import require_board
 from capsnet.patience import TRIES, SavingError, Trouble
 from capsnet.progressbar import Numbers, View
@@ -183,8 +183,7 @@ class Keeper:
 
     def _fill(self, board: Board, progress: Progress) -> None:
         for row in self.history[self._logged :]:
-            metrics = {name: value for name, value in row.items() if name not in ("epoch", "time")}
-            board.epoch(int(row["epoch"]), metrics, row["time"])
+            board.epoch(int(row["epoch"]), metrics_of(row), row["time"])
         self._logged = len(self.history)
         if examples := progress.examples():
             board.images(progress.epoch, *examples)

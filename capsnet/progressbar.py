@@ -34,6 +34,10 @@ class Numbers:
         return (self.epoch - 1 + self.step / self.steps_per_epoch) / self.num_epochs
 
     @property
+    def epochs(self) -> str:
+        return epochs_done(self.epoch - 1, self.step, self.steps_per_epoch, self.num_epochs)
+
+    @property
     def text(self) -> str:
         return "  ".join(self._parts.values())
 
@@ -54,6 +58,16 @@ class Numbers:
             "left": f"{duration(self.seconds_left)} left",
         }
         return {name: part for name, part in parts.items() if part}
+
+
+def epochs_done(finished: int, step: int, steps_per_epoch: int | None, num_epochs: int) -> str:
+    """Epochs done, of all: "2/10", "2.5/10" in the middle of the third.
+
+    The share of an unfinished epoch's steps counts in whole tenths, at most 9: 3 epochs are done when the
+    third has been evaluated.
+    """
+    tenths = min(9, 10 * step // steps_per_epoch) if steps_per_epoch else 0
+    return f"{finished}.{tenths}/{num_epochs}" if tenths else f"{finished}/{num_epochs}"
 
 
 def duration(seconds: float) -> str:
@@ -130,18 +144,18 @@ class Bar:
 
             def render(self, task: Task) -> Text:
                 numbers: Numbers | None = task.fields["numbers"]
-                taken = len(f"epoch {task.fields['epoch']} ") + BAR_WIDTH + 1
+                taken = len(f"{task.fields['epochs']} epochs ") + BAR_WIDTH + 1
                 return Text("" if numbers is None else numbers.text_within(console.width - taken))
 
         self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}", markup=False),
+            TextColumn("{task.fields[epochs]} epochs", markup=False),
             BarColumn(bar_width=None),
             NumbersColumn(Column(no_wrap=True)),
             console=console,
             expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=1.0, epoch="", numbers=None)
+        self._task = self._progress.add_task("", total=1.0, epochs="", numbers=None)
         self._width = console.width
 
     def __enter__(self) -> Self:
@@ -152,9 +166,8 @@ class Bar:
         self._progress.stop()
 
     def show(self, numbers: Numbers) -> None:
-        epoch = f"{numbers.epoch}/{numbers.num_epochs}"
         self._erase_wrapped()
-        self._progress.update(self._task, completed=numbers.share, epoch=epoch, numbers=numbers)
+        self._progress.update(self._task, completed=numbers.share, epochs=numbers.epochs, numbers=numbers)
 
     def _erase_wrapped(self) -> None:
         """Erase the lines into which a terminal that became narrower broke the bar, up to the first."""

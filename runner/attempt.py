@@ -31,6 +31,7 @@ from runner.workplace import Workplace
 if TYPE_CHECKING:
     from capsnet.config import Config
     from capsnet.group import Group
+    from capsnet.history import Row
     from capsnet.patience import Trouble
     from capsnet.state import State
     from capsnet.training import Progress
@@ -125,6 +126,7 @@ class Standing:
         self._training = False
         self._meets_at: str | None = None
         self._trained = False
+        self._kept: Row | None = None
 
     @property
     def status(self) -> Status:
@@ -148,6 +150,10 @@ class Standing:
         """Let the row say why nothing can be saved at the moment, or (None) nothing any more."""
         self.note(reason=None if trouble is None else str(trouble))
 
+    def keep(self, row: Row | None) -> None:
+        """Note the newest epoch that is durable."""
+        self._kept = row
+
     def end(self, kind: EndingKind, reason: str | None = None) -> None:
         """Put down how the attempt ended, once: first where its files are, then for the scheduler to see."""
         reason = None if reason is None else redacted(reason)
@@ -156,7 +162,7 @@ class Standing:
                 return
             self._ends = True
             epochs = self._fields.get("durable_epoch") if kind == "finished" else None
-        ending = storage.Ending(self._assignment.attempt, kind, reason, time.time(), epochs)
+        ending = storage.Ending(self._assignment.attempt, kind, reason, time.time(), epochs, self._kept)
         try:
             if self._assignment.rank == 0:  # the others' ends are none of the attempt
                 self.place.end(ending)  # which may take seconds: who asks for the status gets one meanwhile
@@ -322,7 +328,14 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[
         notices.shown(sys.stdout),
         _together(assignment, config, standing) as group,
         AttemptKeeper(
-            standing.place, assignment.paths, config, state, label, standing.note_trouble, assignment.identity
+            standing.place,
+            assignment.paths,
+            config,
+            state,
+            label,
+            standing.note_trouble,
+            standing.keep,
+            assignment.identity,
         ) as keeper,
     ):
         for progress in training.train(config, state, group=group):
@@ -364,6 +377,7 @@ def _together(assignment: Assignment, config: Config, standing: Standing) -> Ite
 def _take_over(assignment: Assignment, state: State, standing: Standing) -> None:
     """Make a state with nothing left to train this attempt's own, so that it has a result like any other."""
     from capsnet.checkpoint import save
+    from capsnet.history import metrics_of
     from capsnet.patience import persist
     from runner.keeper import owned
 
@@ -374,8 +388,7 @@ def _take_over(assignment: Assignment, state: State, standing: Standing) -> None
     persist(keep, _patience(assignment), standing.note_trouble)
     standing.note(durable_epoch=state["epoch"], durable_step=state["step"])
     if state["history"]:
-        row = state["history"][-1]
-        metrics = {key: value for key, value in row.items() if key not in ("epoch", "time")}
+        metrics = metrics_of(state["history"][-1])
         standing.note(epoch=state["epoch"], metrics=metrics, accuracy=metrics["test/accuracy"])
     figures = f"python -m runner figures {assignment.run}"
     print(f"there was nothing left to train; `{figures}` draws what is missing", flush=True)

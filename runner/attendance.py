@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from capsnet.history import Row
 from runner.attempt import Status
 from runner.rows import Outcome, Run
 from runner.states import Event
@@ -57,6 +58,7 @@ class Close:
     outcome: Outcome
     reason: str | None
     epochs: int | None = None  # that are behind a run which has finished; None: all of them
+    kept: Row | None = None  # the newest epoch that it has kept, by its worker's last word
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,12 @@ def _move_away(seen: Seen, lack: str) -> list[Action]:
 def _conclude(run: Run, ending: Ending, seen: Seen) -> Close:
     """Close an attempt that said how it ended; a stop is what the user intended, else a release."""
     if ending.kind == "finished":
-        return Close(Event.FINISH, "finished", ending.reason, ending.epochs)
+        return Close(Event.FINISH, "finished", ending.reason, ending.epochs, ending.kept)
     if ending.kind == "failed":
-        return Close(Event.FAIL, "failed", ending.reason)
+        return Close(Event.FAIL, "failed", ending.reason, kept=ending.kept)
     drained = seen.leaving and run.intent is None
-    return Close(Event.RELEASE, "stopped", f"{seen.machine} is being drained" if drained else None)
+    reason = f"{seen.machine} is being drained" if drained else None
+    return Close(Event.RELEASE, "stopped", reason, kept=ending.kept)
 
 
 def _bury(run: Run, seen: Seen, down_since: float | None) -> Close:

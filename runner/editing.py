@@ -45,6 +45,7 @@ class Edit(NamedTuple):
     overrides: tuple[str, ...] | None = None
     longer: bool = False  # it may go on for longer without a gain on the validation split
     notes: tuple[str, ...] = ()  # which keys `--set` has dropped
+    remark: str | None = None  # what the user may not expect of it
 
 
 def edited(
@@ -96,7 +97,28 @@ def edited(
     wants = _wants(run, experiment.spec, settings)
     longer = _may_go_longer(before, config)
     overrides = merged(run.overrides, settings)
-    return Edit(resolved, config.num_epochs, wants, overrides, longer, experiment.notes)
+    remark = _stretched(run, before, config, best)
+    return Edit(resolved, config.num_epochs, wants, overrides, longer, experiment.notes, remark)
+
+
+def _stretched(run: Run, before: Config, now: Config, best: bool) -> str | None:
+    """The warning for a cosine schedule that is to span another number of epochs; None: for nothing."""
+    from capsnet import schedules
+
+    if run.durable_epoch is None or run.steps_per_epoch is None:
+        return None
+    step = run.durable_epoch * run.steps_per_epoch + (0 if best else run.durable_step or 0)
+    return schedules.stretched(before, now, step, run.steps_per_epoch)
+
+
+def keeps_to_the_cpu(run: Run, settings: Sequence[str]) -> bool:
+    """Whether a resume leaves a run on the CPU that would have taken a GPU if it began today."""
+    from runner import configuration
+
+    config = configuration.document(run)
+    left_open = config.get(configuration.BLOCK, {}).get("gpus", "auto") == "auto"
+    is_fixed = run.gpus == 0 and "runner.gpus" not in map(key_of, settings)
+    return left_open and is_fixed and config.get("use_cuda") is not False
 
 
 def _in_its_keys(own: str, settings: Sequence[str], resolved: str) -> str:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from capsnet.history import Row
 from runner.rows import Run
 from runner.storage import Ending, Storage
 
@@ -24,6 +25,7 @@ class Question:
     """How one attempt ended."""
 
     answer: Ending | None = None
+    kept: Row | None = None  # the newest epoch that its run has kept
     trouble: str | None = None  # why it could not be asked
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -66,6 +68,11 @@ class Endings:
         """What is known of the end of the run's newest attempt, which was asked for."""
         return self._questions[run.id, run.attempt]
 
+    def kept(self, run: Run) -> Row | None:
+        """The newest epoch that the run has kept, as far as that was asked for and is known."""
+        asked = self._questions.get((run.id, run.attempt))
+        return asked.kept if asked is not None and asked.answered else None
+
     def forget(self, run: Run) -> None:
         self._questions.pop((run.id, run.attempt), None)
 
@@ -76,6 +83,7 @@ class Endings:
                 continue  # nobody wants to know any more
             try:
                 asked.answer = self._storage.ending(run)
+                asked.kept = self._newest_epoch(run)
             except Exception as error:  # a library's own too: nobody else would ever hear of it
                 if asked.trouble is None:
                     log.warning("run %d: how attempt %d ended is not known: %s", run.id, run.attempt, error)
@@ -85,3 +93,11 @@ class Endings:
             else:
                 asked.trouble = None
                 asked.over.set()
+
+    def _newest_epoch(self, run: Run) -> Row | None:
+        """The newest epoch that the run has kept; None, and said, where a file of it cannot be understood."""
+        try:
+            return self._storage.newest_epoch(run)
+        except (KeyError, ValueError) as error:  # asked again, it would say the same
+            log.warning("run %d: its metric history cannot be read: %s", run.id, error)
+            return None

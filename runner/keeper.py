@@ -23,6 +23,7 @@ from runner.system_metrics import Sampler, visible_gpus
 
 if TYPE_CHECKING:
     from capsnet.config import Config
+    from capsnet.history import Row
     from capsnet.state import State
     from capsnet.training import Progress
     from runner.paths import AttemptPaths
@@ -45,11 +46,13 @@ class AttemptKeeper:
         state: State | None,
         label: str,
         troubled: Callable[[Trouble | None], None],
+        kept: Callable[[Row | None], None],
         identity: str | None = None,
     ) -> None:
         """`label`: what pictures call the run.
 
-        `troubled` hears why nothing can be saved at the moment, and (None) when that is over.
+        `troubled` hears why nothing can be saved at the moment, and (None) when that is over; `kept`, at the
+        end, the newest epoch that is durable.
         `identity`: of the run; its checkpoints carry it.
         """
         named, run = config.checkpoint, place.run
@@ -62,6 +65,8 @@ class AttemptKeeper:
             with guard(f"{run.tensorboard} cannot lead to {board}, where `runner ui` would look"):
                 _lead(run.tensorboard, board)
         self._place = place
+        self._kept = kept
+        self._begun = 0 if state is None else state["epoch"]
         self._identity = identity
         self._target: Path | None = None
         if named.model_path:
@@ -87,7 +92,15 @@ class AttemptKeeper:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+        try:
+            self._stack.__exit__(*error)
+        finally:  # whichever way the attempt ends, the row shows what is durable then
+            self._kept(self._newest_kept())
+
+    def _newest_kept(self) -> Row | None:
+        """The newest epoch that is durable, in this attempt's checkpoint or in the one it began with."""
+        epoch = self._begun if self._keeper.durable is None else self._keeper.durable[0]
+        return next((row for row in self._keeper.history if row["epoch"] == epoch), None)
 
     @property
     def complete(self) -> bool:

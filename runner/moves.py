@@ -6,8 +6,10 @@ Every function takes the row as it is and returns the columns that change.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from capsnet.history import Row, metrics_of
 from runner.rows import Intent, NewRun, ProgressFields, Run, Wants, Wish
 from runner.states import ENDED, Event, IllegalMove, State, move
 
@@ -15,6 +17,7 @@ Changes = dict[str, Any]
 
 INTENDED: Mapping[Wish, Event] = {"interrupt": Event.INTERRUPT, "cancel": Event.CANCEL}
 NO_INTENT: Changes = {"intent": None, "intent_at": None, "grace_seconds": None}
+NOWHERE = (-1, -1)  # before any checkpoint, as (epochs, steps)
 # What a worker reports that its attempt's row keeps too.
 OF_ATTEMPT = frozenset({"host", "pid", "devices", "from_epoch", "from_step", "computes"})
 
@@ -42,6 +45,9 @@ def claimed(run: Run, now: float, gpus: float, after: int = 0) -> Changes:
         "started_at": max(now, run.submitted_at),
         "reason": None,
         "answered_at": None,
+        "epoch": None,
+        "step": None,
+        "loss": None,
         "images_per_second": None,
         "seconds_left": None,
         "host": None,
@@ -60,7 +66,8 @@ def reported(run: Run, now: float, progress: ProgressFields) -> Changes:
     """The worker of the run's attempt has answered."""
     changes: Changes = {**progress, "answered_at": now}
     durable = _position(progress.get("durable_epoch"), progress.get("durable_step"))
-    if durable > _position(run.durable_epoch, run.durable_step):
+    begun_anew = run.use_best and durable > NOWHERE  # saved by the attempt that began with the best weights
+    if durable > _position(run.durable_epoch, run.durable_step) or begun_anew:
         changes |= {"losses": 0, "use_best": False}
     else:  # an attempt that fell back to an earlier checkpoint has not advanced before it passes the old mark
         changes.pop("durable_epoch", None)
@@ -68,10 +75,18 @@ def reported(run: Run, now: float, progress: ProgressFields) -> Changes:
     return changes
 
 
-def ended(run: Run, event: Event, now: float, reason: str | None, epochs: int | None = None) -> Changes:
+def ended(
+    run: Run,
+    event: Event,
+    now: float,
+    reason: str | None,
+    epochs: int | None = None,
+    kept: Row | None = None,
+) -> Changes:
     """The run's attempt has ended by `event`, which the table may turn into what the user intended.
 
-    `epochs`: how many are behind a run that has finished, by its worker's last word.
+    `epochs`: how many are behind a run that has finished, by its worker's last word; `kept`: the newest epoch
+    of its metric history that is durable, where that is known.
     """
     losses = run.losses + (event is Event.LOSE)
     event = settled(event, run.intent, losses, run.max_retries)
@@ -79,7 +94,41 @@ def ended(run: Run, event: Event, now: float, reason: str | None, epochs: int | 
     changes: Changes = {"state": state, "reason": reason, "losses": losses, "seconds_left": None, **NO_INTENT}
     if epochs is not None and epochs != run.durable_epoch:  # the worker was gone before it was asked again
         changes |= {"durable_epoch": epochs, "durable_step": 0}
+    changes |= _where_it_goes_on(replace(run, **changes), kept)
     return changes | ({"queued_at": now} if state is State.QUEUED else {"ended_at": now})
+
+
+def _where_it_goes_on(run: Run, kept: Row | None) -> Changes:
+    """The position and the metrics of what is durable of a run that has just stopped running.
+
+    What its worker reported beyond that is lost. Where `kept` does not tell the metrics of the newest durable
+    epoch, they stay as reported if they are of that epoch, and else are not known.
+    """
+    changes: Changes = {}
+    durable = _position(run.durable_epoch, run.durable_step)
+    if kept is not None and (saved := _position(int(kept["epoch"]), 0)) > durable:
+        changes, durable = {"durable_epoch": saved[0], "durable_step": 0}, saved
+    epochs, step = max(durable, (0, 0))
+    if kept is not None and kept["epoch"] == epochs:
+        metrics = metrics_of(kept)
+        changes |= {"metrics": metrics, "accuracy": metrics.get("test/accuracy")}
+    elif run.state is not State.FINISHED and _metrics_are_beyond(run, epochs):
+        changes |= {"metrics": {}, "accuracy": None}
+    if (
+        run.state is not State.FINISHED
+        and run.epoch is not None
+        and (run.epoch - 1, run.step or 0) > (epochs, step)
+    ):
+        changes |= {"epoch": epochs + 1, "step": step, "loss": None}
+    return changes
+
+
+def _metrics_are_beyond(run: Run, epochs: int) -> bool:
+    """Whether the metrics that a run has reported may be of an epoch after so many."""
+    if run.epoch is None:  # its attempt has reported none
+        return False
+    in_hand_is_over = run.steps_per_epoch is not None and (run.step or 0) >= run.steps_per_epoch
+    return run.epoch - (0 if in_hand_is_over else 1) > epochs
 
 
 def settled(event: Event, intent: Wish | None, losses: int, max_retries: int) -> Event:
@@ -143,8 +192,8 @@ def resumed(
         "use_best": use_best,
         **NO_INTENT,
     }
-    if use_best:  # the best weights may be older than the newest checkpoint: what follows them advances
-        changes |= {"durable_epoch": None, "durable_step": None}
+    if use_best and run.durable_epoch is not None:  # an unfinished epoch begins anew with the best weights
+        changes |= {"epoch": run.durable_epoch + 1, "step": 0, "durable_step": 0, "loss": None}
     if config is not None:
         changes["config"] = config
     if num_epochs is not None:
@@ -228,4 +277,4 @@ def _after(run: Run, event: Event) -> State:
 
 
 def _position(epoch: int | None, step: int | None) -> tuple[int, int]:
-    return (-1, -1) if epoch is None else (epoch, step or 0)
+    return NOWHERE if epoch is None else (epoch, step or 0)

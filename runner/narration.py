@@ -131,13 +131,13 @@ def place(run: Run) -> str:
 
 
 def progress(run: Run) -> str:
-    """Epoch, loss, accuracy, speed and time left, as far as they are known.
+    """Epochs done, loss, accuracy, speed and time left, as far as they are known.
 
     Of a running run the loss is that of the epoch in hand, the accuracy that of the one before.
     """
     so_far, last = (" so far", "last ") if run.state is State.RUNNING else ("", "")
     parts = [
-        f"epoch {notes.epochs(run)}",
+        f"{notes.epochs(run)} epochs",
         None if run.loss is None else f"loss {run.loss:.4f}{so_far}",
         None if run.accuracy is None else f"{last}test accuracy {percent(run.accuracy)}",
         *pace(run),
@@ -159,13 +159,8 @@ def _listed(parts: Iterable[str | None]) -> str:
 
 
 def ending(run: Run) -> str:
-    """How it ended, after how long (of several attempts in the last one), and why."""
-    started, ended = run.started_at, run.ended_at
-    took = (
-        "" if started is None or ended is None or run.attempt == 0 else f" after {duration(ended - started)}"
-    )
-    if took and run.attempt > 1:
-        took += f" in attempt {run.attempt}"
+    """How it ended, after how long in all its attempts, and why."""
+    took = f" after {notes.trained(run.trained_seconds, run.attempt)}" if run.attempt else ""
     reason = f": {run.reason}" if run.reason else ""
     ended_so = f"{title(run)} is {run.state}{took}{reason}"
     return "; ".join(filter(None, [ended_so, notes.unpublished_note(run)]))

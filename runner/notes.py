@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from capsnet.progressbar import epochs_done
 from runner.output import PROGRAM
 from runner.states import State
 from runner.versions import Versions, differences
@@ -59,6 +60,8 @@ def queued_note(run: Run, situation: Situation) -> str:
         wait = f"no scheduler runs: {situation.start}"
     else:
         wait = situation.waits.get(run.id, "starts next")
+    if run.use_best:
+        wait += ", goes on from its best weights"
     return f"{wait} (queued again: {run.reason})" if run.reason else wait
 
 
@@ -86,9 +89,37 @@ def silent_seconds(run: Run, now: float) -> float:
 
 
 def epochs(run: Run) -> str:
-    """The epoch in hand, or of a run that does not run how many are behind it, of all of them: "3/50"."""
-    reached = {State.RUNNING: run.epoch, State.FINISHED: run.last_epoch}.get(run.state, run.durable_epoch)
-    return f"{reached or 0}/{run.num_epochs}"
+    """The epochs that are done, of all, as `progressbar.epochs_done` writes them: "2.5/50"."""
+    done, step = epochs_and_steps(run)
+    return epochs_done(done, step, run.steps_per_epoch, run.num_epochs)
+
+
+def epochs_and_steps(run: Run) -> tuple[int, int]:
+    """The finished epochs of a run, in any state, and the steps done of the one after them.
+
+    Of a running run as its worker has reported; of any other, and of one whose attempt does not train yet,
+    those that are durable: there it goes on.
+    """
+    if run.state is State.FINISHED:
+        return run.last_epoch, 0
+    durable = run.durable_epoch or 0, run.durable_step or 0
+    if (
+        run.state is not State.RUNNING or run.epoch is None or durable == (run.epoch, 0)
+    ):  # that one is over, too
+        return durable
+    return run.epoch - 1, run.step or 0
+
+
+def trained_seconds(run: Run, now: float) -> float:
+    """How long the run has trained in all its attempts, the one that goes on included, without waiting."""
+    if run.state is not State.RUNNING or run.started_at is None:
+        return run.trained_seconds
+    return run.trained_seconds + max(0.0, now - run.started_at)
+
+
+def trained(seconds: float, attempts: int) -> str:
+    """For how long a run has trained: "34s", "1m 20s in 2 attempts"."""
+    return duration(seconds) + (f" in {attempts} attempts" if attempts > 1 else "")
 
 
 def gpus(run: Run) -> str:

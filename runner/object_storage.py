@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsnet.files import temporary
+from capsnet.history import Row, parse_history
 from runner import growing, held, ownership, remote_checkpoint, run_files
 from runner.objects import Item, Objects, StorageError
 from runner.ownership import ForeignRun
@@ -73,6 +74,13 @@ class ObjectStorage:
         key = f"{attempt_key(run.id, run.name, run.attempt)}/outcome.json"
         text = self._objects.get(key)
         return None if text is None else parsed_ending(text, f"{self._url}/{key}")
+
+    def newest_epoch(self, run: Run) -> Row | None:
+        for number in range(run.attempt, 0, -1) if self._has_own(run) else ():
+            text = self._objects.get(f"{attempt_key(run.id, run.name, number)}/history.csv")
+            if text is not None:
+                return (parse_history(text) or [None])[-1]
+        return None
 
     def read(self, run: Run, *parts: Part) -> RunPaths:
         paths = self._home.run(run.id, run.name)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import platform
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,15 +57,22 @@ def is_copy(noted: FilePlace, here: FilePlace, is_there: Callable[[str], bool]) 
     return is_there(noted.file)
 
 
+@contextmanager
+def reading(file: Path) -> Iterator[sqlite3.Connection]:
+    """For a `with` block: a connection that reads the queue in a file; nothing is written beside it."""
+    in_use = file.with_name(f"{file.name}-wal").exists()
+    uri = f"{file.as_uri()}?{'mode=ro' if in_use else 'immutable=1'}"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        yield connection
+
+
 def holds(file: str, queue_id: str) -> bool:
     """Whether a file holds the queue of this id, as far as it can be read; nothing is written beside it."""
     path = Path(file)
     if not path.is_file():
         return False
-    in_use = path.with_name(f"{path.name}-wal").exists()
     try:
-        uri = f"{path.as_uri()}?{'mode=ro' if in_use else 'immutable=1'}"
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
+        with reading(path) as connection:
             return (queue_id,) in connection.execute("SELECT id FROM queue").fetchall()
     except sqlite3.Error as error:
         return not any(said in str(error) for said in ("no such table", "not a database"))

@@ -207,7 +207,7 @@ class Publisher:
         if not known.params:
             self._tracker.add_params(known, record.params(run.config))
         self._tracker.set_tags(known, tags | record.changes(run.config, known.params, known.tags))
-        seconds = record.trained_seconds(attempts) if run.state in ENDED else None
+        seconds = run.trained_seconds if run.state in ENDED else None
         self._tracker.set_status(known, record.STATUS[run.state], seconds)
         return known
 
@@ -272,9 +272,10 @@ def _history(run: Run, paths: RunPaths) -> Path | None:
     While a newer attempt may still re-measure what an older one measured, only the newest one's counts:
     an older one may be written by a worker that was cut off and does not know that it lost its run.
     """
-    numbers = range(run.attempt, 0, -1) if run.state in ENDED else range(run.attempt, run.attempt - 1, -1)
-    files = (paths.attempt(number).history for number in numbers)
-    return next((file for file in files if file.exists()), None)
+    if run.state in ENDED:
+        return run_files.history(paths, run.attempt)
+    newest = paths.attempt(run.attempt).history
+    return newest if newest.exists() else None
 
 
 def is_annotated_only(run: Run) -> bool:

@@ -15,7 +15,7 @@ from capsnet.history import Row, results
 from capsnet.yamltext import flat
 from runner import configuration, system_metrics
 from runner.redaction import Redactor
-from runner.rows import Attempt, Run
+from runner.rows import Run
 from runner.states import State
 
 STATUS = {
@@ -60,11 +60,6 @@ def identity(queue_id: str, run_id: int) -> str:
 def label(run: Run) -> str:
     """The MLflow run's name, which is also that of the run's folder."""
     return f"{run.id}-{run.name}"
-
-
-def trained_seconds(attempts: Sequence[Attempt]) -> float:
-    """How long attempts went on in all, without the time in which the run waited before and between them."""
-    return sum(attempt.ended_at - attempt.started_at for attempt in attempts if attempt.ended_at is not None)
 
 
 @functools.lru_cache(maxsize=256)  # parsing takes 10 ms; asked for at every epoch of a run

@@ -101,13 +101,16 @@ class Run:
     queued_at: float
     started_at: float | None  # start of the newest attempt
     ended_at: float | None  # None until it is FINISHED, FAILED, CANCELLED or INTERRUPTED
+    trained_seconds: float  # how long its attempts that have ended took, without the waits between them
 
+    # As a running run's worker has reported last (None until it trains); of one that does not run, where it
+    # goes on: what was lost with a process is gone from here, too.
     epoch: int | None  # the epoch in hand, from 1
     step: int | None  # steps done of it
     steps_per_epoch: int | None
     images_per_second: float | None
     loss: float | None
-    accuracy: float | None  # latest on the test set
+    accuracy: float | None  # on the test set, after the latest finished epoch
     metrics: Mapping[str, float]  # of the latest finished epoch
     seconds_left: float | None
     durable_epoch: int | None  # epochs finished in the newest checkpoint that is on disk

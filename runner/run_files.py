@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from capsnet.files import previous_path, temporary_path, write_atomically
+from capsnet.history import Row
 from runner.paths import AttemptPaths, RunPaths, run_number
 from runner.protocol import known
 
@@ -38,6 +39,7 @@ class Ending:
     reason: str | None  # why it failed; of one that has finished why before its last epoch
     at: float  # unix seconds
     epochs: int | None = None  # behind it when it finished; None: all of them, or it has not
+    kept: Row | None = None  # the newest epoch of its history that is durable; None: not known, or none is
 
 
 def write_ending(paths: AttemptPaths, ending: Ending) -> None:
@@ -183,6 +185,12 @@ def figures(paths: RunPaths, attempts: int) -> list[Path]:
     folders = (paths.attempt(number).figures for number in range(attempts, 0, -1))
     found = (sorted(file for file in folder.glob("[!.]*") if file.is_file()) for folder in folders)
     return next(filter(None, found), [])
+
+
+def history(paths: RunPaths, attempts: int) -> Path | None:
+    """Return the metric history of the newest of so many attempts that has saved one."""
+    files = (paths.attempt(number).history for number in range(attempts, 0, -1))
+    return next((file for file in files if file.exists()), None)
 
 
 def size(paths: RunPaths) -> int:

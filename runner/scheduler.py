@@ -190,12 +190,14 @@ class Scheduler:
                 self._close(run, charge.close, now)
             else:
                 looks.append((run, attendance.taken_for_dead(run, self._look(run, answers))))
-        self._endings.ask([run for run, seen in looks if seen.dead is not None])
+        in_haste = {
+            run.id for run, _ in looks if kill_at_once or attendance.overdue(run, now, down_since) is not None
+        }
+        self._endings.ask([run for run, seen in looks if seen.dead is not None or run.id in in_haste])
         for run, seen in looks:
             if seen.dead is not None:
                 known = self._endings.of(run)
-                in_haste = kill_at_once or attendance.overdue(run, now, down_since) is not None
-                if not known.answered and not in_haste:
+                if not known.answered and run.id not in in_haste:
                     continue  # it may have finished: whoever starts it again now would do so for nothing
                 seen = replace(seen, ending=known.answer)
             for action in attendance.attend(run, seen, now, down_since, kill_at_once):
@@ -305,7 +307,15 @@ class Scheduler:
         if run.workers > 1:
             cluster.release(_actor_name(run.id, run.attempt))
         state = self._store.end(
-            self._epoch, run.id, run.attempt, close.event, now, close.outcome, close.reason, close.epochs
+            self._epoch,
+            run.id,
+            run.attempt,
+            close.event,
+            now,
+            close.outcome,
+            close.reason,
+            close.epochs,
+            close.kept or self._endings.kept(run),
         )
         self._charges.pop(run.id, None)
         self._endings.forget(run)

@@ -52,12 +52,17 @@ class ServiceError(Exception):
 def is_alive(store: Store, now: float) -> bool:
     """Whether a scheduler serves this queue; costs a read of one row and a look at one process."""
     beat = store.scheduler_beat()
-    if beat is None or now - beat.at > ALIVE_SECONDS:
+    return beat is not None and is_beating(beat.at, beat.cluster, now)
+
+
+def is_beating(at: float | None, cluster: str, now: float) -> bool:
+    """Whether the scheduler of a cluster lives that has beaten at a time; None: it has left, or never did."""
+    if at is None or now - at > ALIVE_SECONDS:
         return False
-    if beat.cluster != own_cluster():  # of which its beat is all that there is to see
+    if cluster != own_cluster():  # of which its beat is all that there is to see
         return True
     ray = local_ray.find()  # perhaps one that has taken the place of the scheduler's
-    return ray is not None and now - beat.at < ray.up_seconds
+    return ray is not None and now - at < ray.up_seconds
 
 
 def ensure(home: Home, store: Store, tell: Tell = untold) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from capsnet.files import previous_path, write_atomically
+from capsnet.history import Row, read_history
 from runner import ownership, run_files
 from runner.object_storage import MARKER, Log, ObjectStorage, Part, require_own
 from runner.objects import NoAnswer, StorageError
@@ -74,6 +75,10 @@ class Storage(Protocol):
 
     def ending(self, run: Run) -> Ending | None:
         """How the run's newest attempt ended, in its worker's own words, or None when it never said so."""
+        ...
+
+    def newest_epoch(self, run: Run) -> Row | None:
+        """The last row of the run's metric history; None before its first epoch is kept."""
         ...
 
     def read(self, run: Run, *parts: Part) -> RunPaths:
@@ -148,6 +153,10 @@ class Folders:
 
     def ending(self, run: Run) -> Ending | None:
         return read_ending(self._paths(run).attempt(run.attempt)) if self._has_own(run) else None
+
+    def newest_epoch(self, run: Run) -> Row | None:
+        history = run_files.history(self._paths(run), run.attempt) if self._has_own(run) else None
+        return (read_history(history) or [None])[-1] if history else None
 
     def read(self, run: Run, *parts: Part) -> RunPaths:
         if not self._has_own(run):

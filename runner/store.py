@@ -15,6 +15,7 @@ from typing import Self, Unpack
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
+from capsnet.history import Row
 from runner import moves, sources
 from runner.database import Database, NoQueue, StoreError, Unreachable
 from runner.filters import Filter
@@ -608,11 +609,13 @@ class Store:
         outcome: Outcome,
         reason: str | None = None,
         epochs: int | None = None,
+        kept: Row | None = None,
     ) -> State | None:
         """Ends an attempt and moves its run; the state after, None where the attempt has ended before.
 
         `event` is what happened; a pending intent and the number of losses settle what comes of it.
-        `epochs`: how many are behind a run that has finished, where that is known.
+        `epochs`: how many are behind a run that has finished, where that is known; `kept`: the newest epoch
+        of its metric history that is durable, likewise.
         """
         with self._scheduling(epoch) as connection:
             run = run_in_attempt(connection, run_id, attempt)
@@ -621,7 +624,7 @@ class Store:
             ended_at = max(now, run.started_at or now)
             ending = {"ended_at": ended_at, "outcome": outcome, "reason": reason}
             write_attempt(connection, run_id, attempt, ending)
-            return write(connection, run, moves.ended(run, event, ended_at, reason, epochs))
+            return write(connection, run, moves.ended(run, event, ended_at, reason, epochs, kept))
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

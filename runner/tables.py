@@ -21,6 +21,8 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    func,
+    select,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -258,7 +260,11 @@ def complete(dialect: str) -> None:
         runs_to_publish.dialect_options["postgresql"]["where"] = BEHIND
 
 
-RUN = [runs.c[field.name] for field in fields(Run)]
+# The times between two attempts, in which a run waits, do not count.
+_TOOK = func.coalesce(func.sum(attempts.c.ended_at - attempts.c.started_at), 0.0)
+_TRAINED = select(_TOOK).where(attempts.c.run == runs.c.id).correlate(runs).scalar_subquery()
+COMPUTED = {"trained_seconds": _TRAINED.label("trained_seconds")}  # fields of Run that are no columns
+RUN = [COMPUTED[field.name] if field.name in COMPUTED else runs.c[field.name] for field in fields(Run)]
 WAITING = [runs.c[name] for name in Waiting._fields]
 ATTEMPT = [attempts.c[field.name] for field in fields(Attempt)]
 BEAT = [queue.c[field.name] for field in fields(Beat)]

@@ -14,6 +14,7 @@ import pytest
 from patience import PATIENCE
 
 import capsnet
+from capsnet.history import Row
 from runner import source
 from runner.paths import Home
 from runner.rows import Machine, Outcome, Run
@@ -59,6 +60,7 @@ class Lab:
         self._epoch = 0
         monkeypatch.chdir(folder)
         monkeypatch.setenv("RUNNER_HOME", str(self.home.root))
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))  # in which homes are noted
         monkeypatch.setenv("RAY_ADDRESS", ELSEWHERE)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         if database_url is not None:
@@ -161,14 +163,16 @@ class Lab:
         after = self.store.end(self._epoch, number, run.attempt, event, now, outcome, reason, epochs)
         assert after is state
 
-    def lose(self, number: int, reason: str) -> None:
+    def lose(self, number: int, reason: str, kept: Row | None = None) -> None:
+        """Its process is gone; `kept`: the last row of its metric history."""
         run = self.run(number)
-        self.store.end(self._epoch, number, run.attempt, Event.LOSE, time.time(), "lost", reason)
+        self.store.end(self._epoch, number, run.attempt, Event.LOSE, time.time(), "lost", reason, kept=kept)
 
     def ended(self, state: State = State.FINISHED, accuracy: float | None = None, text: str = TINY) -> int:
         """A run that has been through it all."""
         number = self.submit(text)
         self.start(number)
-        self.report(number, epoch=10, accuracy=accuracy, metrics={"test/accuracy": accuracy or 0.0})
+        metrics = {"test/accuracy": accuracy or 0.0}
+        self.report(number, epoch=10, accuracy=accuracy, metrics=metrics, durable_epoch=10, durable_step=0)
         self.end(number, state)
         return number

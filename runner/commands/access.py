@@ -31,11 +31,13 @@ def open_queue(create: bool = False, only_looks: bool = False, adopts: bool = Fa
     cluster see them: this host need not. Those of a queue that keeps them in a storage lie there, unless
     RUNNER_STORAGE names another one.
     """
+    from runner import homes
     from runner.paths import home, recorded
     from runner.store import open_store
 
     place = home()
     with open_store(place, create=create) as store:
+        known = place  # before a shared queue says where the hosts of the cluster see its folder
         if text := store.recorded_home():
             before = recorded(text)
             if place.shared and not os.environ.get("RUNNER_HOME"):
@@ -44,7 +46,24 @@ def open_queue(create: bool = False, only_looks: bool = False, adopts: bool = Fa
                 place = replace(place, storage=before.storage)
         if not adopts:
             _require_original(place, store, only_looks)
+        if create and text is None and not any(store.counts().values()):
+            _tell_of_a_new_home(known, store)
+        if not only_looks:
+            homes.note(known)
         yield Access(place, store)
+
+
+def _tell_of_a_new_home(home: Home, store: Store) -> None:
+    """Say where runs go now, if they could go to another home of this user whose scheduler is up."""
+    from runner import homes
+
+    others = homes.others_up(home, store.now())
+    if not others:
+        return
+    names = ", ".join(other.name for other in others)
+    up = f"the scheduler of {names} is" if len(others) == 1 else f"the schedulers of {names} are"
+    use = "it" if len(others) == 1 else f"one of them; `{PROGRAM} status --all` lists all homes"
+    hint(f"runs go to {homes.of(home).name}, a new home; {up} up: set {others[0].setting} to use {use}")
 
 
 def _require_original(home: Home, store: Store, only_looks: bool) -> None:

@@ -96,8 +96,10 @@ def queue(
     Of a long queue the next 50 runs are listed; JSON has all that are unfinished. --state, --name, --tag and
     --since list every run that meets all of them; each of the first three may be given several times.
 
-    ACCURACY is the latest on the test set, LEFT the time that a running one still needs, AGE the time
-    since it was submitted. GPU: which ones a run uses or used last; of a waiting one, how many it asks for.
+    EPOCH: how many are done, of all, in any state: 2.5/10 in the middle of the third. Of a run that does not
+    run, as many as are saved: there it goes on. ACCURACY is the one on the test set after the last finished
+    epoch, LEFT the time that a running run still needs, AGE the time since it was submitted. GPU: which ones
+    a run uses or used last; of a waiting one, how many it asks for.
     CHANGES: what --set has changed of a run, and in what it differs from the listed runs of its name.
     NOTE: why a run waits or has ended so, in 100 characters; `show` has all of it.
 
@@ -206,11 +208,17 @@ def row(run: Run, situation: Situation, changed: str) -> list[str]:
 
 
 def document(run: Run, home: Home, situation: Situation) -> dict[str, Any]:
-    """A run for programs: every field of its row, the configuration as data, its folder, the column NOTE."""
+    """A run for programs: every field of its row, the configuration as data, its folder, the column NOTE.
+
+    `epochs_done`: whole epochs, as the column EPOCH counts them; `trained_seconds`: the attempt that goes on
+    included.
+    """
     from runner import configuration
 
     return {
         **asdict(run),
+        "epochs_done": notes.epochs_and_steps(run)[0],
+        "trained_seconds": notes.trained_seconds(run, situation.now),
         "config": configuration.document(run),
         "folder": home.place(run.id, run.name),
         "note": notes.note(run, situation) or None,

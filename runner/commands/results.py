@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runner.store import Moved, Store
 
 GOING = f"$runs $are being deleted: `{PROGRAM} rm $numbers` finishes that"
-SINGULAR = {"are": "is", "have": "has", "save": "saves", "stop": "stops", "them": "it"}
+SINGULAR = {"are": "is", "have": "has", "save": "saves", "stay": "stays", "stop": "stops", "them": "it"}
 GONE = "$runs $are not there any more"
 
 
@@ -27,17 +27,23 @@ class Results:
     """Collects a sentence for each run; those that are alike are one line.
 
     Sentences have the runs in them as `$runs` ("runs 3 and 4") and `$numbers` (as a command takes them), and
-    `$are`, `$have`, `$save`, `$stop`, `$them` for one or several. Words of the user are made `literal`.
+    `$are`, `$have`, `$save`, `$stay`, `$stop`, `$them` for one or several. Words of the user are made
+    `literal`.
     """
 
     def __init__(self) -> None:
         self._done: defaultdict[str, list[int]] = defaultdict(list)
         self._refused: defaultdict[str, list[int]] = defaultdict(list)
+        self._remarks: defaultdict[str, list[int]] = defaultdict(list)
         self._why: dict[str, None] = {}
 
     def done(self, number: int, sentence: str = "") -> None:
         """Note a run for which it is done, or is about to be, and what to say of that, if anything."""
         self._done[sentence].append(number)
+
+    def remark(self, number: int, sentence: str) -> None:
+        """Note what to say besides of a run for which it is done."""
+        self._remarks[sentence].append(number)
 
     def refused(self, number: int, sentence: str) -> None:
         self._refused[sentence].append(number)
@@ -72,7 +78,7 @@ class Results:
         reasons = [*_lines(self._refused), *self._why]
         if reasons and not self._done:
             raise CommandError("\n".join(reasons))
-        for line in [*_lines(self._done), *reasons]:
+        for line in [*_lines(self._done), *_lines(self._remarks), *reasons]:
             hint(line)
 
     def end(self) -> None:

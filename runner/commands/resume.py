@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from runner.source import Source
     from runner.store import Store
 
+TAKES_A_GPU = "--set runner.gpus=auto"
 STOPPED = (State.INTERRUPTED, State.FAILED)  # what --all resumes: a cancelled run is not meant to go on
 
 
@@ -58,10 +60,10 @@ def resume(
     from capsnet.mistakes import ConfigError
     from runner.commands.access import open_queue
     from runner.commands.listing import documents
-    from runner.commands.results import Results
+    from runner.commands.results import Results, literal
     from runner.commands.selection import chosen_or_all, may_be_several
     from runner.commands.starting import start_service
-    from runner.editing import edited
+    from runner.editing import edited, keeps_to_the_cpu
     from runner.loading import data_environment
     from runner.present import present
     from runner.store import UnknownRun
@@ -85,9 +87,13 @@ def resume(
                 results.why(str(error))
             else:
                 results.done(run.id, f"$runs $are queued again; `{PROGRAM} watch $numbers` shows $them")
+                if edit.remark:
+                    results.remark(run.id, f"$runs: {literal(edit.remark)}")
                 queued.append(replace(run, **edit.wants._asdict()) if edit.wants else run)
         results.tell()
         started = start_service(home, store, queued)
+        if started:
+            tell_of_gpus(store, [run for run in queued if keeps_to_the_cpu(run, settings or [])])
         if json:
             found = documents(access, results.numbers)
             emit_json(found if everything or may_be_several(runs or []) else found[0])
@@ -113,6 +119,21 @@ def require_data(home: Home, run: Run, edit: Edit) -> None:
         if trains_here(home):
             raise CommandError(f"{line}; `{PROGRAM} resume {run.id} --set dataset.root=FOLDER` goes on then")
         hint(doubtful(line))
+
+
+def tell_of_gpus(store: Store, runs: Sequence[Run]) -> None:
+    """Say that these runs stay on the CPU, where there are GPUs now, and how to give them one."""
+    from runner.commands.results import about
+    from runner.commands.situations import number_of_gpus
+
+    if not runs or not number_of_gpus(store):
+        return
+    began = "$runs began where there was no GPU, and $stay on the CPU: to change that, "
+    hint(
+        about(
+            [run.id for run in runs], began + f"interrupt $them and `{PROGRAM} resume $numbers {TAKES_A_GPU}`"
+        )
+    )
 
 
 def obstacle(run: Run) -> str | None:

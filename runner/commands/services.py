@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,16 +11,28 @@ import typer
 from capsnet.layout import Below, Column, Shorten
 from capsnet.streams import terminal_width
 from runner.commands.options import Json
-from runner.output import PROGRAM, emit, emit_json, hint, plain_table
+from runner.output import (
+    PROGRAM,
+    CommandError,
+    emit,
+    emit_json,
+    emit_table,
+    hint,
+    one_line,
+    plain_table,
+)
 from runner.source import short
-from runner.states import UNFINISHED
+from runner.states import UNFINISHED, State
 from runner.wording import NOTHING, duration, plural
 
 if TYPE_CHECKING:
+    from runner.homes import HomeStatus, KnownHome
     from runner.rows import Machine
     from runner.store import Store
 
 INDENT = "  "
+HOME_COLUMNS = (Column("STATE"), Column("HOME"), Column("RUNS"), Column("NOTE"))
+HOMES_GIVE_WAY = (Below("NOTE"), Below("RUNS"), Shorten("HOME", 16))
 REASONS = 3  # for which runs could not be published, in `status`
 
 
@@ -75,13 +88,25 @@ def _unfinished(store: Store) -> str:
     return f"{plural(count, 'run')} unfinished; `{PROGRAM} queue` lists what there is"
 
 
-def status(json: Json = False) -> None:
+def status(
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Instead, list the homes of this user, and which are up.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Say what is up: scheduler, Ray, GPUs, tracking, and how many runs there are in each state.
 
+    --all lists every home that a command of this user has used on this machine, with its runs by state. One
+    that is gone is named once. Of a queue on a server only where it is, without the password.
+
     \b
-    Example:
+    Examples:
       python -m runner status
+      python -m runner status --all
     """
+    if everything:
+        list_homes(json)
+        return
     from runner.commands.access import how_to_start, is_elsewhere, open_queue
     from runner.service import own_cluster
     from runner.service import status as look
@@ -101,6 +126,77 @@ def status(json: Json = False) -> None:
             emit("\n".join(status_lines(found, how_to_start(home), terminal_width())))
 
 
+def list_homes(json: bool) -> None:
+    """Print the homes of this user, and forget those that are gone. Raises CommandError."""
+    from runner import homes
+    from runner.paths import home
+
+    here = homes.of(home()).name
+    try:
+        found = [
+            (known, _look_here() if known.name == here else homes.look(known, time.time()))
+            for known in homes.known_homes()
+        ]
+        gone = [known for known, status in found if status.condition == "gone"]
+        for known in gone:
+            homes.forget(known)
+    except (OSError, RuntimeError) as error:
+        raise CommandError(f"the homes of this user are not known: {one_line(error)}") from error
+    found = [(known, status) for known, status in found if known not in gone]
+    if json:
+        emit_json([home_document(known, status, here) for known, status in found])
+    elif found:
+        emit_table(HOME_COLUMNS, [home_row(known, status, here) for known, status in found], HOMES_GIVE_WAY)
+    else:
+        hint(f"no home is known yet: `{PROGRAM} submit` or `{PROGRAM} up` makes one")
+    if gone:
+        hint(f"gone, and forgotten now: {', '.join(known.name for known in gone)}")
+
+
+def _look_here() -> HomeStatus:
+    """How the home that commands use now stands; its queue may be on a server."""
+    from runner.commands.access import open_queue
+    from runner.homes import HomeStatus
+    from runner.service import is_alive
+    from runner.store import NoQueue, StoreError
+
+    try:
+        with open_queue(only_looks=True) as (_, store):
+            runs = {state.value: count for state, count in store.counts().items()}
+            return HomeStatus("up" if is_alive(store, store.now()) else "down", runs)
+    except NoQueue:
+        return HomeStatus("gone")
+    except StoreError as error:
+        return HomeStatus("unknown", note=str(error))
+
+
+def home_document(known: KnownHome, status: HomeStatus, here: str) -> dict[str, Any]:
+    """A home for programs; `here`: the name of the one that commands use now."""
+    return {
+        "home": known.root,
+        "database": known.database,
+        "host": known.host,
+        "state": status.condition,
+        "runs": None
+        if status.condition == "unknown"
+        else {state: status.runs.get(state, 0) for state in State},
+        "current": known.name == here,
+        "note": status.note,
+    }
+
+
+def home_row(known: KnownHome, status: HomeStatus, here: str) -> list[str]:
+    """The cells of HOME_COLUMNS."""
+    runs = NOTHING if status.condition == "unknown" else run_counts(status.runs)
+    notes = ["used here"] if known.name == here else []
+    return [status.condition, known.name, runs, "; ".join([*notes, *filter(None, [status.note])])]
+
+
+def run_counts(counts: Mapping[str, int]) -> str:
+    """ "2 RUNNING, 3 FINISHED"; "none"."""
+    return ", ".join(f"{counts[state]} {state}" for state in State if counts.get(state)) or "none"
+
+
 def status_lines(found: dict[str, Any], start: str, width: int | None = None) -> list[str]:
     """What `runner.service.status` found, one line a part; `start`: what to do where no scheduler runs.
 
@@ -114,7 +210,7 @@ def status_lines(found: dict[str, Any], start: str, width: int | None = None) ->
         "gpus": _number(found["gpus"]),
         "cpus": _number(found["cpus"]),
         "tracking": tracking_line(found["tracking"], found["publish_errors"]),
-        "runs": ", ".join(f"{count} {state}" for state, count in found["runs"].items() if count) or "none",
+        "runs": run_counts(found["runs"]),
     }
     lines = [f"{name:<10} {text}" for name, text in parts.items()]
     return lines + (machine_lines(found["machines"], width) if len(found["machines"]) > 1 else [])

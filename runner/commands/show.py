@@ -125,7 +125,8 @@ def details(
     return {
         "run": f"{run.id} ({run.name})",
         "state": run.state + (f": {note}" if note else ""),
-        "progress": narration.progress(run) if run.epoch else "",
+        "progress": narration.progress(run) if run.attempt else "",
+        "trained": notes.trained(notes.trained_seconds(run, now), run.attempt) if run.attempt else "",
         "submitted": f"{age(run.submitted_at, now)} ago, priority {run.priority}",
         "source": submitted_as(run),
         "git": revision(run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from runner.rows import Beat, Machine, Run
     from runner.store import Store
 
+FIRST_LOOK_SECONDS = 3.0  # within which a scheduler that has begun says what its cluster has
+POLL_SECONDS = 0.1
 NEXT = 50  # queued runs that are listed without --all: those that are to start first
 RECENT = 20  # ended ones
 
@@ -40,6 +43,21 @@ def situation(access: Access) -> Situation:
     beat = _serving(access.store, now)
     waits = {} if beat is None else _waits(access.store, beat)
     return Situation(now, beat is not None, waits, start=how_to_start(access.home))
+
+
+def number_of_gpus(store: Store) -> int:
+    """The GPUs of the cluster that serves the queue; one that has just begun is waited for a moment.
+
+    0 where none are known.
+    """
+    deadline = time.monotonic() + FIRST_LOOK_SECONDS
+    while (beat := _serving(store, store.now())) is not None:
+        if (cluster := _cluster(beat)) is not None:
+            return sum(machine.total_gpus for machine in cluster.staying)
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    return 0
 
 
 def hopeless(store: Store, runs: Sequence[Wanted]) -> dict[int, str]:

@@ -98,6 +98,9 @@ def test_a_worker_killed_in_mid_epoch_is_requeued_and_ends_with_the_same_weights
     worker = service.training(number).pid
     assert worker is not None
     first = kill_in_mid_epoch(psutil.Process(worker), service.home.run(number, "small").attempt(1).checkpoint)
+    lost = service.wait_for(number, lambda run: run.trained_seconds)
+    [kept] = [row for row in first["history"] if row["epoch"] == lost.durable_epoch]
+    assert lost.accuracy == kept["test/accuracy"], "the row shows what was lost with the worker"
     service.training(number, attempt=2)
     assert f"from epoch {first['epoch'] + 1}, step {first['step']}" in service.log(number)
     stop(service, number)

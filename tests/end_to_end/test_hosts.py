@@ -102,6 +102,6 @@ def test_every_epoch_of_every_run_is_in_mlflow_once_although_its_server_was_kill
 @needs_hosts
 @pytest.mark.timeout(900)
 def test_a_laptop_follows_a_run_to_its_end_and_keeps_nothing_of_it(found: Found) -> None:
-    assert f"epoch {EPOCHS}" in found.followed
+    assert f"/{EPOCHS} epochs, loss" in found.followed
     assert found.files_of_laptop == sorted(f"{name}.yaml" for name in RUNS)
     assert CANCELLED in found.attempts

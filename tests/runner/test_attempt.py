@@ -15,6 +15,7 @@ import torch
 from capsnet import checkpoint
 from capsnet.figures import gallery
 from capsnet.figures.subject import Subject
+from capsnet.history import metrics_of
 from capsnet.state import State
 from runner import ownership, storage
 from runner.attempt import Assignment, Standing, perform
@@ -65,6 +66,22 @@ def test_an_attempt_trains_to_its_end_and_says_so_on_disk(assignment: Assignment
     assert (fields.get("from_epoch"), fields.get("from_step")) == (0, 0)
     assert fields.get("computes") == "float32 on the CPU, 1 thread, steps not compiled"
     assert checkpoint.load(assignment.paths.checkpoint)["epoch"] == 2
+
+
+def test_an_attempt_says_which_epoch_is_durable_however_it_ends(assignment: Assignment) -> None:
+    first = ending(performed(assignment)).kept
+    [*_, newest] = checkpoint.load(assignment.paths.checkpoint)["history"]
+    assert first is not None and metrics_of(first) == metrics_of(newest)
+    diverging = "optim: {lr: 1.0e+30}\n" + SMALL.replace("num_epochs: 2", "num_epochs: 9")
+    failed = ending(performed(next_attempt(assignment, diverging)))
+    assert failed.kind == "failed" and "nan" in str(failed.reason)
+    assert failed.kept is not None and failed.kept["epoch"] == 2  # nothing has been saved since
+
+
+def test_an_attempt_that_ends_before_its_first_epoch_has_none(assignment: Assignment) -> None:
+    diverging = "optim: {lr: 1.0e+30}\n" + SMALL.replace("batch_size: 256", "batch_size: 64")
+    failed = ending(performed(replace(assignment, config=diverging)))
+    assert (failed.kind, failed.kept) == ("failed", None)
 
 
 def test_the_pictures_of_a_run_call_it_by_its_number_and_name(

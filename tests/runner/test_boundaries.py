@@ -46,8 +46,8 @@ FLOORS = {
         "cluster resources",
         "scheduler crew scheduler_actor publisher_actor attendance endings launch service local_ray "
         "ray_environment",
-        "cli __main__ commands.* comparison output exits notes narration following views editing git present "
-        "stages ui ui_child ui_record web_gate web_proxy web_server run_tied tensorboard_server",
+        "cli __main__ commands.* comparison homes output exits notes narration following views editing git "
+        "present stages ui ui_child ui_record web_gate web_proxy web_server run_tied tensorboard_server",
     ],
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cli_harness import TINY, Lab
 
-from capsnet import yamlfile
+from capsnet import config, schedules, yamlfile
 from runner import exits
 from runner.editing import edited
 from runner.narration import next_steps
@@ -134,7 +134,7 @@ def test_a_run_that_stopped_early_shows_how_far_it_came_and_why(lab: Lab) -> Non
     (line,) = lab.call("queue").out.splitlines()[1:]
     assert " FINISHED " in line and " 4/10 " in line and REASON in line
     shown = lab.call("show", number).out
-    assert f"FINISHED: {REASON}\n" in shown and "epoch 4/10" in shown
+    assert f"FINISHED: {REASON}\n" in shown and "4/10 epochs" in shown
     goes_on = "python -m runner resume 1 --set stop_after_epochs_without_gain=null"
     assert f"`{goes_on}` goes on" in lab.call("interrupt", number).err
     waited = lab.call("wait", number)
@@ -406,3 +406,73 @@ def test_a_priority_that_is_none_changes_nothing(lab: Lab, words: list[str]) -> 
     number = lab.submit()
     assert lab.call("priority", *words).code == exits.USAGE
     assert lab.run(number).priority == 0
+
+
+COSINE = TINY + "optim: {schedule: cosine, lr: 0.01}\n"
+
+
+def interrupted(lab: Lab, text: str, gpus: float = 0) -> int:
+    """A run that was interrupted after step 10 of 20 of its fifth epoch."""
+    number = lab.submit(text)
+    lab.start(number, gpus=gpus)
+    lab.report(number, epoch=5, step=10, steps_per_epoch=20, durable_epoch=4, durable_step=10)
+    lab.end(number, State.INTERRUPTED)
+    return number
+
+
+def test_a_resume_that_stretches_a_cosine_says_so_in_the_workers_words(lab: Lab) -> None:
+    first, second = interrupted(lab, COSINE), interrupted(lab, COSINE)
+    said = (
+        "num_epochs was 10 and is now 20, and the cosine spans all epochs: the learning rate goes on from "
+        "0.0088 instead of 0.00578"
+    )
+    before, now = config.parse(COSINE), config.parse(COSINE.replace("num_epochs: 10", "num_epochs: 20"))
+    assert said == schedules.stretched(before, now, 4 * 20 + 10, 20)
+    done = lab.call("resume", first, second, "--set", "num_epochs=20")
+    assert done.code == 0
+    assert done.err.splitlines()[1] == f"runs 1 and 2: {said}"
+
+
+@pytest.mark.parametrize("setting", ["optim.lr=0.02", "num_epochs=10"])
+def test_a_resume_that_leaves_the_cosine_as_long_as_it_was_says_nothing(lab: Lab, setting: str) -> None:
+    number = interrupted(lab, COSINE)
+    assert "cosine" not in lab.call("resume", number, "--set", setting).err
+
+
+def test_of_other_schedules_and_of_runs_that_have_not_begun_a_resume_says_nothing(lab: Lab) -> None:
+    number = interrupted(lab, TINY)
+    assert "cosine" not in lab.call("resume", number, "--set", "num_epochs=20").err
+    waiting = lab.submit(COSINE)
+    lab.call("interrupt", waiting)
+    assert "cosine" not in lab.call("resume", waiting, "--set", "num_epochs=20").err
+
+
+def test_a_run_that_stays_on_the_cpu_beside_gpus_says_how_to_change_that(lab: Lab) -> None:
+    number = interrupted(lab, TINY)
+    lab.serve(gpus=2)
+    said = (
+        "run 1 began where there was no GPU, and stays on the CPU: to change that, interrupt it and "
+        "`python -m runner resume 1 --set runner.gpus=auto`"
+    )
+    assert said in lab.call("resume", number).err.splitlines()
+    lab.call("interrupt", number)
+    done = lab.call("resume", number, "--set", "runner.gpus=auto")
+    assert "GPU" not in done.err
+    assert lab.run(number).gpus == "auto"  # which the scheduler makes one GPU
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus_at_the_start", "gpus_now"),
+    [
+        (TINY, 0, 0),
+        (TINY, 1, 2),
+        (TINY + "runner: {gpus: 0}\n", 0, 2),
+        (TINY + "use_cuda: false\n", 0, 2),
+    ],
+)
+def test_a_run_that_has_a_gpu_or_wants_none_hears_nothing_of_gpus(
+    lab: Lab, text: str, gpus_at_the_start: float, gpus_now: float
+) -> None:
+    number = interrupted(lab, text, gpus_at_the_start)
+    lab.serve(gpus=gpus_now)
+    assert "GPU" not in lab.call("resume", number).err

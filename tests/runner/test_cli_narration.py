@@ -115,7 +115,7 @@ def test_a_pipe_hears_of_an_epoch_every_ten_seconds_at_most(queued: Run) -> None
         at = NOW + step / 4
         run = training(queued, epoch=1, step=step, loss=0.5, answered_at=at).run
         view.show([run], Situation(at, True))
-    line = "run 1 (tiny): epoch 1/10, loss 0.5000 so far"
+    line = "run 1 (tiny): 0/10 epochs, loss 0.5000 so far"
     assert stream.getvalue().splitlines()[2:] == [line, line, line]
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_does_not_get_on_has_no_line_again(queued: Run) -> None:
     for second in range(40):
         run = training(queued, epoch=1, step=3, answered_at=NOW + second).run
         view.show([run], Situation(NOW + second, True))
-    assert stream.getvalue().count("epoch 1/10") == 1
+    assert stream.getvalue().count("/10 epochs") == 1
 
 
 def test_how_an_attempt_computes_is_said_once_at_its_start(queued: Run) -> None:
@@ -148,8 +148,7 @@ def test_an_end_says_how_long_and_why(queued: Run) -> None:
         queued,
         state=State.FAILED,
         attempt=1,
-        started_at=NOW,
-        ended_at=NOW + 65,
+        trained_seconds=65.0,
         reason="loss is nan at epoch 3, step 117",
     )
     assert narration.ending(ended) == "run 1 (tiny) is FAILED after 1m 05s: loss is nan at epoch 3, step 117"
@@ -157,9 +156,12 @@ def test_an_end_says_how_long_and_why(queued: Run) -> None:
     assert any("python -m runner logs 1" in line for line in steps)
     assert any(line.endswith("python -m runner resume 1") for line in steps)
     again = dataclasses.replace(
-        ended, attempt=2, reason="no data; resume this run with --set dataset.root=FOLDER"
+        ended,
+        attempt=2,
+        trained_seconds=100.0,
+        reason="no data; resume this run with --set dataset.root=FOLDER",
     )
-    assert " is FAILED after 1m 05s in attempt 2: no data" in narration.ending(again)
+    assert " is FAILED after 1m 40s in 2 attempts: no data" in narration.ending(again)
     assert narration.next_steps(again)["go on"].endswith("resume 1 --set dataset.root=FOLDER")
 
 

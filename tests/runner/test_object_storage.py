@@ -19,6 +19,7 @@ from patience import PATIENCE, wait_until
 from capsnet import checkpoint
 from capsnet import saving as saving_beside
 from capsnet.figures import output
+from capsnet.history import metrics_of
 from capsnet.patience import SavingError
 from capsnet.saving import Writer
 from capsnet.snapshot import Snapshot
@@ -410,8 +411,10 @@ def test_training_goes_on_while_the_server_is_away_and_saves_when_it_is_back(
         assert file is not None
         state = checkpoint.load(file)
     assert (state["epoch"], state["step"]) == position(training.row)
-    log = kept.ending(run)
-    assert log == ending
+    assert kept.ending(run) == ending
+    newest = kept.newest_epoch(run)
+    assert newest is not None and ending.kept is not None
+    assert newest["epoch"] == state["epoch"] and metrics_of(newest) == metrics_of(ending.kept)
 
 
 @pytest.mark.slow
