@@ -409,7 +409,7 @@ def _start_mark(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError: it ended between open and read
         pass
     try:  # no such process, or a system without /proc
         process = psutil.Process(pid)

@@ -105,7 +105,8 @@ def finished_epochs(run: Run) -> int:
     if run.state is State.FINISHED:
         return run.last_epoch
     # With its last metrics a worker reports the loss of the whole epoch, to the last bit.
-    is_over = run.step == run.steps_per_epoch and run.loss == run.metrics.get("train/loss")
+    at_its_end = run.step is not None and run.step == run.steps_per_epoch
+    is_over = at_its_end and run.loss == run.metrics.get("train/loss")
     return run.epoch if is_over else run.epoch - 1
 
 
@@ -178,14 +179,8 @@ def outcome_line(run: Run, best: Best | None = None) -> str:
 
 
 def reached(run: Run) -> str | None:
-    """How far an ended run came; where a failed one stood when it failed."""
-    if run.attempt == 0:
-        return None
-    if run.state is not State.FAILED:
-        return f"{notes.epochs(run)} epochs"
-    if not run.epoch or not is_training(run):
-        return "before it trained"
-    return f"last seen in epoch {run.epoch}/{run.num_epochs}, step {run.step or 0}"
+    """How far an ended run came: where a resume goes on."""
+    return f"{notes.epochs(run)} epochs" if run.attempt else None
 
 
 class Best(NamedTuple):

@@ -72,7 +72,7 @@ def test_wait_says_how_the_run_ended(lab: Lab, state: str, code: int) -> None:
     assert (done.code, done.out) == (code, "")
     reached = {
         "FINISHED": "10/10 epochs",
-        "FAILED": "before it trained; output: `python -m runner logs 1`",
+        "FAILED": "0/10 epochs; output: `python -m runner logs 1`",
     }.get(state, "0/10 epochs")
     assert re.fullmatch(rf"run 1 \(tiny\) is {state} after \d+s; {reached}\n", done.err)
 
@@ -164,8 +164,8 @@ def test_who_stays_with_several_runs_gets_the_result_of_each_in_order(lab: Lab, 
         results[0],
     )
     assert re.fullmatch(
-        r"run 2 \(two\) is FAILED after \d+s: loss is nan at epoch 3, step 117; last seen in epoch 3/10, "
-        r"step 117, test accuracy 50.00%; output: `python -m runner logs 2`",
+        r"run 2 \(two\) is FAILED after \d+s: loss is nan at epoch 3, step 117; 0/10 epochs; "
+        r"output: `python -m runner logs 2`",
         results[1],
     )
 

@@ -218,7 +218,7 @@ def test_queue_prints_no_line_that_is_too_wide_and_says_what_it_leaves_out(
     assert told == ([", ".join(left_out)] if left_out else [])
     text = " ".join(" ".join(lines).split())
     assert "needs 999 cores, the largest machine has 2: can never start" in text
-    assert "10/10" in text and "3/10" in text
+    assert "10/10" in text and "2.2/10" in text
     if "LEFT" not in left_out:
         assert " 51s " in text
 
@@ -319,7 +319,7 @@ def test_watch_draws_the_whole_screen_anew_when_the_terminal_has_another_size(sw
     lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", last).replace("\r", "").split("\n")
     assert len(lines) < 10
     assert max(map(width_of, lines)) <= 50
-    assert "3/10" in last
+    assert "2.2/10" in last
 
 
 def test_a_bar_leaves_nothing_of_itself_behind_when_the_terminal_becomes_narrower(sweep: Lab) -> None:

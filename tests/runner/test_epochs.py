@@ -142,7 +142,7 @@ def test_the_time_of_a_run_is_that_of_all_its_attempts(lab: Lab) -> None:
     lab.start(number)
     lab.end(number, State.FINISHED)
     assert lab.run(number).trained_seconds == pytest.approx(60, abs=5)
-    assert re.search(r"is FINISHED after 1m 0\ds in 2 attempts\n", lab.call("wait", number).err)
+    assert re.search(r"is FINISHED after 1m 0\ds in 2 attempts; 10/10 epochs\n", lab.call("wait", number).err)
     assert re.search(r"^trained +1m 0\ds in 2 attempts$", lab.call("show", number).out, re.MULTILINE)
     assert json.loads(lab.call("show", number, "--json").out)["trained_seconds"] == pytest.approx(60, abs=5)
 
