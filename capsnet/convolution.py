@@ -25,8 +25,20 @@ def primary_convolution(features: torch.Tensor, weight: torch.Tensor, same: bool
     device = features.device.type
     if device != "cpu" or not torch.is_autocast_enabled(device):
         return F.conv2d(features, weight, stride=PRIMARY_STRIDE)
+    if features.shape[3] < weight.shape[3] + PRIMARY_STRIDE:  # an output of width 1
+        with full_precision(device):
+            return F.conv2d(features.to(weight.dtype), weight, stride=PRIMARY_STRIDE)
     half = torch.get_autocast_dtype(device)
     return convolve(features.to(half), weight.to(half))
+
+
+def full_precision(device: str) -> torch.autocast:
+    """Turn autocast off for a `with` block: for strided convolutions to, or from, maps of width 1 on a CPU.
+
+    The bfloat16 kernels of oneDNN for AMX sum these wrongly, and read memory that nothing was written to
+    (seen with PyTorch 2.15, height 2 and more, stride 2).
+    """
+    return torch.autocast(device, enabled=False)
 
 
 def _framed(features: torch.Tensor, window: Window) -> torch.Tensor:

@@ -98,3 +98,13 @@ def test_the_products_are_taken_in_bfloat16_only(half, monkeypatch):
     for found, wanted in zip((outputs, *gradients), expected, strict=True):
         assert (found.double() - wanted).norm() / wanted.norm() < bound
     assert [gradient.dtype for gradient in gradients] == [torch.float32] * 2
+
+
+@pytest.mark.parametrize("height", [1, 2, 12])
+def test_an_output_of_width_1_is_right_in_bfloat16_too(height):
+    """The kernels of oneDNN for AMX are wrong there."""
+    features = torch.randn(3, 8, 2 * (height - 1) + 7, 7, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(16, 8, 7, 7, generator=torch.Generator().manual_seed(1)) / 20
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = primary_convolution(features, weight)
+    torch.testing.assert_close(outputs.float(), primary_convolution(features, weight), rtol=0.05, atol=0.05)
