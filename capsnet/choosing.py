@@ -115,7 +115,7 @@ def _refused(kind: Schema, section: Data) -> set[str]:
 
 def _set_only(value: Any, path: KeyPath, overrides: Collection[KeyPath]) -> Iterator[tuple[str, Any]]:
     """The last key of `path` with as much of its value as overrides have set; nothing where none has."""
-    if path in overrides:
+    if any(path[:end] in overrides for end in range(1, len(path) + 1)):  # itself, or a section around it
         yield str(path[-1]), value
     elif isinstance(value, dict):
         below = dict(item for key in value for item in _set_only(value[key], (*path, key), overrides))

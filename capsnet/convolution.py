@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from capsnet.geometry import PRIMARY_STRIDE, Window
 
@@ -26,19 +27,33 @@ def primary_convolution(features: torch.Tensor, weight: torch.Tensor, same: bool
     if device != "cpu" or not torch.is_autocast_enabled(device):
         return F.conv2d(features, weight, stride=PRIMARY_STRIDE)
     if features.shape[3] < weight.shape[3] + PRIMARY_STRIDE:  # an output of width 1
-        with full_precision(device):
+        with _full_precision():
             return F.conv2d(features.to(weight.dtype), weight, stride=PRIMARY_STRIDE)
     half = torch.get_autocast_dtype(device)
     return convolve(features.to(half), weight.to(half))
 
 
-def full_precision(device: str) -> torch.autocast:
+def convolved(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Apply a convolution, or a transposed one, to features [B, C, H, W].
+
+    It is computed in full precision on a CPU where a map has width 1.
+    """
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    is_transposed = isinstance(layer, nn.ConvTranspose2d)
+    narrow = 1 if is_transposed else layer.kernel_size[1] + layer.stride[1] - 1
+    if features.shape[3] > narrow or features.device.type != "cpu":
+        return layer(features)
+    with _full_precision():
+        return layer(features.to(layer.weight.dtype))
+
+
+def _full_precision() -> torch.autocast:
     """Turn autocast off for a `with` block: for strided convolutions to, or from, maps of width 1 on a CPU.
 
     The bfloat16 kernels of oneDNN for AMX sum these wrongly, and read memory that nothing was written to
     (seen with PyTorch 2.15, height 2 and more, stride 2).
     """
-    return torch.autocast(device, enabled=False)
+    return torch.autocast("cpu", enabled=False)
 
 
 def _framed(features: torch.Tensor, window: Window) -> torch.Tensor:

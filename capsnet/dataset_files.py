@@ -5,6 +5,7 @@ So a command can say at once what a run would lack. The modules that read files 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,9 @@ def _numbers(file: Path) -> tuple[list[int], str]:
 
 def require_place(root: Path, place: str) -> None:
     """Raise DataError where `root`, into whose folder `place` files are downloaded, is not to be made."""
-    if root.exists() and not root.is_dir():
-        raise DataError(f"{root} is no folder to put {place} in: correct dataset.root or CAPSNET_DATA")
+    for folder in (root, *(root / part for part in reversed(Path(place).parents)), root / place):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise DataError(f"{folder} is no folder to put {place} in: correct dataset.root or CAPSNET_DATA")
     if not root.parent.is_dir():  # a misspelt path rather than a new place for data
         raise DataError(
             f"there is no folder {root.parent} to put {root.name}/{place} in: correct dataset.root or "

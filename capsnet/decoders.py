@@ -17,7 +17,7 @@ from torch import nn
 
 from capsnet import config
 from capsnet.augmentation import centre
-from capsnet.convolution import full_precision
+from capsnet.convolution import convolved
 from capsnet.geometry import DECONVOLUTIONS, grid_before
 from capsnet.images import ImageShape
 from capsnet.layers import BatchNorm
@@ -85,16 +85,8 @@ class DeconvDecoder(nn.Module):
         *inner, last = self.layers
         outputs = F.relu(first(self.linear(capsules.flatten(1)))).unflatten(1, self.grid)
         for layer, norm in zip(inner, others, strict=True):
-            outputs = F.relu(norm(_transposed(layer, outputs)))
+            outputs = F.relu(norm(convolved(layer, outputs)))
         return pixels(centre(last(outputs), *self.image))
-
-
-def _transposed(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
-    """A transposed convolution, of a map of width 1 on a CPU in full precision for its gradient's sake."""
-    if features.shape[3] > 1 or features.device.type != "cpu":
-        return layer(features)
-    with full_precision("cpu"):
-        return layer(features.to(layer.get_parameter("weight").dtype))
 
 
 def norms(sizes: Iterable[int], wanted: bool) -> nn.ModuleList:

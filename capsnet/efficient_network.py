@@ -15,6 +15,7 @@ from torch import nn
 
 from capsnet.capsules import lengths
 from capsnet.config import DeconvDecoder, EfficientCapsNetModel, FCDecoder
+from capsnet.convolution import convolved
 from capsnet.decoders import decoder_of
 from capsnet.geometry import Window, chain
 from capsnet.images import ImageShape
@@ -58,7 +59,7 @@ class EfficientCapsNet(Network):
         """Images [B, C, H, W] -> primary capsules [B, I, K], as they go into routing."""
         features = images
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            features = norm(F.relu(convolution(features)))
+            features = norm(F.relu(convolved(convolution, features)))
         return self.primary(features)
 
 

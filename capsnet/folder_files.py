@@ -30,6 +30,7 @@ def is_hidden(name: str) -> bool:
 
 
 def hidden(count: int) -> str:
+    """Say how many files and folders are hidden."""
     return "1 hidden file or folder" if count == 1 else f"{count} hidden files and folders"
 
 

@@ -83,6 +83,7 @@ def width_of(text: str) -> int:
 
 
 def line(cells: Cells) -> str:
+    """Join padded cells to one line."""
     return (" " * GAP).join(cells).rstrip()
 
 
@@ -128,6 +129,8 @@ class _Table:
         return _total(self._widths.values())
 
     def drop_blank(self) -> None:
+        if not self._rows:
+            return
         for place, texts in self._texts.items():
             if all(text in BLANK for text in texts):
                 del self._widths[place]
@@ -210,7 +213,7 @@ def side_by_side(columns: Sequence[Column], rows: Sequence[Cells], width: int | 
     """
     texts = [[column.title, *(row[place] for row in rows)] for place, column in enumerate(columns)]
     natural = [max(map(width_of, column)) for column in texts]
-    if width is None or _total(natural) <= width:
+    if width is None or _total(natural) <= width or len(columns) == 1:
         return [_block(columns, rows, dict(enumerate(natural)))]
     least = [max(width_of(column[0]), max(map(_least, column))) for column in texts]
     first = min(natural[0], max(least[0], width - GAP - max(least[1:], default=0)))
@@ -253,6 +256,7 @@ def _block(columns: Sequence[Column], rows: Sequence[Cells], widths: dict[int, i
 
 
 def padded(text: str, width: int, right: bool = False) -> str:
+    """Fill a text up to `width` cells with spaces, to the left of it where `right`."""
     space = " " * (width - width_of(text))
     return space + text if right else text + space
 

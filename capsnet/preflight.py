@@ -1,4 +1,7 @@
-"""Finds out before a network is built what a run would fail for. Opens no image, imports no PyTorch."""
+"""Check before a network is built that a run can be trained as it is configured.
+
+No image is opened, and PyTorch is not imported.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capsnet import dataset_files
-from capsnet.config import Config, config_of, data_root, read
+from capsnet.config import Config, Dataset, config_of, data_root, read
 from capsnet.cpus import available_cpus
 from capsnet.dataset_sections import Folder
 from capsnet.images import DataError
@@ -63,12 +66,16 @@ def of_sizes(config: Config) -> Iterator[Obstacle]:
     count = dataset_files.training_images(dataset, data_root(dataset), enough=held_back + batch)
     everywhere = not isinstance(dataset, Folder)  # another host may have other files
     if held_back >= count:
-        why = f"{held_back} leaves none of the {count} training images of {dataset.name} to train on"
+        why = f"{held_back} leaves none of the {count} training images of {_called(dataset)} to train on"
         yield Obstacle(("dataset", "validation"), f"{why}: set it to less", everywhere)
     elif batch > (left := count - held_back):
-        rest = "that dataset.validation leaves" if held_back else f"of {dataset.name}"
+        rest = "that dataset.validation leaves" if held_back else f"of {_called(dataset)}"
         why = f"{batch} is more than the {left} training images {rest}"
         yield Obstacle(("batch_size",), f"{why}: set {left} or less", everywhere)
+
+
+def _called(dataset: Dataset) -> str:
+    return "the folder" if isinstance(dataset, Folder) else dataset.name
 
 
 def of_threads(config: Config) -> Iterator[Obstacle]:

@@ -174,7 +174,7 @@ class Bar:
         from rich.control import Control
         from rich.segment import ControlType
 
-        before, self._width = self._width, self._progress.console.width
+        before, self._width = self._width, max(1, self._progress.console.width)
         for _ in range((before - 1) // self._width):
             up = Control((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
             self._progress.console.control(up)

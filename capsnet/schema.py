@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
 
 Schema = type[BaseModel]
 
@@ -88,11 +85,8 @@ def spot(schema: Schema, location: Sequence[str | int]) -> Spot:
 
 def fields_at(schema: Schema, key: str) -> list[FieldInfo]:
     """The fields that a dotted key names, of every kind of its sections."""
-    name, _, below = key.partition(".")
-    field = schema.model_fields.get(name)
-    if field is None or not below:
-        return [] if field is None else [field]
-    return [found for section in sections(field.annotation) for found in fields_at(section, below)]
+    *around, last = key.split(".")
+    return _fields(kinds_at(schema, around), last)
 
 
 @cache

@@ -8,6 +8,7 @@ chosen kind is an error and never silently ignored. `optim` is tagged twice, by 
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -34,6 +35,10 @@ def tagged(key: str, default: str) -> Discriminator:
 def _path(path: str) -> str:
     if not path.strip() or "\0" in path:
         raise ValueError("must be a path")
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no user {path[1:].partition('/')[0]}") from None
     return path
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runner import configuration, overrides
+from runner.redaction import Redactor
 
 if TYPE_CHECKING:
     from runner.rows import Run
@@ -37,10 +38,10 @@ def _of_one_name(runs: Sequence[Run]) -> Iterator[tuple[int, str]]:
         yield from ((run.id, "") for run in runs)
         return
     known = {run.id: configuration.settings(run) for run in runs}
-    apart = differing(known.values())
+    apart, redact = differing(known.values()), Redactor()
     for run in runs:
         keys = [key for key in changed(run, known[run.id], apart) if key != "name"]
-        yield run.id, in_few_words([item(key, known[run.id][key]) for key in keys])
+        yield run.id, in_few_words([item(key, known[run.id][key], redact) for key in keys])
 
 
 def differing(known: Iterable[Settings]) -> set[str]:
@@ -59,16 +60,21 @@ def differing(known: Iterable[Settings]) -> set[str]:
 
 
 def changed(run: Run, settings: Settings, apart: Collection[str]) -> list[str]:
-    """The keys of a run that were set, or in which runs are apart; in the order of the file."""
+    """List the keys of a run that were set, then those in which runs differ, in the order of the file."""
     named = {key for override in run.overrides for key in overrides.keys_of(override)}
-    return [key for key in settings if key in apart or key in named]
+    return [key for key in settings if key in named] + [
+        key for key in settings if key in apart and key not in named
+    ]
 
 
-def item(key: str, value: Any) -> str:
-    """A key with its value, shortened so that nobody takes it for another one."""
+def item(key: str, value: Any, redact: Redactor) -> str:
+    """A key with its value, which is shortened so that nobody takes it for another one.
+
+    Secrets are hidden first: a shortened one is not known any more.
+    """
     from capsnet.yamlwords import inline
 
-    return f"{key}={shortened(inline(value))}"
+    return f"{key}={shortened(redact(inline(value)))}"
 
 
 def shortened(text: str) -> str:

@@ -56,7 +56,7 @@ COMMANDS = (
     (logs.logs, "Print what a run's workers printed.", exits.OF_COMMANDS),
     (code.code, "Show the code of runs.", exits.OF_COMMANDS),
     (evaluate.evaluate, "Test the networks of runs.", exits.OF_COMMANDS),
-    (figures.figures, "Draw pictures of the networks of runs.", exits.OF_COMMANDS),
+    (figures.figures, "Draw pictures of the networks of runs.", exits.OF_SEVERAL),
     (watch.watch, "Look on while runs go on.", exits.OF_WAITING),
     (waiting.wait, "Wait until runs have ended.", exits.OF_WAITING),
     (control.interrupt, "Let runs save and stop.", exits.OF_SEVERAL),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from capsnet.printable import printable
 from runner import configuration, notes, source
-from runner.wording import NOTHING, printable
+from runner.wording import NOTHING
 
 if TYPE_CHECKING:
     from runner.rows import Run
@@ -52,7 +53,7 @@ def _source(run: Run) -> dict[str, Any]:
 def _machine(run: Run) -> dict[str, Any]:
     known = {
         "host": run.host,
-        "device": notes.gpus(run) if run.attempt else None,
+        "device": notes.used(run) if run.attempt else None,
         "computes": run.computes,
         "workers": run.workers,
         "python": run.python or run.submit_python,

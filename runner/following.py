@@ -143,12 +143,14 @@ def tell(access: Access, ids: Sequence[int], deadline: float = math.inf) -> None
 def best_of(home: Home, run: Run) -> Best | None:
     """The epoch that the validation split chose; None without one, and where the history is not at hand."""
     from capsnet.history import read_history, results
+    from runner import run_files
 
-    if home.remote or run.attempt == 0:
+    file = None if home.remote else run_files.history(home.run(run.id, run.name), run.attempt)
+    if file is None:  # none was saved, or it lies on another host
         return None
     try:
-        history = read_history(home.run(run.id, run.name).attempt(run.attempt).history)
-    except (OSError, ValueError):  # none was saved, or it lies on another host
+        history = read_history(file)
+    except (KeyError, OSError, ValueError):
         return None
     found = results(history)
     return Best(int(found["best/epoch"]), found["best/test/accuracy"]) if "best/epoch" in found else None

@@ -114,7 +114,9 @@ def known_homes() -> list[KnownHome]:
 def _noted() -> Iterator[KnownHome]:
     for file in folder().glob("*.json"):
         with suppress(ValueError, TypeError, FileNotFoundError):  # of another version, or just forgotten
-            yield KnownHome(**json.loads(file.read_text()))
+            known = KnownHome(**json.loads(file.read_text()))
+            if all(isinstance(value, str | None) for value in asdict(known).values()):
+                yield known
 
 
 def _host_that_matters(known: KnownHome) -> str | None:
@@ -139,7 +141,7 @@ def look(known: KnownHome, now: float) -> HomeStatus:
         if known.host != platform.node():
             return HomeStatus("unknown", note=f"on host {known.host}")
         return HomeStatus("gone")
-    except (OSError, sqlite3.Error, ValueError) as error:
+    except (OSError, sqlite3.Error, TypeError, ValueError) as error:  # TypeError: a table without rows
         return HomeStatus("unknown", note=str(error))
     from runner.service import is_beating
 

@@ -126,6 +126,11 @@ def gpus(run: Run) -> str:
     """Which GPUs it uses, or used last; of one that waits, how many it asks for."""
     if run.state is State.QUEUED or run.attempt == 0:
         return request(run.gpus)
+    return used(run) or NOTHING
+
+
+def used(run: Run) -> str | None:
+    """Which GPUs its newest attempt uses, or used; None where its worker has not said."""
     if run.devices:
         return f"gpu {','.join(run.devices)}"
-    return "cpu" if run.answered_at else NOTHING
+    return "cpu" if run.answered_at else None

@@ -356,12 +356,6 @@ class Store:
             if source is not None and run.code is not None:
                 sources.drop(connection, [run.code])
 
-    def set_priority(self, run_id: int, priority: int) -> None:
-        """Gives a queued run another place. Raises UnknownRun, and IllegalMove where it is not queued."""
-        with self._writing() as connection:
-            run = _expected(connection, run_id)
-            write(connection, run, moves.placed(run, priority))
-
     def ask_each(
         self, run_ids: Collection[int], intent: Intent, grace_seconds: float, now: float
     ) -> dict[int, Moved]:

@@ -24,6 +24,7 @@ from typing import IO
 
 from runner import ui_record
 from runner.paths import Home
+from runner.private import VARIABLE
 from runner.redaction import redacted
 from runner.tracking import Target, locked, target
 from runner.ui_child import (
@@ -115,9 +116,9 @@ def _claimed(home: Home) -> Iterator[Path]:
     try:
         place = ui_record.folder(home.root)
     except PermissionError as error:
-        raise UIError(f"{error}; set TMPDIR to a folder of your own") from error
+        raise UIError(str(error)) from error
     if len(os.fsencode(place / f"{TENSORBOARD}.sock")) > LONGEST_SOCKET:
-        raise UIError(f"{place}: too long a path for a socket: set TMPDIR to a shorter one")
+        raise UIError(f"{place}: too long a path for a socket: set {VARIABLE} to a shorter one")
     served = None
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

@@ -78,15 +78,8 @@ def listed(numbers: list[int], at_most: int = 10) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else "none"
 
 
-def printable(text: str) -> str:
-    """Text as it is, but for signs that a terminal would obey or cannot show, which become escapes."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
-
-
 def spans(numbers: Iterable[int]) -> str:
-    """Numbers as a command takes them, in their order: "1-3 7"."""
+    """Numbers as a command takes them, sorted and each once: "1-3 7"."""
     found: list[list[int]] = []
     for number in sorted(set(numbers)):
         if found and number == found[-1][-1] + 1:

@@ -31,7 +31,9 @@ def annotate(
         moved = write(store, [run.id for run in runs])
         results.take(store, runs, moved, lambda _: f"$runs $have {literal(described)}", lambda _: GONE)
         results.tell()
-        if not is_alive(store, store.now()):
+        after = [run for number in results.numbers if (run := store.run(number)) is not None]
+        is_news = any(run.annotations != run.published_annotations for run in after)
+        if is_news and not is_alive(store, store.now()):
             hint(f"MLflow gets it when a scheduler runs: {how_to_start(home)}")
         if json:
             emit_json(documents(access, results.numbers))

@@ -58,7 +58,7 @@ def evaluate(
     from runner.commands.access import open_queue, require_folders
     from runner.commands.selection import chosen
 
-    with open_queue() as (home, store):
+    with open_queue(only_looks=True) as (home, store):
         found = chosen(store, runs)
         if any(run.attempt for run in found):
             require_folders(home, "evaluate them")

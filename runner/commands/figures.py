@@ -17,7 +17,7 @@ from runner.commands import completing
 from runner.commands.children import Child
 from runner.commands.options import RUN_HELP
 from runner.commands.selection import chosen, looks_like_runs
-from runner.output import CommandError, emit, hint
+from runner.output import PROGRAM, CommandError, emit, hint
 from runner.wording import run_label
 
 if TYPE_CHECKING:
@@ -101,9 +101,10 @@ def figures(
 ) -> None:
     """Draw pictures of what each RUN has learnt so far into its folder, and print where they are.
 
-    The curves of several runs are one picture, in the first one's folder. Pictures are computed on the CPU,
-    beside whatever the GPUs are booked for. MLflow gets what is in the folder when the run ends; what is
-    drawn later stays there. `python -m capsnet KIND --help` has more options, for a checkpoint.
+    `curves` of several RUNs, where it is named, is one picture, in the first one's folder. Pictures are
+    computed on the CPU, beside whatever the GPUs are booked for. MLflow gets what is in the folder when the
+    run ends; what is drawn later stays there. `python -m capsnet KIND --help` has more options, for a
+    checkpoint.
 
     \b
     Examples:
@@ -133,12 +134,14 @@ def figures(
         for one in drawn:
             kept.keep_figures(one.checkpoint)
     if len(drawn) < len(runs) or not all(done):
-        raise typer.Exit(exits.USAGE)
+        raise typer.Exit(exits.PARTLY if any(done) else exits.USAGE)
 
 
 def parted(store: Store, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words for runs, of which the first is one, and those for kinds of pictures."""
     first, *others = words
+    if first in KINDS:
+        raise CommandError(f"name a run before {first}, as in: {PROGRAM} figures 3 {first}")
     kinds = [word for word in others if word in KINDS]
     names = [word for word in others if word not in KINDS]
     for word in names:

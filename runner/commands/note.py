@@ -29,9 +29,10 @@ def note(runs: Runs, text: Text, json: Json = False) -> None:
 
     if re.fullmatch(r"--?[a-z][a-z-]*", text):
         raise CommandError(f"there is no option {text}, and a note should say more")
+    text = text.strip()
     try:
         tags.require_text(text, allowed="\n\t")
     except ValueError as error:
         raise CommandError(f"a note {error}") from error
-    described = f"a note of {plural(len(text), 'character')}" if text.strip() else "no note"
-    annotate(runs, lambda store, ids: store.note(ids, text.strip() or None), described, json)
+    described = f"a note of {plural(len(text), 'character')}" if text else "no note"
+    annotate(runs, lambda store, ids: store.note(ids, text or None), described, json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +47,7 @@ def resume(
     submit it. It keeps the code of its submission; --new-code takes that of now, with a mistake in it
     mended.
 
-    A run that cannot go on so is named on stderr, with the reason, and the others are queued. --all: all
+    A run that cannot be resumed is named on stderr, with the reason, and the others are queued. --all: all
     that are INTERRUPTED or FAILED. JSON is an object where one RUN is named by its number or name, else a
     list.
 
@@ -64,9 +65,10 @@ def resume(
     from runner.commands.selection import chosen_or_all, may_be_several
     from runner.commands.starting import start_service
     from runner.editing import edited, keeps_to_the_cpu
+    from runner.following import patiently
     from runner.loading import data_environment
     from runner.present import present
-    from runner.store import UnknownRun
+    from runner.store import UnknownRun, Unreachable
 
     source, origin = present(Path.cwd()) if new_code else (None, None)
     results, queued = Results(), []
@@ -85,6 +87,11 @@ def resume(
                     hint(note)
             except (CommandError, ConfigError, IllegalMove, UnknownRun) as error:
                 results.why(str(error))
+            except Unreachable as error:
+                if not results.numbers:
+                    raise
+                results.why(f"{error}; run {run.id} and the runs after it may not be queued")
+                break
             else:
                 results.done(run.id, f"$runs $are queued again; `{PROGRAM} watch $numbers` shows $them")
                 if edit.remark:
@@ -93,9 +100,10 @@ def resume(
         results.tell()
         started = start_service(home, store, queued)
         if started:
-            tell_of_gpus(store, [run for run in queued if keeps_to_the_cpu(run, settings or [])])
+            with suppress(Unreachable):  # the runs are queued, which the exit code must say
+                tell_of_gpus(store, [run for run in queued if keeps_to_the_cpu(run, settings or [])])
         if json:
-            found = documents(access, results.numbers)
+            found = patiently(lambda: documents(access, results.numbers))
             emit_json(found if everything or may_be_several(runs or []) else found[0])
         if not started:
             raise typer.Exit(exits.NOT_STARTED)

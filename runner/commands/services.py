@@ -131,11 +131,15 @@ def list_homes(json: bool) -> None:
     from runner import homes
     from runner.paths import home
 
-    here = homes.of(home()).name
+    current = homes.of(home())
+    here = current.name
     try:
+        noted = homes.known_homes()
+        if here not in {known.name for known in noted} and _look_here(current).condition != "gone":
+            noted.append(current)  # so far only looked at, which notes nothing
         found = [
-            (known, _look_here() if known.name == here else homes.look(known, time.time()))
-            for known in homes.known_homes()
+            (known, _look_here(known) if known.name == here else homes.look(known, time.time()))
+            for known in noted
         ]
         gone = [known for known, status in found if status.condition == "gone"]
         for known in gone:
@@ -153,10 +157,10 @@ def list_homes(json: bool) -> None:
         hint(f"gone, and forgotten now: {', '.join(known.name for known in gone)}")
 
 
-def _look_here() -> HomeStatus:
+def _look_here(known: KnownHome) -> HomeStatus:
     """How the home that commands use now stands; its queue may be on a server."""
     from runner.commands.access import open_queue
-    from runner.homes import HomeStatus
+    from runner.homes import HomeStatus, look
     from runner.service import is_alive
     from runner.store import NoQueue, StoreError
 
@@ -165,7 +169,7 @@ def _look_here() -> HomeStatus:
             runs = {state.value: count for state, count in store.counts().items()}
             return HomeStatus("up" if is_alive(store, store.now()) else "down", runs)
     except NoQueue:
-        return HomeStatus("gone")
+        return look(known, time.time())
     except StoreError as error:
         return HomeStatus("unknown", note=str(error))
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from capsnet.printable import printable
 from runner import configuration, narration, notes, ownership, source, versions
 from runner.commands import completing
 from runner.commands.options import Json, Runs
 from runner.output import PROGRAM, CommandError, emit, emit_json
 from runner.states import ENDED, State
-from runner.wording import NOTHING, age, beginning, duration, plural, printable, request
+from runner.wording import NOTHING, age, beginning, duration, plural, request
 
 if TYPE_CHECKING:
     from runner.commands.access import Access

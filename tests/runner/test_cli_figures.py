@@ -95,7 +95,7 @@ def test_what_cannot_be_drawn_is_said_in_one_line_and_the_others_are_drawn(
     lab: Lab, trained: AttemptPaths
 ) -> None:
     done = lab.process("figures", 1, "overlap", "confusion")
-    assert done.code == exits.USAGE
+    assert done.code == exits.PARTLY
     assert done.out == f"{trained.figures / 'confusion.png'}\n"
     assert done.err.startswith("error: no overlap picture: needs images of two digits")
     assert done.err.count("\n") == 1
@@ -112,7 +112,7 @@ def test_a_drawing_that_a_signal_ends_is_said(lab: Lab, trained: AttemptPaths, t
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
         done = lab.call("figures", 1, "perturb", "curves")
-    assert (done.code, done.out) == (exits.USAGE, f"{trained.figures / 'curves.png'}\n")
+    assert (done.code, done.out) == (exits.PARTLY, f"{trained.figures / 'curves.png'}\n")
     assert done.err == "drawing perturb was ended by signal 9\n"
 
 

@@ -277,8 +277,8 @@ class TestStaying:
         with closing(postgres_server.connect(store._database.writer.url.database)) as other:
             other.execute("BEGIN; SELECT * FROM runs FOR UPDATE")
             with pytest.raises(Unreachable, match="another process has kept the queue busy: try again"):
-                store.set_priority(run, 1)
-        store.set_priority(run, 2)
+                store.set_priority_each([run], 1)
+        store.set_priority_each([run], 2)
 
     @pytest.mark.slow
     def test_a_server_that_hangs_is_given_up(self, postgres_server, store: Store) -> None:

@@ -149,12 +149,12 @@ class TestOrder:
 
     def test_a_queued_run_can_be_moved_to_the_front(self, store: Store, queued: int, add) -> None:
         last = add()
-        store.set_priority(last, 1)
+        store.set_priority_each([last], 1)
         assert [run.id for run in store.queue()] == [last, queued]
 
     def test_a_running_run_has_no_place_to_change(self, store: Store, running: int) -> None:
-        with pytest.raises(IllegalMove, match="run 1: it is RUNNING and has no place in the queue to change"):
-            store.set_priority(running, 1)
+        why = str(store.set_priority_each([running], 1)[running])
+        assert why == "run 1: it is RUNNING and has no place in the queue to change"
 
     def test_runs_can_be_asked_for_by_name(self, store: Store, add) -> None:
         first, _, last = add(name="a"), add(name="A"), add(name="a")
@@ -517,7 +517,6 @@ def test_a_run_that_does_not_exist_is_said_to_be_unknown(store: Store) -> None:
     for act in (
         lambda: store.ask(7, "cancel", 1.0, now=1.0),
         lambda: store.resume(7, now=1.0),
-        lambda: store.set_priority(7, 1),
         lambda: store.begin_removal([7], now=1.0),
         lambda: store.remove([7]),
     ):

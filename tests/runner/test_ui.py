@@ -328,7 +328,7 @@ def test_a_temporary_folder_with_too_long_a_path_is_one_line_with_a_way_out(
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
     with (
-        pytest.raises(ui.UIError, match="too long a path for a socket: set TMPDIR"),
+        pytest.raises(ui.UIError, match="too long a path for a socket: set RUNNER_RAY_DIR"),
         ui.serve(Home(tmp_path)),
     ):
         pass
