@@ -41,7 +41,7 @@ class Published:
         return [name for name in self.names if self.find(root, name) is None]
 
     def require(self, root: Path) -> None:
-        """Raise DataError where files are missing that are not downloaded, or have no place to go to."""
+        """Raise DataError where missing files are not downloaded, or cannot be downloaded to `root`."""
         if not (missing := self.missing(root)):
             return
         if self.source is not None:
@@ -134,12 +134,12 @@ def affnist_files(root: Path) -> list[Path]:
 
 
 def _numbers(file: Path) -> tuple[list[int], str]:
-    """By which 2.mat comes before 10.mat."""
+    """Return a key to sort by, so that 2.mat comes before 10.mat."""
     return [int(number) for number in re.findall(r"\d+", file.stem)], file.name
 
 
 def require_place(root: Path, place: str) -> None:
-    """Raise DataError where `root`, into whose folder `place` files are downloaded, is not to be made."""
+    """Raise DataError unless `root` is a folder or can be made; downloads go to its folder `place`."""
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is no folder to put {place} in: correct dataset.root or CAPSNET_DATA")
     if not root.parent.is_dir():  # a misspelt path rather than a new place for data
@@ -150,7 +150,7 @@ def require_place(root: Path, place: str) -> None:
 
 
 def ways_out(place: str, gzipped: bool = False) -> str:
-    """What a user can do who has the files of the folder `place`, or can get them."""
+    """Return advice for a user who has the files of the folder `place`, or can get them."""
     packed = ", gzipped or not" if gzipped else ""
     return (
         f"put the files there{packed}, or set dataset.root or CAPSNET_DATA to the folder that holds {place}"
