@@ -96,7 +96,7 @@ def times(factor: float | None) -> str:
 
 
 def bounds(chosen: list[Variant], side: int | None) -> dict[str, Measured]:
-    """Make the product and the convolutions in each precision, of the sizes of the chosen paper's network."""
+    """Make the product and the convolutions in each precision, at the chosen sizes of the paper's network."""
     reference = next((each for each in chosen if each.model in PAPER), None)
     first = chosen[0].config()
     same = {"batch_size": first.batch_size, "use_cuda": first.use_cuda, "threads": first.threads}

@@ -47,9 +47,9 @@ class Course:
     group: Group = ALONE  # the processes that share each batch
 
     def orders(self, device: str = "cpu") -> Iterator[torch.Tensor]:
-        """Yield the indices of this process's images of each batch, int64 [B]; the last may be shorter.
+        """Yield the indices of this process's images of each batch, int64 [B].
 
-        Where two digits make an image, [B, 2].
+        Where two digits make an image, [B, 2]. The last batch of an epoch may be shorter.
         """
         for epoch, skipped in self._epochs():
             order = randomness.permutation(self.seed, len(self.labels), "order", epoch)

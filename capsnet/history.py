@@ -54,7 +54,7 @@ def best_row(history: Sequence[Row]) -> Row | None:
 
 
 def results(history: Sequence[Row]) -> dict[str, float]:
-    """Return the figures to report: test metrics of the last epoch, and those of the epoch by validation.
+    """Return the figures to report: the last epoch's test metrics, and those of validation's best epoch.
 
     The latter as "best/epoch", "best/validation/accuracy", "best/test/accuracy" and so on. The test set
     chooses nothing.

@@ -183,7 +183,7 @@ def build(model: MatrixCapsNetModel, iterations: int, shape: ImageShape) -> Matr
 def _classes(
     model: MatrixCapsNetModel, iterations: int, shape: ImageShape, grid: Sides, children: int
 ) -> MatrixCapsules:
-    """Make the class capsules: one position sees all others, and "coordinate addition" marks their votes."""
+    """Make the class capsules, which see all positions; "coordinate addition" tells their votes apart."""
     everywhere = torch.arange(grid[0] * grid[1])[None]
     offsets = coordinates(model, shape) if model.coordinates else torch.zeros(everywhere.numel(), POSE)
     return MatrixCapsules(everywhere, (1, 1), children, shape.classes, iterations, offsets)

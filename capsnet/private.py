@@ -1,4 +1,4 @@
-"""Folders in which no other user of the machine may put anything: who does decides what is run from there.
+"""Folders to which no other user of the machine may write, as code is run from there.
 
 Standard library only: it travels to machines that have nothing else of ours (runner.guest).
 """

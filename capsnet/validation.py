@@ -63,7 +63,7 @@ def check(
     prefix: KeyPath = (),
     known: Collection[str] = (),
 ) -> tuple[Model | None, list[Mistake]]:
-    """Return the model or None, and the mistakes in `data`; for a document with several schemas."""
+    """Validate one of several parts of a document; return the model or None, and the mistakes in `data`."""
     own = [dotted((*prefix, key)) for key in dotted_keys(schema)]
     model, findings = _examine(schema, data, [*own, *known], prefix)
     mistakes = [document.mistake((*prefix, *finding.path), finding.message) for finding in findings]

@@ -51,9 +51,12 @@ def save(state: State, path: Path) -> None:
 
 
 def move_aside(places: Places) -> Path | None:
-    """Move an earlier run's files into folders beside them, "earlier-1" and so on; return the first one."""
+    """Move an earlier run's files into folders beside them, "earlier-1" and so on.
+
+    Returns the folder of the checkpoint's files; None where there was nothing to move.
+    """
     files, pictures = checkpoint.files_of(places.checkpoint), output.folder_of(places.checkpoint)
-    if files and pictures.exists():  # without a checkpoint they are somebody else's
+    if files and pictures.exists():  # without a checkpoint they are not a run's
         files.append(pictures)
     target = _move(files, places.checkpoint.parent)
     if target is not None:
