@@ -1,4 +1,4 @@
-"""Where the time of one training step goes: by kernel on a GPU, by operator on a CPU, as table and picture.
+"""Time of one training step by kernel on a GPU, by operator on a CPU, as table and picture.
 
     python bench/kernels.py
     python bench/kernels.py --precision bfloat16 --output docs/kernels.png

@@ -1,4 +1,4 @@
-"""How time and memory of a training step grow: with the batch, routing iterations, types, size, classes.
+"""Growth of a training step's time and memory with the batch, routing iterations, types, size, classes.
 
     python bench/scale.py iterations                       # 1 to 10
     python bench/scale.py batch types size classes --rounds 5

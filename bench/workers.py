@@ -37,7 +37,7 @@ SUMS = 5  # of the gradients alone, in a round
 
 @dataclass(frozen=True)
 class Crew:
-    """So many workers, each with so many threads of the CPU."""
+    """A number of workers, each with a number of threads of the CPU."""
 
     workers: int
     threads: int

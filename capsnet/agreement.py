@@ -61,7 +61,7 @@ _kernel: RoutingKernel | None = None
 
 @contextmanager
 def computed_by(kernel: RoutingKernel | None) -> Iterator[None]:
-    """Within the `with` block, let `kernel`, if any, compute all iterations and gradients that it serves."""
+    """Let `kernel`, if any, compute all iterations and gradients that it serves, within the `with` block."""
     global _kernel
     before, _kernel = _kernel, kernel
     try:

@@ -220,7 +220,7 @@ def crop(images: torch.Tensor, places: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _window(images: torch.Tensor, corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Of each image [B, C, H, W] the height×width pixels below and right of its corner int64 [B, 2]."""
+    """Cut height×width pixels below and right of its corner int64 [B, 2] out of each image [B, C, H, W]."""
     batch, channels, _, stride = images.shape
     top, left = corners.unbind(1)
     rows = top[:, None] + torch.arange(height, device=images.device)  # [B, height]

@@ -104,13 +104,13 @@ def _read(path: Path) -> State:
 
 
 def _altered(path: Path) -> str | None:
-    """The first entry whose checksum is wrong."""
+    """Return the first entry whose checksum is wrong."""
     with zipfile.ZipFile(path) as archive:
         return archive.testzip()
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether there is a file whose every byte is as it was written."""
+    """Return whether there is a file whose every byte is as it was written."""
     try:
         return _altered(path) is None
     except (OSError, RuntimeError, *BROKEN):

@@ -73,7 +73,7 @@ def examples(
 
 
 def confusion(labels: torch.Tensor, predictions: torch.Tensor, classes: int) -> torch.Tensor:
-    """How often images of each class were taken for each class: int64 [classes, classes], rows the labels.
+    """Count predictions of each class for images of each class: int64 [classes, classes], rows the labels.
 
     Labels and predictions int64 [N], or [N, L] of several classes an image, each of which counts: in the
     order of objective.predicted what was recognised is on the diagonal, and a mistake is beside it in the

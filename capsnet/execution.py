@@ -1,4 +1,4 @@
-"""How the arithmetic is carried out: everything besides the configuration that decides its last bits.
+"""Execution of the arithmetic: everything besides the configuration that decides its last bits.
 
 1 and 2 threads give different bits, so do channels_last and contiguous tensors. So this is resolved
 once, stored in the checkpoint, and used again by every later attempt of the same run.
@@ -29,7 +29,7 @@ NAMES: dict[Device, str] = {"cpu": "this CPU", "cuda": "this GPU"}
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how a run computes."""
+    """Device, precision and other settings by which a run computes."""
 
     device: Device
     precision: Precision  # float32 is not rounded, on CUDA neither; tf32, TensorFloat-32, is on CUDA only
@@ -161,7 +161,7 @@ def _fastest(config: Config, device: Device) -> tuple[Precision, str]:
 
 
 def _cuda_graph(config: Config, device: Device) -> bool:
-    """Whether steps are recorded: on CUDA, where asked for."""
+    """Return whether steps are recorded: on CUDA, where the configuration asks for it."""
     if not config.cuda_graph or device != "cuda":
         return False
     if config.deterministic:
@@ -171,7 +171,7 @@ def _cuda_graph(config: Config, device: Device) -> bool:
 
 
 def can_tf32(device: Device) -> bool:
-    """Whether factors of float32 can be rounded to TensorFloat-32: GPUs from compute capability 8.0."""
+    """Return whether float32 factors can be rounded to TensorFloat-32: GPUs from compute capability 8.0."""
     return device == "cuda" and torch.cuda.get_device_capability()[0] >= 8
 
 
@@ -183,7 +183,7 @@ def can_bfloat16(device: Device) -> bool:
 
 
 def has_fast_bfloat16(device: Device) -> bool:
-    """Whether there are instructions for bfloat16; without them a CPU is slower in it than in float32."""
+    """Return whether there are bfloat16 instructions; without them a CPU is slower in it than in float32."""
     if device == "cuda" or not can_bfloat16(device):
         return can_bfloat16(device)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -129,7 +129,7 @@ class Part:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """How many images each process has, where they are split."""
+        """Number of images of each process, where they are split."""
         every = [self._rows(rank) for rank in range(self.group.size)]
         return [rows.stop - rows.start for rows in every]
 

@@ -105,7 +105,7 @@ class Keeper:
 
     @property
     def stopped_early(self) -> str | None:
-        """Why training has ended before its last epoch, in one line."""
+        """Reason why training has ended before its last epoch, in one line; otherwise None."""
         allowed = self._config.stop_after_epochs_without_gain
         return stopped_early(self.history, self._config.num_epochs, allowed)
 

@@ -71,7 +71,7 @@ class Learner:
 
     @property
     def execution(self) -> Execution:
-        """How steps are computed, as far as it is known by now."""
+        """Execution of the steps, as far as it is known by now."""
         return self._stepper.execution
 
     @property
@@ -142,7 +142,7 @@ class Learner:
             self.best = {"epoch": self.epoch, "score": score, "model": on_cpu(self.network.state_dict())}
 
     def snapshot(self) -> Snapshot:
-        """The complete state as it is now."""
+        """Return the complete state at this moment."""
         state = {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),

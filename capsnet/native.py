@@ -76,7 +76,7 @@ def _run(command: list[str]) -> bytes:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a kept library ends with its own digest: half a library could end the process."""
+    """Return whether a kept library ends with its own digest: half a library could crash the process."""
     try:
         content = path.read_bytes()
     except OSError:

@@ -102,7 +102,7 @@ def _found(path: Path, remedy: str) -> stat_result | None:
 
 
 def _is_checkpoint(file: IO[bytes]) -> bool:
-    """Whether a file holds the state of a run, by the keys in its pickle, which is not run.
+    """Return whether a file holds the state of a run, by the keys in its pickle, which is not executed.
 
     PyTorch writes a zip file, of which the pickle is the first entry, uncompressed; the file may be cut off
     after it.

@@ -26,7 +26,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why nothing can be saved at the moment."""
+    """Reason why nothing can be saved at the moment, and since when."""
 
     since: float  # unix seconds
     reason: str

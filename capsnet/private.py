@@ -39,7 +39,7 @@ def private_folder(path: Path, remedy: str, others_may_read: bool = False) -> Pa
 
 
 def _has_only_its_user(gid: int) -> bool:
-    """Whether a group is a user's private one, as many systems make for each user, with a umask of 002."""
+    """Return whether a group is a user's private one, as many systems make for each, with a umask of 002."""
     try:
         import grp
         import pwd

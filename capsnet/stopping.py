@@ -17,7 +17,7 @@ def is_over(history: Sequence[Row], num_epochs: int, allowed: int | None) -> boo
 
 
 def stopped_early(history: Sequence[Row], num_epochs: int, allowed: int | None) -> str | None:
-    """Why training ends before epoch `num_epochs`, in one line; None where it does not.
+    """Return why training ends before epoch `num_epochs`, in one line; None where it does not.
 
     `allowed`: stop_after_epochs_without_gain. A gain is a higher accuracy on the validation split than in
     every epoch before.

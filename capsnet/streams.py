@@ -30,7 +30,7 @@ def prepare() -> str | None:
 
 
 def interactive(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether `stream` is a terminal that shows the last state of a line that is drawn again and again.
+    """Return whether `stream` is a terminal that shows only the last state of a line that is redrawn.
 
     A notebook is none, although it runs `!command` on a pseudo-terminal: its cell keeps every state.
     """
@@ -38,7 +38,7 @@ def interactive(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool
 
 
 def _in_notebook(environ: Mapping[str, str]) -> bool:
-    """Whether a Jupyter kernel started this program; some front ends set only the second variable."""
+    """Return whether a Jupyter kernel started this program; some front ends set only the second variable."""
     return "JPY_PARENT_PID" in environ or "inline" in environ.get("MPLBACKEND", "")
 
 

@@ -1,4 +1,4 @@
-"""How routing sharpens: the couplings of each iteration (Sabour et al. 2017, Appendix A).
+"""Picture of how routing sharpens: the couplings of each iteration (Sabour et al. 2017, Appendix A).
 
 Self-routing has no iterations: its couplings are shown before training, when they are even, and after it.
 
