@@ -70,7 +70,7 @@ def roaming(images: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
 
 
 def _steps(shares: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Return how far to move lines of pixels that are empty except where `there` [B, side]: int64 [B]."""
+    """Return how far to move lines of pixels, empty except where `there` [B, side] is true: int64 [B]."""
     before, after = (line.int().argmax(1) for line in (there, there.flip(1)))
     return torch.where(shares > 0, shares * (1 + after), shares * before).floor().long()
 

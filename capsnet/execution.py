@@ -32,7 +32,7 @@ class Execution:
     """Device, precision and other settings by which a run computes."""
 
     device: Device
-    precision: Precision  # float32 is not rounded, on CUDA neither; tf32, TensorFloat-32, is on CUDA only
+    precision: Precision  # float32 is never rounded, also on CUDA; tf32, TensorFloat-32, is on CUDA only
     threads: int  # of the CPU
     memory_format: Literal["channels_last", "contiguous"]
     deterministic: bool  # on CUDA

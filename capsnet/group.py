@@ -226,8 +226,8 @@ def joined(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if rank:
         # NCCL's watchdog would end this process when rank 0 takes no more steps, as if it had crashed. So it
-        # ends the communicator alone, and the next step raises that rank 0 has gone; that step's numbers are
-        # not used any more. Rank 0 itself, which saves, must not go on with half a sum.
+        # ends the communicator alone, and the next step raises GroupLost; that step's numbers are not used.
+        # Rank 0 itself, which saves, must not go on with half a sum.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")  # CleanUpOnly; not tried with GPUs yet
     with _losses(f"rank {rank} of {size} cannot reach the others"):
         dist.init_process_group(

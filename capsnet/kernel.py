@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name("agreement.c")
 
 # Of the gradients of the predictions of one input capsule, as far as the second cache of a core holds them.
 ROOM = 2**18  # numbers: 1 MiB
-# Products for fewer of which another thread is not worth waking.
+# Fewer products are not worth another thread.
 PRODUCTS_OF_A_THREAD = 2**20
 
 

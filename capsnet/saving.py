@@ -25,7 +25,7 @@ NO_ANSWER = "the storage does not answer"
 
 
 def due(settings: Checkpoint, ended: int | None, is_over: bool, seconds: float) -> bool:
-    """Return whether to save now, `seconds` after the last save, at the end of epoch `ended` (None: within).
+    """Return whether to save, `seconds` after the last save, at the end of epoch `ended` (None: within one).
 
     `is_over`: no epoch follows.
     """

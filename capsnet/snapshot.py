@@ -89,7 +89,7 @@ def _locked_copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _nothing() -> None:
-    """Return at once: a copy to wait for does not exist."""
+    """Return at once, where there is no copy to wait for."""
 
 
 def _mapped(function: Callable[[torch.Tensor], Any], value: Any) -> Any:

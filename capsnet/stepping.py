@@ -1,4 +1,4 @@
-"""Execution of training steps: operation by operation, compiled, or replayed. No other module has to know.
+"""Execution of training steps: operation by operation, compiled or replayed. Other modules need not know.
 
 A compiled step is fused for batches of one size; the last batch of an epoch, where it is smaller, is not
 worth another compilation and runs operation by operation. Which steps are compiled depends on their number

@@ -24,8 +24,8 @@ def tested_on(trained: Trained, name: str | None, root: str | None) -> Dataset:
     """Return the data set that a network is tested on: its own where `name` is None, else the one called so.
 
     The latter takes each setting that both have, such as the size of a crop, from the network's own data
-    set, and lies in `root` or in the own one's folder. Raises DataError where the images differ in size, or
-    in the number of classes.
+    set, and lies in `root`, or else in that one's folder. Raises DataError where the images differ in size,
+    or in the number of classes.
     """
     own = trained.config.dataset
     if name is None:

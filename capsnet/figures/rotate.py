@@ -107,7 +107,7 @@ def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved
 
 
 def _scores(config: Config) -> str:
-    """Return the name of the scores: "length", or what a network has where lengths lack or do not count."""
+    """Return the name of the scores: "length", or another one where lengths are missing or do not count."""
     match config.model:
         case CNNModel():
             return "probability"
