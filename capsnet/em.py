@@ -60,7 +60,7 @@ class Overlap:
 
     @classmethod
     def of(cls, windows: torch.Tensor) -> Overlap:
-        """Make the overlap of int64 [P, S]: the child's position, in any numbering, at each window's places."""
+        """Make the overlap of int64 [P, S]: children's positions, in any numbering, by window and place."""
         _, child, counts = windows.flatten().unique(return_inverse=True, return_counts=True)
         places = torch.full((len(counts), int(counts.max())), child.numel())
         filled = [0] * len(counts)
