@@ -7,9 +7,10 @@
 
 Each variant is trained once with each seed from 0 on, in turn, and every result is that of its last epoch:
 none is chosen by the test set. The spread is the standard deviation over the seeds (n - 1 below the root).
-`--output`: a folder for the metric histories, a CSV file for each run. Each run that ends is told on stderr.
-`--seconds`: where time is short, no run is begun that would end later, were it as long as the longest so far
-of its variant; the very first, in which what is to be compiled is compiled, counts where there is no other.
+`--output`: a folder for the metric histories, a CSV file for each run. Each run that ends is reported on
+stderr. `--seconds`: where time is short, no run is begun that would end later if it took as long as its
+variant's longest run so far; the very first run, which includes compilation, counts only where its variant
+has no other.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ AS_IT_IS = "as it is"
 
 @dataclass(frozen=True)
 class Result:
-    """What one run came to."""
+    """Result of one run."""
 
     seed: int
     test_error: float  # share of the test images, after the last epoch
@@ -48,26 +49,26 @@ class Result:
 
 @dataclass(frozen=True)
 class Results:
-    """Those of a variant, one for each seed; at least one."""
+    """Results of a variant, one for each seed; at least one."""
 
     variant: str
     runs: tuple[Result, ...]
 
     @property
     def mean(self) -> float:
-        """Of the test errors."""
+        """Mean of the test errors."""
         return statistics.mean(result.test_error for result in self.runs)
 
     @property
     def deviation(self) -> float | None:
-        """None where one run says nothing of it."""
+        """Standard deviation of the test errors; None where there is only one run."""
         if len(self.runs) < 2:
             return None
         return statistics.stdev(result.test_error for result in self.runs)
 
     @property
     def seconds(self) -> float:
-        """The median of a run."""
+        """Median of the seconds of a run."""
         return statistics.median(result.seconds for result in self.runs)
 
     def __str__(self) -> str:
@@ -80,7 +81,7 @@ HEADER = f"{'':<40}{'test error ± sd':>17}{'seconds':>13}  of each seed"
 
 
 def trained(settings: Config, splits: Splits, history: Path | None) -> Result:
-    """Train as `settings` say."""
+    """Train by `settings` and return the result."""
     [last] = deque(train(settings, splits=splits), maxlen=1)
     wait(last.execution.device)
     rows = last.snapshot()["history"]
@@ -93,7 +94,7 @@ def trained(settings: Config, splits: Splits, history: Path | None) -> Result:
 def measured(
     file: str, variants: Iterable[str], keys: list[str], seeds: int, folder: Path | None, seconds: float
 ) -> list[Results]:
-    """Those that there was time for; raises ConfigError where a variant cannot be."""
+    """Measure the results that there is time for; raises ConfigError where a variant is invalid."""
     ends = time.monotonic() + seconds
     chosen = {name: [*keys, *([] if name == AS_IT_IS else [name])] for name in variants}
     for overrides in chosen.values():
@@ -120,7 +121,7 @@ def tell(line: str) -> None:
 
 
 def report(found: list[Results]) -> list[dict[str, Any]]:
-    """For JSON."""
+    """Return the results for JSON."""
     return [{**asdict(each), "mean": each.mean, "deviation": each.deviation} for each in found]
 
 

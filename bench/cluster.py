@@ -1,12 +1,12 @@
-"""What a cluster's numbers are: a long queue, idle GPUs, the way from submit to start.
+"""Measurements of a cluster: a long queue, idle GPUs, the time from submit to start.
 
     python bench/cluster.py queue                        # 10,000 queued runs: `queue`, a tick, memory
     python bench/cluster.py idle --gpus 16 --runs 500    # logical GPUs, real workers on the CPU
     python bench/cluster.py latency                      # submit to start
 
 `queue` and `idle` run in a home and on a local Ray of their own; with RUNNER_DATABASE_URL, which must name
-a database that nothing else uses, the queue lies there. `latency` measures one machine so and, where
-RAY_ADDRESS, RUNNER_DATABASE_URL and RUNNER_HOME name a cluster's, that cluster too, and the difference.
+a database that nothing else uses, the queue lies there. `latency` measures one machine in this way and,
+where RAY_ADDRESS, RUNNER_DATABASE_URL and RUNNER_HOME name a cluster's, that cluster too, and the difference.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CHILDREN = ("children_user", "children_system")
 
 
 def add_runs(store: Store, text: str, count: int) -> list[int]:
-    """Queue as many runs as `submit` would make of so many YAML files; their numbers."""
+    """Queue `count` runs as `submit` would make them of as many YAML files; return their numbers."""
     experiment = loading.parse(text, "bench.yaml")
     code, origin = present(Path.cwd())
     row = to_row(experiment, Path.cwd(), origin, os.environ)
@@ -63,7 +63,7 @@ def until(condition: Callable[[], bool], seconds: float = ENOUGH_SECONDS) -> Non
 
 @contextmanager
 def own_service(gpus: int) -> Iterator[Path]:
-    """A home and a local Ray with so many logical GPUs, for as long as this lasts; its folder."""
+    """Run a local Ray with so many logical GPUs, and a home, within the `with` block; yield their folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = {
@@ -99,7 +99,7 @@ def environment(values: Mapping[str, str], without: Sequence[str] = ()) -> Itera
 
 
 def queue(options: argparse.Namespace) -> None:
-    """One run trains on the only GPU, all others wait for it."""
+    """Measure a queue in which one run trains on the only GPU and all others wait for it."""
     with own_service(gpus=1), open_store(paths.home(), create=False) as store:
         seconds_to_add = seconds(lambda: add_runs(store, LONG, options.runs))
         print(f"{'queued in one transaction':<44} {options.runs} runs in {seconds_to_add:.2f} s")
@@ -111,7 +111,7 @@ def queue(options: argparse.Namespace) -> None:
 
 
 def whole_processes(repeats: int) -> None:
-    """Commands from start to end, and the processor's time in them, which a busy machine changes less."""
+    """Time commands from start to end, and their processor time, which a busy machine changes less."""
     for command in ("queue", "status"):
         used = [cost(partial(runner, command), CHILDREN) for _ in range(repeats)]
         show(f"runner {command}, whole process", [wall for wall, _ in used])
@@ -119,7 +119,7 @@ def whole_processes(repeats: int) -> None:
 
 
 def cost(action: Callable[[], object], parts: Sequence[str]) -> tuple[float, float]:
-    """Seconds that an action took by the wall, and of the processor by these parts of `os.times`."""
+    """Return an action's seconds of wall time, and of processor time by these parts of `os.times`."""
     before = os.times()
     wall = seconds(action)
     after = os.times()
@@ -135,7 +135,7 @@ def memory_of_scheduler(store: Store) -> None:
 
 
 def decisions(store: Store, repeats: int) -> None:
-    """Placement alone, for four machines of four GPUs that are all busy and for four that are all free."""
+    """Time placement alone, for four machines of four GPUs that are all busy and four that are all free."""
     waiting = store.line()
     for what, share in (("busy", 0.0), ("free", 1.0)):
         cpus = 16.0 * share
@@ -150,7 +150,7 @@ def decide(waiting: Sequence[Waiting], nodes: Sequence[Node]) -> None:
 
 
 def ticks(store: Store, repeats: int) -> None:
-    """Whole ticks of a scheduler in this process, which takes over from the actor and adopts its worker."""
+    """Time whole ticks of a scheduler in this process, which takes over the queue and the actor's worker."""
     beat, ray = store.scheduler_beat(), local_ray.find()
     assert beat is not None and ray is not None
     os.environ.update(local_ray.environment(ray.token, os.environ))
@@ -177,14 +177,14 @@ def ticks(store: Store, repeats: int) -> None:
 
 @dataclass(frozen=True)
 class FirstSigns:
-    """When, after it was claimed, an attempt's worker first answered, and first had done a step."""
+    """Seconds from each attempt's claim to its worker's first answer, and to the first step seen."""
 
     answers: list[float]
     steps: list[float]
 
 
 def idle(options: argparse.Namespace) -> None:
-    """Short runs on logical GPUs: how long each GPU had no run between its first start and its last end."""
+    """Measure on logical GPUs how long each had no run between its first start and its last end."""
     text = SMALL.replace("\nmodel", "\nthreads: 1\nmodel").replace(
         "num_epochs: 1", f"num_epochs: {options.epochs}"
     )
@@ -209,7 +209,7 @@ def idle(options: argparse.Namespace) -> None:
 
 
 def watch(store: Store) -> FirstSigns:
-    """Look until nothing is unfinished; a worker is asked five times a second and its row written once."""
+    """Poll until no run is unfinished; a worker is asked five times a second and its row written once."""
     answers: dict[int, float] = {}
     steps: dict[int, float] = {}
     while True:
@@ -225,7 +225,7 @@ def watch(store: Store) -> FirstSigns:
 
 
 def idle_share(attempts: Sequence[Attempt]) -> float:
-    """The share of time in which none of them held their GPU, between the first start and the last end."""
+    """Return the share of time in which no attempt held the GPU, between the first start and the last end."""
     held = sum((attempt.ended_at or 0.0) - attempt.started_at for attempt in attempts)
     first = min(attempt.started_at for attempt in attempts)
     last = max(attempt.ended_at or 0.0 for attempt in attempts)
@@ -236,7 +236,7 @@ def idle_share(attempts: Sequence[Attempt]) -> float:
 
 
 def latency(options: argparse.Namespace) -> None:
-    """From a submit to the claim of its run, by the queue's clock, with free GPUs and the service up."""
+    """Time from a submit to its run's claim, by the queue's clock, with free GPUs and the service up."""
     theirs = {name: value for name in CLUSTERS if (value := os.environ.get(name))}
     with environment({}, without=CLUSTERS), own_service(gpus=1) as folder:
         here = starts(folder, options.repeats)

@@ -1,4 +1,4 @@
-"""What the runner itself costs: its commands, the way to the first step, idle memory, overhead.
+"""Costs of the runner itself: its commands, the time to the first step, idle memory, overhead.
 
     python bench/costs.py commands start memory overhead     # or some of them; all take about 10 minutes
 
@@ -79,7 +79,7 @@ def ended(number: int) -> Run:
 
 
 def commands(folder: Path) -> None:
-    """Whole processes, with the service up and idle."""
+    """Time commands as whole processes, with the service up and idle."""
     file = folder / "small.yaml"
     file.write_text(SMALL)
     number = runner("submit", str(file)).stdout.strip()
@@ -92,7 +92,7 @@ def commands(folder: Path) -> None:
         "runner submit (an impossible run)": lambda: runner("submit", str(file), "--set", "runner.cpus=999"),
     }
     times: dict[str, list[float]] = {label: [] for label in actions}
-    for _ in range(REPEATS):  # interleaved: a disturbance meets all of them
+    for _ in range(REPEATS):  # interleaved: a disturbance affects all of them
         for label, action in actions.items():
             times[label].append(seconds(action))
     for label, values in times.items():
@@ -104,7 +104,7 @@ def commands(folder: Path) -> None:
 
 
 def start(folder: Path) -> None:
-    """From a free machine to the first training step, as the row shows it."""
+    """Time a run on a free machine from its submit to its first training step, as its row shows them."""
     file = folder / "small.yaml"
     file.write_text(SMALL)
     ways: dict[str, list[float]] = {"placed after the submit": [], "first step after it was placed": []}
@@ -123,7 +123,7 @@ def start(folder: Path) -> None:
 
 
 def memory(folder: Path) -> None:
-    """What stays up without a run: the publisher has left by then."""
+    """Measure the memory of the processes that stay up without a run, after the publisher has left."""
     ray = local_ray.find()
     assert ray is not None
     deadline = time.monotonic() + 120
@@ -144,7 +144,7 @@ def processes(pid: int) -> list[psutil.Process]:
 
 
 def overhead(folder: Path) -> None:
-    """The same run by `python -m capsnet train` and through the queue: seconds of its epochs alone."""
+    """Time the epochs of the same run by `python -m capsnet train` and through the queue."""
     ratios = []
     for repeat in range(3):
         file = folder / f"long-{repeat}.yaml"
@@ -165,7 +165,7 @@ def trained_alone(file: Path, folder: Path) -> Path:
 
 
 def seconds_of_epochs(folder: Path) -> float:
-    """The time between the ends of the first and the last epoch."""
+    """Return the seconds between the ends of the first and the last epoch."""
     from capsnet.history import HISTORY, read_history
 
     rows = read_history(next(folder.rglob(HISTORY)))

@@ -1,8 +1,8 @@
-"""How long data sets take from their files to tensors that can be trained on.
+"""Time of reading data sets, from their files to tensors that can be trained on.
 
     CAPSNET_DATA=... python bench/data.py [mnist cifar10 ...]
 
-The first reading, which may have to wait for the disk, is left out; of the others the median and the range.
+The first reading, which may have to wait for the disk, is left out; shown are median and range of the others.
 """
 
 from __future__ import annotations

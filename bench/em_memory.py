@@ -1,4 +1,4 @@
-"""What one training step of matrix capsules needs at most: peak of resident memory, and seconds.
+"""Costs of one training step of matrix capsules: the peak of resident memory, and seconds.
 
     python bench/em_memory.py                  # the paper's sizes, 64 images of 32×32 with two channels
     python bench/em_memory.py --batch 32 --iterations 2

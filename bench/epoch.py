@@ -1,4 +1,4 @@
-"""Where the time of whole epochs goes: data, training, evaluation, checkpoint and TensorBoard.
+"""Time of whole epochs by part: data, training, evaluation, checkpoint and TensorBoard.
 
     python bench/epoch.py experiments/quickstart.yaml
     CAPSNET_DATA=... python bench/epoch.py experiments/mnist_3iter.yaml --epochs 2 --set batch_size=256
@@ -32,7 +32,7 @@ from capsnet.training import Progress, train
 
 @dataclass(frozen=True)
 class Epoch:
-    """Seconds by part; together all that passed."""
+    """Seconds of an epoch by part; they add up to all of its time."""
 
     training: float  # picking and augmenting included
     evaluation: float
@@ -48,7 +48,7 @@ PARTS = [part.name for part in fields(Epoch)]
 
 @dataclass(frozen=True)
 class Once:
-    """Seconds of what is done once."""
+    """Seconds of the parts of a run that are done once."""
 
     data: float  # from files to tensors
     around: float  # network and optimizer made, and whatever else is in no epoch
@@ -58,7 +58,7 @@ class Once:
 
 @dataclass
 class Kept:
-    """Seconds that keeping took in one epoch so far."""
+    """Seconds spent on keeping (`Keeper`) in one epoch so far."""
 
     between_steps: float = 0.0
     before_the_end: float = 0.0  # of the epoch, those between its steps among them
@@ -71,7 +71,7 @@ class Kept:
 
 
 class Unseen:
-    """A view for when nobody looks."""
+    """A view that shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +84,7 @@ class Unseen:
 
 
 def measured(settings: Config, folder: Path) -> tuple[list[Epoch], Once]:
-    """Train as `settings` say, and leave checkpoint and curves in `folder`."""
+    """Train by `settings`, leave checkpoint and curves in `folder`, and return the times."""
     began = time.monotonic()
     splits = datasets.load(settings.dataset, settings.seed)
     loaded = time.monotonic()
@@ -108,7 +108,7 @@ def measured(settings: Config, folder: Path) -> tuple[list[Epoch], Once]:
 
 
 def epoch_of(progress: Progress, images: int, kept: Kept, at_the_end: float) -> Epoch:
-    """A finished epoch of so many images, whose end took `at_the_end` seconds to keep."""
+    """Return the times of a finished epoch of so many images, whose end took `at_the_end` seconds to keep."""
     assert progress.metrics is not None
     steps = images / progress.metrics["images_per_second"]  # seconds, from the first to the last one's end
     evaluation = progress.metrics["epoch_seconds"] - steps - (kept.before_the_end - kept.between_steps)
@@ -116,7 +116,7 @@ def epoch_of(progress: Progress, images: int, kept: Kept, at_the_end: float) -> 
 
 
 def of_batches(settings: Config, splits: Splits) -> float:
-    """Seconds to pick and augment the batches of one epoch."""
+    """Measure the seconds to pick and augment the batches of one epoch."""
     device = execution.resolve(settings).device
     images = splits.train if settings.dataloader.num_workers else splits.train.to(device)
     one_epoch = settings.model_copy(update={"num_epochs": 1})
@@ -133,7 +133,7 @@ def median(epochs: list[Epoch], part: str) -> float:
 
 
 def lines(epochs: list[Epoch], once: Once) -> list[str]:
-    """A table: a row for each part, its median after the first epoch, its share, and its range."""
+    """Return a table: a row for each part, its median after the first epoch, its share, and its range."""
     later = epochs[1:]
     total = sum(epoch.seconds for epoch in later)
     rows = [f"{'seconds an epoch':<24}{'median':>10}{'range':>20}{'share':>8}{'first':>10}"]
@@ -151,7 +151,7 @@ def lines(epochs: list[Epoch], once: Once) -> list[str]:
 
 
 def report(epochs: list[Epoch], once: Once) -> dict[str, Any]:
-    """The same for JSON."""
+    """Return the times for JSON."""
     return {
         "epochs": [asdict(epoch) for epoch in epochs],
         "median_seconds": {part: median(epochs[1:], part) for part in [*PARTS, "seconds"]},

@@ -1,12 +1,12 @@
-"""Where the time of one training step goes: by kernel on a GPU, by operator on a CPU, as table and picture.
+"""Time of one training step by kernel on a GPU, by operator on a CPU, as table and picture.
 
     python bench/kernels.py
     python bench/kernels.py --precision bfloat16 --output docs/kernels.png
     python bench/kernels.py --precision bfloat16 --mode compiled-graph --json
 
 Steps are those of bench/step.py. They are timed by themselves first and by PyTorch's profiler afterwards,
-which slows what it watches; so the times of kernels are the profiler's, and `busy` is their sum as a share of
-a step that nobody watched: on a GPU the share of the time in which it computes. On a CPU an operator's time
+which slows them down; so the times of kernels are the profiler's, and `busy` is their sum as a share of a
+step without the profiler: on a GPU the share of the time in which it computes. On a CPU an operator's time
 is its own, without that of the operators which it calls; what Python does between them is in none.
 """
 
@@ -21,14 +21,14 @@ from measure import Cost, Measured, Parser, costs, machine, run, said, timed, wa
 from torch.profiler import ProfilerActivity, profile
 from variants import MODES, PRECISIONS, STEPS, Variant, model, training
 
-WARM_STEPS = 5  # before a step is what it will be: compiled, recorded as a graph, its memory mapped
+WARM_STEPS = 5  # until steps are steady: compiled, recorded as a graph, their memory mapped
 SHOWN = 15  # kernels; the others are one line
 LONGEST = 60  # characters of a kernel's name in the picture
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel or operator costs in a step, all its calls together."""
+    """Cost of one kernel or operator in a step, all its calls together."""
 
     name: str
     calls: float
@@ -36,7 +36,7 @@ class Kernel:
 
 
 def kernels(measured: Measured, steps: int) -> list[Kernel]:
-    """The kernels of a step, the dearest first."""
+    """Return the kernels of a step, the slowest first."""
     gpu = measured.device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
     with profile(activities=activities, acc_events=True) as profiler:  # else some versions warn
@@ -58,7 +58,7 @@ def kernels(measured: Measured, steps: int) -> list[Kernel]:
 
 
 def shortened(found: list[Kernel], shown: int) -> list[Kernel]:
-    """The dearest so many, and the others as one."""
+    """Return the `shown` slowest, and the others as one."""
     first, others = found[:shown], found[shown:]
     if not others:
         return first
@@ -75,7 +75,7 @@ def table(found: list[Kernel], step: Cost) -> list[str]:
 
 
 def draw(found: list[Kernel], step: Cost, title: str, path: Path) -> None:
-    """The picture; raises ImportError without matplotlib."""
+    """Draw the picture; raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 0.6 + 0.32 * len(found)), layout="constrained")

@@ -1,4 +1,4 @@
-"""How the benches of training measure: time in rounds, arithmetic, memory, and the machine it was on."""
+"""Measuring for the benches of training: time in rounds, arithmetic, memory, and the machine."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from capsnet.state import TrainingError
 
 Key = TypeVar("Key")
 
-# The first makes what stays, and the second needs no more; with a graph, that which records it and a replay.
+# The first step allocates what stays, the second needs no more; with a graph, one records and one replays.
 PEAK_STEPS = WARM_UP + 2
 
 
 class Measured(Protocol):
-    """Something that does the same work at each `step`, on `device`."""
+    """Work that is the same at each `step`, on `device`."""
 
     device: str
 
@@ -47,7 +47,7 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one step, as often as it was measured."""
+    """Seconds of one step, one number for each time that it was measured."""
 
     seconds: tuple[float, ...]
 
@@ -63,25 +63,25 @@ class Times:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step costs: time, and the operations of its convolutions and matrix products."""
+    """Cost of a step: time, and the operations of its convolutions and matrix products."""
 
     times: Times
     flop: int
-    first_seconds: float  # of the very first, in which what is to be compiled is compiled
+    first_seconds: float  # of the very first step, compilation included
 
     @property
     def flop_per_second(self) -> float:
         return self.flop / self.times.median
 
     def beside(self, other: Cost) -> float:
-        """How many times as long it takes."""
+        """Return how many times as long a step takes as one of `other`."""
         return self.times.median / other.times.median
 
 
 def costs(measured: Mapping[Key, Measured], rounds: int, steps: int) -> dict[Key, Cost]:
-    """Time all of `measured` in turn, `rounds` times, so that a disturbance meets all of them.
+    """Time all of `measured` in turn, `rounds` times, so that a disturbance affects all of them.
 
-    Each time `steps` of one are timed together, and waited for.
+    Each time `steps` steps of one are timed together, to the end of their computation.
     """
     first, flop = {}, {}
     for name, each in measured.items():
@@ -95,11 +95,11 @@ def costs(measured: Mapping[Key, Measured], rounds: int, steps: int) -> dict[Key
 
 
 def operations(measured: Measured) -> int:
-    """The floating-point operations of one step, of which multiplying and adding are two.
+    """Count the floating-point operations of one step; a multiplication and an addition are two.
 
-    As PyTorch dispatches them without compilation, which leaves them as they are: convolutions and matrix
-    products, forward and backward. What is done element by element is not counted; for the paper's network
-    that is below one percent of the arithmetic.
+    Counted are convolutions and matrix products, forward and backward, as PyTorch dispatches them without
+    compilation, which does not change them. Operations element by element are not counted; for the paper's
+    network they are below one percent of the arithmetic.
     """
     operators = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     with torch.compiler.set_stance("force_eager"), operators as counter:
@@ -108,7 +108,7 @@ def operations(measured: Measured) -> int:
 
 
 def _seconds(measured: Measured, steps: int) -> float:
-    """Of one step."""
+    """Return the seconds of one step, the mean of `steps`."""
     wait(measured.device)
     started = time.perf_counter()
     for _ in range(steps):
@@ -123,7 +123,7 @@ def wait(device: str) -> None:
 
 
 def replayed(step: Callable[[], None]) -> Callable[[], None]:
-    """The same step, recorded as a CUDA graph: one launch, so that the host is never waited for."""
+    """Record a step as a CUDA graph and return its replay: one launch, so that the GPU does not wait."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -137,13 +137,13 @@ def replayed(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def peak_of(build: Callable[..., Measured], device: str, *arguments: Any) -> int:
-    """The peak of memory, in bytes, that some steps of what `build` builds need by themselves.
+    """Return the peak of memory, in bytes, of some steps of what `build` returns.
 
-    On a GPU what tensors took there, beside those that are there already; else all that a process of its own
-    had resident, Python and PyTorch included.
+    On a GPU the memory of tensors beyond that of those that are there already; on a CPU all resident memory
+    of a process of its own, Python and PyTorch included.
     """
     if device == "cuda":
-        gc.collect()  # what an earlier one left in cycles would go meanwhile
+        gc.collect()  # garbage in cycles would be freed meanwhile
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         _taken(build, *arguments)
@@ -165,8 +165,8 @@ def _taken(build: Callable[..., Measured], *arguments: Any) -> None:
 
 
 def peak_bytes() -> int:
-    """The most that this process has had resident since its start."""
-    # getrusage would do but that Linux counts there what the process was forked from.
+    """Return the most bytes that this process has had resident since its start."""
+    # Not by getrusage, which on Linux also counts the process that this one was forked from.
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -176,7 +176,7 @@ def peak_bytes() -> int:
 
 
 def described(cost: Cost) -> dict[str, Any]:
-    """For JSON."""
+    """Return the cost for JSON."""
     first, third = cost.times.quartiles
     return {
         "median_seconds": cost.times.median,
@@ -189,14 +189,14 @@ def described(cost: Cost) -> dict[str, Any]:
 
 
 def timed(cost: Cost) -> str:
-    """Milliseconds, 30 characters wide: the median, the quartiles."""
+    """Return the median and the quartiles in milliseconds, as text of 30 characters."""
     first, third = cost.times.quartiles
     spread = f"{first * 1e3:,.1f} – {third * 1e3:,.1f}"
     return f"{cost.times.median * 1e3:>10,.1f}{spread:>20}"
 
 
 def machine(device: str) -> dict[str, str | float]:
-    """What the figures are of."""
+    """Return facts about the machine and the versions that the figures are of."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
         "cores": available_cpus(),
@@ -219,14 +219,14 @@ def said(facts: Mapping[str, str | float]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes in one line."""
+    """Argument parser that reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"{self.prog}: {message} (--help says more)\n")
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """A whole number from `least`, as an argument."""
+    """Return a parser of an argument that is a whole number from `least` on."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -237,7 +237,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """A bench as a program: what a user can mend is one line and no traceback."""
+    """Run a bench as a program: an error that a user can mend is one line and no traceback."""
     try:
         main()
     except (ConfigError, DataError) as error:

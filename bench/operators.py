@@ -1,4 +1,4 @@
-"""The floating-point operations of capsnet's own operators, into which PyTorch's counter cannot look."""
+"""Counts of floating-point operations of capsnet's own operators, which PyTorch's counter cannot analyse."""
 
 from __future__ import annotations
 

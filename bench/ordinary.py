@@ -1,9 +1,9 @@
-"""The yardstick of "x times faster": the paper's network and its training as most people would write them.
+"""Reference of "x times faster": the paper's network and its training as most people would write them.
 
 Sabour, Frosst, Hinton 2017, section 4 and Procedure 1, eager, in float32 or under autocast: the predictions
 of all capsules in one tensor, routing logits kept for each image, images through torchvision's transforms
-and a DataLoader. Nothing here is made fast, and nothing slow on purpose. It is right: tests/bench holds its
-lengths, loss and gradients against capsnet's. bench/step.py and bench/scale.py measure it beside capsnet.
+and a DataLoader. Nothing here is made fast, and nothing slow on purpose. It is right: tests/bench compares
+its lengths, loss and gradients with capsnet's. bench/step.py and bench/scale.py measure it beside capsnet.
 
 Letters of shapes: B batch, I primary capsules, K their dimension, J classes, D dimension of their capsules,
 C channels, H height, W width.
@@ -132,7 +132,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 
 class Training:
-    """Its training loop, `step` by `step`, without an end."""
+    """The training loop of that network, one batch a `step`, without an end."""
 
     def __init__(self, config: Config, shape: ImageShape, images: Images, device: str) -> None:
         """Raises ValueError where `config` asks for what this implementation does not have."""

@@ -1,4 +1,4 @@
-"""What bounds each part of a training step: arithmetic or memory, as a table and a roofline picture.
+"""Bounds of each part of a training step, arithmetic or memory: a table and a roofline picture.
 
     python bench/roofline.py                                # the paper's network, in float32 and bfloat16
     python bench/roofline.py --output docs/roofline.png
@@ -46,12 +46,12 @@ class Part:
     device: str
     step: Callable[[], None]
     bytes: int
-    flop: int | None = None  # None: as counted
+    flop: int | None = None  # None: counted by `operations`
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a part lies under the roof."""
+    """Position of a part under the roof."""
 
     name: str
     flop: int
@@ -60,7 +60,7 @@ class Point:
 
     @property
     def intensity(self) -> float:
-        """In operations a byte."""
+        """Arithmetic intensity in operations a byte."""
         return self.flop / self.bytes
 
     @property
@@ -70,13 +70,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Roof:
-    """What the machine can do."""
+    """Limits of the machine: operations and bytes a second."""
 
     flop_per_second: float
     bytes_per_second: float
 
     def above(self, intensity: float) -> float:
-        """The most operations a second at an intensity."""
+        """Return the most operations a second at an intensity."""
         return min(self.flop_per_second, intensity * self.bytes_per_second)
 
 
@@ -96,7 +96,7 @@ class Sum:
 
 
 def parts(settings: Config, how: Execution) -> list[Part]:
-    """The paper's network, cut into its parts."""
+    """Cut the paper's network into its parts."""
     shape = datasets.shape(settings.dataset)
     network = models.build(settings, shape)
     assert isinstance(network, CapsNet)
@@ -118,7 +118,7 @@ def parts(settings: Config, how: Execution) -> list[Part]:
 
 
 def layer(name: str, how: Execution, module: nn.Module, inputs: torch.Tensor, gradient: bool = True) -> Part:
-    """A module forward and backward; `gradient`: also towards its inputs."""
+    """Make a part of a module, forward and backward; `gradient`: also towards its inputs."""
     inputs = inputs.detach().requires_grad_(gradient)
     with how.autocast():
         upstream = torch.ones_like(module(inputs))
@@ -136,7 +136,7 @@ def layer(name: str, how: Execution, module: nn.Module, inputs: torch.Tensor, gr
 
 
 def adam(network: nn.Module, how: Execution) -> Part:
-    """Weights, gradients and both running means are read; all but the gradients are written."""
+    """Make a part of Adam: weights, gradients, both running means are read; all but gradients are written."""
     weights = list(network.parameters())
     for weight in weights:
         weight.grad = torch.ones_like(weight)
@@ -150,7 +150,7 @@ def adam(network: nn.Module, how: Execution) -> Part:
 
 
 def recorded(part: Part) -> Part:
-    """On a GPU as a graph: to launch a part, operation by operation, would take longer than the part."""
+    """Record a part as a graph on a GPU, where launching its operations one by one takes longer than it."""
     if part.device != "cuda":
         return part
     flop = operations(part) if part.flop is None else part.flop
@@ -158,12 +158,12 @@ def recorded(part: Part) -> Part:
 
 
 def size(tensors: Iterable[torch.Tensor]) -> int:
-    """In bytes."""
+    """Return the size of tensors in bytes."""
     return sum(tensor.nbytes for tensor in tensors)
 
 
 def points(chosen: list[Part], found: dict[str, Cost]) -> list[Point]:
-    """Each part, and all of them together."""
+    """Return the point of each part, and of all parts together."""
     made = [
         Point(
             part.name,
@@ -195,7 +195,7 @@ def table(found: dict[str, list[Point]], roofs: dict[str, Roof]) -> Iterable[str
 
 
 def draw(found: dict[str, list[Point]], roofs: dict[str, Roof], title: str, path: Path) -> None:
-    """The picture; raises ImportError without matplotlib."""
+    """Draw the picture; raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")

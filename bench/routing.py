@@ -1,4 +1,4 @@
-"""What our own kernel of routing gains: in C on a CPU, in Triton on a GPU, beside PyTorch's operations.
+"""Gain of our own kernel of routing over PyTorch's operations: in C on a CPU, in Triton on a GPU.
 
     python bench/routing.py                                   # the paper's network, three iterations
     python bench/routing.py --precision tf32 --set batch_size=512 --set route_iters=5 --json
@@ -33,7 +33,7 @@ KERNELS: dict[Device, str] = {"cpu": "kernel in C", "cuda": "kernel in Triton"}
 
 
 def loaded(device: Device, classes: ClassCapsules, batch: int) -> RoutingKernel:
-    """The kernel for a device, whether or not it is faster; ConfigError where none works."""
+    """Load the kernel for a device, whether or not it is faster; ConfigError where none works."""
     try:
         if device == "cpu":
             return kernel.load()
@@ -47,7 +47,7 @@ def loaded(device: Device, classes: ClassCapsules, batch: int) -> RoutingKernel:
 
 
 def by(part: Part, routing: RoutingKernel | None) -> Part:
-    """The same part, computed by a kernel or, None, by PyTorch's operations."""
+    """Return the same part, computed by a kernel or, with None, by PyTorch's operations."""
 
     def step() -> None:
         with agreement.computed_by(routing):
@@ -57,7 +57,7 @@ def by(part: Part, routing: RoutingKernel | None) -> Part:
 
 
 def results(classes: nn.Module, capsules: torch.Tensor, routing: RoutingKernel | None) -> list[torch.Tensor]:
-    """Outputs, and the gradients of the capsules and the weights."""
+    """Return the outputs, and the gradients of the capsules and the weights."""
     capsules = capsules.detach().requires_grad_()
     with agreement.computed_by(routing):
         outputs = classes(capsules)

@@ -20,7 +20,7 @@ START_SECONDS = 240.0
 
 
 def missing() -> str | None:
-    """Why there can be none here."""
+    """Return why no server can be started here; None where one can be."""
     packages = ("s3fs", "moto", "flask")
     lacking = [name for name in packages if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(lacking)}: pip install -e '.[dev]'" if lacking else None
@@ -28,7 +28,7 @@ def missing() -> str | None:
 
 @dataclass
 class Server:
-    """One S3 server on this machine; what it holds is gone when it is killed."""
+    """One S3 server on this machine; its objects are lost when it is killed."""
 
     port: int
     process: subprocess.Popen[bytes] | None = None
@@ -37,7 +37,7 @@ class Server:
 
     @property
     def variables(self) -> dict[str, str]:
-        """How to reach it."""
+        """Environment variables by which clients reach the server."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
             "AWS_ACCESS_KEY_ID": "tester",
@@ -46,12 +46,12 @@ class Server:
         }
 
     def new_url(self) -> str:
-        """A prefix that nobody has used."""
+        """Return a new prefix, which no other caller has."""
         self.number += 1
         return f"s3://{BUCKET}/test-{self.number}"
 
     def start(self) -> None:
-        """Start it on its port, and make the bucket."""
+        """Start the server on its port, and make the bucket."""
         self.process = subprocess.Popen(
             ["nice", "-n", str(self.niceness), sys.executable, "-c", SERVE, str(self.port)],
             stdout=subprocess.DEVNULL,
@@ -69,7 +69,7 @@ class Server:
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        """Let it hang: it takes connections and answers nothing."""
+        """Suspend the server: it takes connections and answers nothing."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
@@ -86,7 +86,7 @@ class Server:
 
 @contextmanager
 def server(niceness: int = 0) -> Iterator[Server]:
-    """A server that serves, and is killed at the end."""
+    """Run a server for a `with` block, and kill it at the end."""
     started = Server(free_port(), niceness=niceness)
     try:
         started.start()

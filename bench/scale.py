@@ -1,4 +1,4 @@
-"""How time and memory of a training step grow: with the batch, routing iterations, types, size, classes.
+"""Growth of a training step's time and memory with the batch, routing iterations, types, size, classes.
 
     python bench/scale.py iterations                       # 1 to 10
     python bench/scale.py batch types size classes --rounds 5
@@ -25,7 +25,7 @@ IMAGES = {"name": "folder", "root": "noise", "size": 28, "classes": 10, "channel
 
 @dataclass(frozen=True)
 class Axis:
-    """What is varied."""
+    """Setting that is varied, with its values."""
 
     key: str  # of the configuration
     values: tuple[int, ...]
@@ -77,7 +77,7 @@ def header(axis: Axis) -> str:
 
 
 def along(axis: Axis, chosen: list[Variant], rounds: int, steps: int | None) -> list[Row]:
-    """Each variant at each of the axis's values, in that order."""
+    """Measure each variant at each of the axis's values, in that order."""
     points = {(each, value): at(each, axis, value) for each in chosen for value in axis.values}
     measured = {key: training(point) for key, point in points.items()}
     device = next(iter(measured.values())).device
@@ -92,7 +92,7 @@ def at(variant: Variant, axis: Axis, value: int) -> Variant:
 
 
 def axes(names: list[str], values: list[int] | None, overrides: list[str]) -> list[Axis]:
-    """Raises ConfigError where `--set` and what is varied are in each other's way."""
+    """Return the axes to vary; raises ConfigError where `--set` or `--values` conflict with them."""
     if values and len(names) != 1:
         raise mistake(f"--values are those of one thing: name one of {', '.join(AXES)}")
     chosen = [replace(AXES[name], values=tuple(values or AXES[name].values)) for name in names]
@@ -107,7 +107,7 @@ def keys(overrides: list[str]) -> set[str]:
 
 
 def around(axis: Axis, overrides: list[str]) -> list[str]:
-    """The overrides of every value of an axis: the user's, and the images, as far as neither sets them."""
+    """Return the overrides for all values of an axis: the user's, and IMAGES where neither sets the key."""
     taken = keys(overrides) | {axis.key}
     images = {f"dataset.{key}": value for key, value in IMAGES.items()}
     return [f"{key}={value}" for key, value in images.items() if key not in taken] + overrides

@@ -1,4 +1,4 @@
-"""What one training step costs: batch, augmentation, forward, losses, backward, optimizer.
+"""Costs of one training step: batch, augmentation, forward, losses, backward, optimizer.
 
     python bench/step.py                                      # the paper's network and the ordinary one
     python bench/step.py capsnet ordinary efficient_capsnet cnn --rounds 5
@@ -16,8 +16,8 @@ what bounds them: a product of matrices, and the bare two convolutions of the pa
 backward, at the same batch. Operations are those of convolutions and matrix products as they were carried
 out; what an implementation computes twice counts twice, so compare images/s. Memory is the peak of a
 process of its own, on a GPU what its tensors took beside the others'. `first s`: seconds that the very first
-step took, in which what is to be compiled is compiled (from nothing, where TORCHINDUCTOR_CACHE_DIR names an
-empty folder). On a busy machine compare only within one run.
+step took, compilation included (from nothing, where TORCHINDUCTOR_CACHE_DIR names an empty folder). On a busy
+machine compare only within one run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices
 
 @dataclass(frozen=True)
 class Row:
-    """A variant beside what bounds it."""
+    """Figures of a variant beside its bounds."""
 
     name: str
     images: int  # a step
@@ -72,7 +72,7 @@ class Row:
         }
 
     def share_of(self, bound: Cost) -> float:
-        """Of its operations a second."""
+        """Return the share of the bound's operations a second that the variant reaches."""
         return self.cost.flop_per_second / bound.flop_per_second
 
     def __str__(self) -> str:
@@ -96,7 +96,7 @@ def times(factor: float | None) -> str:
 
 
 def bounds(chosen: list[Variant], side: int | None) -> dict[str, Measured]:
-    """The product and the convolutions in each precision, at the sizes of the paper's network as chosen."""
+    """Make the product and the convolutions in each precision, at the chosen sizes of the paper's network."""
     reference = next((each for each in chosen if each.model in PAPER), None)
     first = chosen[0].config()
     same = {"batch_size": first.batch_size, "use_cuda": first.use_cuda, "threads": first.threads}
@@ -139,7 +139,7 @@ def main() -> None:
     measured = {each.name: training(each) for each in chosen}
     bounding = bounds(chosen, given.side)
     device = measured[chosen[0].name].device
-    # First, for on a CPU the processes of `peak_of` find compiled what they need.
+    # Before the peaks: on a CPU the processes of `peak_of` then find their code compiled.
     found = costs({**measured, **bounding}, given.rounds, given.steps or STEPS[device])
     peaks = {each.name: peak_of(training, device, each) for each in chosen}
     table = rows(chosen, found, peaks)

@@ -1,11 +1,11 @@
-"""A checkpoint to an object store and back: seconds, and what saving takes from training.
+"""Costs of a checkpoint to an object store and back: seconds, and the time that training loses by it.
 
     python bench/storage.py                        # to moto's S3 server, a process on this machine
     RUNNER_STORAGE=s3://bucket/prefix python bench/storage.py
 
 Rounds of the same steps, by turns with nothing to save and with a checkpoint that a thread saves and uploads
 meanwhile: what the latter take longer is what one saving costs. A server on the same machine takes its own
-part of that, so the processor time of both processes is told apart.
+part of that, so the processor time of both processes is given separately.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class Bench:
         self.file = self.folder / "checkpoint.pt"
 
     def save(self, state: dict[str, object], path: Path) -> None:
-        """As an attempt does."""
+        """Save a state to `path` and upload the file, as an attempt of a run does."""
         checkpoint.save(state, path)
         self.uploads.upload(path)
 
     def alone(self, found: Found) -> None:
-        """One checkpoint to the store and back while nothing trains."""
+        """Time one checkpoint to the store and back while nothing trains."""
         state = next(self.progresses).snapshot()
         own, server = psutil.Process(), self.server
         before = cpu_seconds(own), cpu_seconds(server)
@@ -103,7 +103,7 @@ class Bench:
         copy.unlink()
 
     def beside_training(self, found: Found, steps: int) -> None:
-        """So many steps with nothing to save, then those that one saving takes, and as many again."""
+        """Time `steps` steps with nothing to save, then at least as many until one saving has ended."""
         found.idle_step.append(self.seconds(steps) / steps)
         writer = Writer(self.file, save=self.save)
         snapshot = next(self.progresses).start_snapshot()
@@ -131,7 +131,7 @@ def cpu_seconds(process: psutil.Process | None) -> float:
 
 
 def progresses(config: Config) -> Iterator[Progress]:
-    """Training steps, each of them yielded, on random images: they take as long as any others."""
+    """Train on random images, which take as long as any others, and yield after each step."""
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (IMAGES, 1, 28, 28), generator=draw, dtype=torch.uint8)
     images = Images(pixels, torch.arange(IMAGES) % 10)
@@ -140,13 +140,13 @@ def progresses(config: Config) -> Iterator[Progress]:
 
 @contextmanager
 def store() -> Iterator[tuple[Objects, psutil.Process | None]]:
-    """RUNNER_STORAGE, or a server of moto's; what was put there is deleted at the end."""
+    """Open RUNNER_STORAGE, or a server of moto's; the bench's objects are deleted at the block's end."""
     with ExitStack() as stack:
         url, server = os.environ.get("RUNNER_STORAGE"), None
         if url is None:
             if reason := s3.missing():
                 raise SystemExit(reason)
-            # At the lowest priority, for it stands for one on another machine.
+            # At the lowest priority, for it takes the place of a server on another machine.
             started = stack.enter_context(s3.server(niceness=19))
             os.environ.update(started.variables)
             assert started.process is not None
@@ -157,7 +157,7 @@ def store() -> Iterator[tuple[Objects, psutil.Process | None]]:
 
 
 def measured(config: Config, rounds: int, steps: int) -> Found:
-    """All numbers of a network, by turns."""
+    """Measure all numbers of a network, by turns."""
     found = Found()
     with store() as (objects, server), tempfile.TemporaryDirectory() as folder:
         bench = Bench(objects, server, Path(folder), progresses(config))
@@ -188,7 +188,7 @@ def lines(found: Found, interval_seconds: float) -> list[str]:
 
 
 def shares(found: Found, interval_seconds: float) -> dict[str, float]:
-    """Of training's time, where a checkpoint is saved each interval."""
+    """Return the shares of training's time and of the cores where a checkpoint is saved each interval."""
     medians, cores = found.medians(), os.cpu_count() or 1
     return {
         f"share of training's time at {interval_seconds:g} s": medians["lost"] / interval_seconds,

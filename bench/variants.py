@@ -1,4 +1,4 @@
-"""What the benches of training measure: networks in training, and what no training can be faster than.
+"""Subjects of the benches of training: networks in training, and lower bounds of their time.
 
 The images are noise: what a step costs does not depend on what they show, and no file is needed. Their
 size, channels and classes are those of the data set that the configuration names.
@@ -63,7 +63,7 @@ class Variant:
         return f"{self.model} {self.precision} {self.mode}"
 
     def config(self) -> Config:
-        """Raises ConfigError with every mistake of the overrides."""
+        """Return the configuration. Raises ConfigError with every mistake of the overrides."""
         mode = MODES[self.mode]
         keys = {**MODELS[self.model], **mode, "precision": self.precision, "num_epochs": EPOCHS}
         document = yamlfile.with_overrides(yamlfile.Document(self.model, keys, {}), self.overrides)
@@ -88,7 +88,7 @@ def mistake(message: str) -> ConfigError:
 def variants(
     names: Iterable[str], precisions: Iterable[str], modes: Iterable[str], overrides: Iterable[str]
 ) -> list[Variant]:
-    """Every model in every precision and mode, once each.
+    """Return every model in every precision and mode, once each.
 
     The ordinary one is eager, always in float32, and beside that under autocast where bfloat16 is asked for.
     """
@@ -108,7 +108,7 @@ def variants(
 
 
 def training(variant: Variant) -> Measured:
-    """Raises ConfigError where the variant's configuration cannot be."""
+    """Make a variant's training. Raises ConfigError where the variant's configuration is invalid."""
     settings, how = resolved(variant)
     if variant.model != ORDINARY:
         return Steps(settings, how)
@@ -119,7 +119,7 @@ def training(variant: Variant) -> Measured:
 
 
 def resolved(variant: Variant) -> tuple[Config, Execution]:
-    """Its configuration, and how this machine computes it; ConfigError where it would compute otherwise."""
+    """Return a variant's configuration and execution; ConfigError where its precision is not to be had."""
     settings = variant.config()
     how = applied(settings)
     if how.precision != variant.precision:
@@ -128,14 +128,14 @@ def resolved(variant: Variant) -> tuple[Config, Execution]:
 
 
 def applied(settings: Config) -> Execution:
-    """How this machine computes, and from now on does."""
+    """Resolve the execution of `settings` on this machine, apply it to this process and return it."""
     how = execution.resolve(settings)
     execution.apply(how)
     return how
 
 
 def noise(settings: Config) -> Images:
-    """Training images on the CPU, as augmentation takes them."""
+    """Make random training images on the CPU, as augmentation takes them."""
     shape = datasets.shape(settings.dataset)
     count = BATCHES * settings.batch_size
     random = torch.Generator().manual_seed(0)
@@ -150,7 +150,7 @@ class Steps:
     def __init__(self, settings: Config, how: Execution, group: Group = ALONE) -> None:
         self.device = how.device
         self.how = how
-        if how.compile:  # of 8 kinds of step in one process: no bench has more than it was asked for
+        if how.compile:  # PyTorch's limit is 8 kinds of step; a bench compiles only those it is asked for
             torch._dynamo.config.recompile_limit = 1000
         images = noise(settings)
         self.learner = Learner(settings, how, datasets.shape(settings.dataset), len(images), None, group)
@@ -161,7 +161,7 @@ class Steps:
     def step(self) -> None:
         self.learner.step(next(self._batches))
         found = self.learner.execution
-        if found.device == "cuda":  # where a kernel of routing that is not faster is not taken
+        if found.device == "cuda":  # which does not use a kernel of routing that is not faster
             found = replace(found, native_routing=self.how.native_routing)
         if found != self.how:
             raise mistake("--mode compiled: this network cannot be compiled here, as the warning says")
@@ -215,7 +215,7 @@ class Product:
 
 
 def add_options(parser: Parser) -> None:
-    """Those that all benches of steps have."""
+    """Add the options that all benches of steps have."""
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
     parser.add_argument("--mode", nargs="+", choices=MODES, default=["eager"])
     parser.add_argument("--rounds", type=whole(2), default=11, help="each measures everything once")
@@ -225,7 +225,7 @@ def add_options(parser: Parser) -> None:
 
 
 def model(name: str) -> str:
-    """The name of a model, as an argument."""
+    """Return an argument that must be the name of a model."""
     if name not in MODELS:
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(MODELS)} (got {name!r})")
     return name

@@ -1,4 +1,4 @@
-"""What several workers that share each batch gain over one: images a second, and what talking costs them.
+"""Gain of several workers that share each batch over one: images a second, and time of communication.
 
     python bench/workers.py                                   # 1 and 2 workers, of one core each
     python bench/workers.py 1 1x2 2 --rounds 5                # and one worker on two cores
@@ -8,9 +8,9 @@
 `2x4` are two workers of four threads each; a number alone means one thread, or a GPU. The batch is that of
 all workers together and stays the same, so that they compute the same: `efficiency` is how much faster they
 are than the first entry, divided by how many times as many threads or GPUs they have. `talking`: the share
-of a step in which rank 0 adds up what the workers have found, waiting for the slower ones included. `sum`:
+of a step in which rank 0 adds up the workers' results, waiting for the slower ones included. `sum`:
 milliseconds that it takes to add up the gradients alone, which PyTorch does not do while it computes. All
-are measured in turn, round by round; those that are not wait without spinning.
+are measured in turn, round by round; workers that are not measured wait without spinning.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SUMS = 5  # of the gradients alone, in a round
 
 @dataclass(frozen=True)
 class Crew:
-    """So many workers, each with so many threads of the CPU."""
+    """A number of workers, each with a number of threads of the CPU."""
 
     workers: int
     threads: int
@@ -55,7 +55,7 @@ class Crew:
 
 @dataclass(frozen=True)
 class Round:
-    """What one worker has measured: seconds of one step, of talking in it, of adding up the gradients."""
+    """Measurements of one worker: seconds of a step, of its communication, of adding up the gradients."""
 
     step: float
     talking: float
@@ -66,7 +66,7 @@ class Round:
 class TimedGroup(Group):
     """A group that notes how long its sums take."""
 
-    spent: tuple[list[float], str] = field(default=([], "cpu"), compare=False)  # seconds; what to wait for
+    spent: tuple[list[float], str] = field(default=([], "cpu"), compare=False)  # seconds; the device
 
     def add(self, *tensors: torch.Tensor) -> None:
         seconds, device = self.spent
@@ -78,7 +78,7 @@ class TimedGroup(Group):
 
 
 def work(rank: int, crew: Crew, port: int, variant: Variant, orders: Connection) -> None:
-    """A worker: for each number of steps that it is sent, send back a Round."""
+    """Run a worker: for each number of steps that it receives, it sends back a Round."""
     settings = variant.config().model_copy(update={"threads": crew.threads})
     device = execution.device_of(settings)
     if device == "cuda":
@@ -98,7 +98,7 @@ def work(rank: int, crew: Crew, port: int, variant: Variant, orders: Connection)
 
 
 def measured(training: Steps, group: TimedGroup, gradients: torch.Tensor, steps: int) -> Round:
-    """One round of a worker."""
+    """Measure one round of a worker."""
     seconds, device = group.spent
     seconds.clear()
     wait(device)
@@ -114,7 +114,7 @@ def measured(training: Steps, group: TimedGroup, gradients: torch.Tensor, steps:
 
 
 class Processes:
-    """A crew at work."""
+    """Processes of a crew that train."""
 
     def __init__(self, crew: Crew, variant: Variant) -> None:
         context = multiprocessing.get_context("spawn")
@@ -131,7 +131,7 @@ class Processes:
             self._received(orders)  # it has taken its first step
 
     def round(self, steps: int) -> Round:
-        """As rank 0 measured it."""
+        """Let all workers measure a round, and return that of rank 0."""
         for orders in self._orders:
             orders.send(steps)
         first, *_ = [self._received(orders) for orders in self._orders]
@@ -208,7 +208,7 @@ HEADER = (
 
 
 def rows(variant: Variant, crews: list[Crew], rounds: int, steps: int) -> list[Row]:
-    """Every crew's figures; all are measured in turn."""
+    """Measure every crew's figures, all in turn."""
     started: list[Processes] = []
     try:
         for crew in crews:
@@ -231,7 +231,7 @@ def rows(variant: Variant, crews: list[Crew], rounds: int, steps: int) -> list[R
 
 
 def checked(crews: list[Crew], variant: Variant) -> list[Crew]:
-    """Raises ConfigError where a batch cannot be shared, or there are not as many GPUs."""
+    """Return `crews`. Raises ConfigError where a batch cannot be shared, or there are not as many GPUs."""
     most = max(crew.workers for crew in crews)
     settings = variant.config()
     if settings.batch_size < most:

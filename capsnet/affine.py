@@ -50,7 +50,7 @@ def warp(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
 
 
 def inverse(maps: torch.Tensor) -> torch.Tensor:
-    """The maps that lead back [B, 2, 3]."""
+    """Return the inverse maps [B, 2, 3]."""
     linear, shifts = maps.split([2, 1], dim=2)
     inverted = torch.linalg.inv(linear)
     return torch.cat([inverted, -inverted @ shifts], dim=2)
@@ -75,12 +75,12 @@ def looked_up(images: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
 
 
 def _as_numbers(images: torch.Tensor) -> torch.Tensor:
-    """Bytes as float64, so that they are rounded alike everywhere; of floats what grid_sample can take."""
+    """Return bytes as float64, so that they are rounded alike everywhere; floats as grid_sample takes."""
     if not images.is_floating_point():
         return images.double()
     return images if images.dtype in (torch.float32, torch.float64) else images.float()
 
 
 def _from_middle(side: int, device: torch.device) -> torch.Tensor:
-    """Where the pixels of a side are, float64 [side]."""
+    """Return the positions of a side's pixels from its middle, float64 [side]."""
     return torch.arange(side, dtype=torch.float64, device=device) - (side - 1) / 2

@@ -1,4 +1,4 @@
-"""One iteration of routing by agreement, block by block: the predictions û = W u are never there at once.
+"""One iteration of routing by agreement, block by block: the predictions û = W u are never all in memory.
 
 Letters of shapes: I input capsules, K their dimension, J output capsules, D their dimension, B batch.
 
@@ -26,11 +26,11 @@ BLOCK_BYTES = 2**20
 
 
 class RoutingKernel(Protocol):
-    """What computes `collect` and its gradients for tensors that it `serves`."""
+    """Kernel that computes `collect` and its gradients for the tensors for which `serves` is true."""
 
     @property
     def forms_predictions(self) -> bool:
-        """Whether it makes û, by one product, for all its uses."""
+        """Whether the kernel computes û once, by one product, and uses it everywhere."""
         ...
 
     def serves(self, capsules: torch.Tensor) -> bool: ...
@@ -61,7 +61,7 @@ _kernel: RoutingKernel | None = None
 
 @contextmanager
 def computed_by(kernel: RoutingKernel | None) -> Iterator[None]:
-    """Meanwhile `kernel`, where there is one, computes all iterations and gradients that it serves."""
+    """Let `kernel`, if any, compute all iterations and gradients that it serves, within the `with` block."""
     global _kernel
     before, _kernel = _kernel, kernel
     try:
@@ -71,7 +71,7 @@ def computed_by(kernel: RoutingKernel | None) -> Iterator[None]:
 
 
 def forms_predictions() -> bool:
-    """Whether what computes here makes û, by one product, for all its uses."""
+    """Return whether the kernel in use computes û once, by one product, and uses it everywhere."""
     return _kernel is not None and _kernel.forms_predictions
 
 
@@ -83,11 +83,11 @@ def collect(
     none_of_the_above: bool,
     constant_couplings: bool,
 ) -> torch.Tensor:
-    """Σᵢ cᵢ ûᵢ [J, D, B] with the couplings c = softmax over J of û·v (Procedure 1, lines 4 and 5).
+    """Compute Σᵢ cᵢ ûᵢ [J, D, B] with the couplings c = softmax over J of û·v (Procedure 1, lines 4 and 5).
 
     Capsules u [I, K, B], contiguous; weight [J, I·K, D]; outputs v [J, D, B], whose agreement with û makes
     the logits. `none_of_the_above`: the softmax has one more logit, always 0. `constant_couplings`: no
-    gradient flows through them, and so none to `outputs`. Gradients of gradients there are none.
+    gradient flows through them, and so none to `outputs`. There are no second derivatives.
     """
     if _kernel is not None and _kernel.serves(capsules):
         return _kernel.collect(capsules, weight, outputs, none_of_the_above, constant_couplings)
@@ -171,7 +171,7 @@ def _couplings(
 
 
 def apart(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
-    """The largest ‖a - b‖ / ‖b‖ of two ways to compute the same; NaN where there is any."""
+    """Return the largest ‖a - b‖ / ‖b‖ over pairs of a in `found` and b in `expected`; NaN if any is NaN."""
     pairs = zip(found, expected, strict=True)
     return float(torch.stack([(one - other).norm() / other.norm() for one, other in pairs]).max())
 
@@ -185,19 +185,19 @@ def softmax(logits: torch.Tensor, none_of_the_above: bool) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some of the input capsules, and how a temporary of all classes is looked at for them."""
+    """A block of i input capsules, with methods that view a temporary in the block's shape."""
 
-    range: slice  # which of I they are
-    rows: slice  # and which of I·K
+    range: slice  # the block's indices in I
+    rows: slice  # and in I·K
     capsules: torch.Tensor  # [i, K, B]
     weight: torch.Tensor  # [J, i·K, D]
 
     def of(self, temporary: torch.Tensor) -> torch.Tensor:
-        """As [J, i·K, B]."""
+        """View the temporary's part for this block as [J, i·K, B]."""
         return self.split(temporary).flatten(1, 2)
 
     def split(self, temporary: torch.Tensor) -> torch.Tensor:
-        """As [J, i, K, B]."""
+        """View the temporary's part for this block as [J, i, K, B]."""
         shape = len(self.weight), *self.capsules.shape
         return temporary.flatten()[: len(self.weight) * self.capsules.numel()].view(shape)
 
@@ -212,13 +212,13 @@ def _blocks(capsules: torch.Tensor, weight: torch.Tensor) -> Iterator[_Block]:
 
 
 def _block_size(capsules: torch.Tensor, weight: torch.Tensor) -> int:
-    """How many input capsules a block has; on a GPU all of them."""
+    """Return how many input capsules a block has: on a GPU all of them."""
     if capsules.device.type != "cpu":
         return len(capsules)
     return min(len(capsules), max(1, BLOCK_BYTES // max(1, capsules[0].nbytes * len(weight))))
 
 
 def _temporaries(number: int, capsules: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Room for [J, i·K, B] of a block, in which all blocks are computed: new memory is slow at first."""
+    """Allocate buffers for [J, i·K, B] of a block, which all blocks reuse: new memory is slow at first."""
     size = len(weight) * _block_size(capsules, weight) * capsules[0].numel()
     return tuple(capsules.new_empty(size) for _ in range(number))

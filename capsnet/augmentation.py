@@ -1,4 +1,4 @@
-"""Random changes to training images, computed where the images are, and what a network is shown in the end.
+"""Random changes to training images, computed on the images' device, and the batches that a network takes.
 
 Everything random is drawn for a whole epoch at once, one row for each image, before any of it is applied.
 
@@ -24,7 +24,7 @@ SCALED_AT_ONCE = 1024  # images
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network is trained or tested on.
+    """Inputs, targets and labels that a network is trained or tested on.
 
     inputs float32 [B, C, H, W]; targets, what a decoder should show, in [0, 1] and of the same shape;
     labels int64 [B]. Where an image shows L classes, labels [B, L] and targets [B, L, C, H, W].
@@ -39,7 +39,7 @@ class Batch:
 
 
 def draw(dataset: Dataset, seed: int, epoch: int, count: int) -> Draws:
-    """What is random about the `count` images of an epoch, as far as `dataset` asks for it, on the CPU."""
+    """Draw the random numbers that `dataset` asks for, for the `count` images of an epoch, on the CPU."""
     draws: Draws = {}
     if dataset.shift:
         draws["shifts"] = draw_shifts(seed, epoch, count, dataset.shift, digits=shape(dataset).labels)
@@ -75,9 +75,9 @@ def _distortions(dataset: Distorted, seed: int, epoch: int, count: int, size: Im
 
 
 def draw_shifts(seed: int, epoch: int, count: int, pixels: int, digits: int = 1) -> torch.Tensor:
-    """One shift for each image of an epoch, (down, right) from -pixels to pixels: int64 [N, 2], CPU.
+    """Draw a shift for each image of an epoch, (down, right) from -pixels to pixels: int64 [N, 2], CPU.
 
-    With several digits to an image one for each: [N, digits, 2].
+    With several digits to an image, a shift for each digit: [N, digits, 2].
     """
     size = (count, 2) if digits == 1 else (count, digits, 2)
     return randomness.integers(seed, -pixels, pixels, size, "shifts", epoch)
@@ -86,13 +86,13 @@ def draw_shifts(seed: int, epoch: int, count: int, pixels: int, digits: int = 1)
 def _uniform(
     seed: int, epoch: int, purpose: str, size: tuple[int, ...], low: float, high: float
 ) -> torch.Tensor:
-    """float32 from `low` to `high`, on the CPU."""
+    """Draw float32 numbers from `low` to `high`, on the CPU."""
     numbers = randomness.generator(seed, purpose, epoch).uniform(low, high, size)
     return torch.from_numpy(numbers).float()
 
 
 def augment(images: Images, draws: Draws, dataset: Dataset) -> Batch:
-    """Training images as picked, with their rows of `draws` -> what the network is trained on."""
+    """Return the batch to train on: the picked training images, changed by their rows of `draws`."""
     if isinstance(dataset, MultiMNIST):
         return _prepared(overlaid(images, draws.get("shifts"), dataset.shift), dataset, {})
     pixels = images.images
@@ -116,7 +116,7 @@ def augment(images: Images, draws: Draws, dataset: Dataset) -> Batch:
 
 
 def cropped(images: Images, dataset: Dataset) -> Images:
-    """Whole images as a network takes them in a test: their middle."""
+    """Crop whole images to their middle, of the size that a network takes in a test."""
     size = shape(dataset)
     if images.images.shape[2:] == (size.height, size.width):
         return images
@@ -125,7 +125,7 @@ def cropped(images: Images, dataset: Dataset) -> Images:
 
 
 def for_test(images: Images, dataset: Dataset) -> Batch:
-    """Images of the size that the network takes -> what it is tested on; nothing is random."""
+    """Return the batch to test on, from images of the size that the network takes; nothing is random."""
     return _prepared(images, dataset, {})
 
 
@@ -146,7 +146,8 @@ def _prepared(images: Images, dataset: Dataset, draws: Draws) -> Batch:
 def _lit(pixels: torch.Tensor, scale: torch.Tensor | None, dataset: Dataset, draws: Draws) -> torch.Tensor:
     """Pixels [B, C, H, W] in [0, 1] with other brightness and contrast, as far as these were drawn.
 
-    Brightness that is to be added to standardised images is so many deviations here, which is the same.
+    With `standardise: first` brightness counts standard deviations of an image. It is multiplied by them
+    here, which gives the same as adding it to standardised images.
     """
     if "brightness" in draws:
         added = draws["brightness"]
@@ -161,9 +162,9 @@ def _lit(pixels: torch.Tensor, scale: torch.Tensor | None, dataset: Dataset, dra
 
 
 def as_inputs(pixels: torch.Tensor, dataset: Dataset, scale: torch.Tensor | None = None) -> torch.Tensor:
-    """Pixels [B, C, H, W] in [0, 1] -> what a network that is trained on `dataset` takes.
+    """Return the inputs of a network that is trained on `dataset`, from pixels [B, C, H, W] in [0, 1].
 
-    `scale`: as `Images` have it; None: the images are whole.
+    `scale` [B, 2]: means and deviations of the whole images, as in `Images`; None: those of `pixels`.
     """
     match dataset.standardise if isinstance(dataset, Photographs) else False:
         case "first":
@@ -213,13 +214,13 @@ def shift(images: torch.Tensor, shifts: torch.Tensor, pixels: int) -> torch.Tens
 
 def crop(images: torch.Tensor, places: torch.Tensor, side: int) -> torch.Tensor:
     """Cut `side`×`side` pixels out of each image [B, C, H, W]; places [B, 2]: 0 top or left, 1 opposite."""
-    room = images.shape[2] - side, images.shape[3] - side  # numbers: a tensor would have to be copied there
+    room = images.shape[2] - side, images.shape[3] - side  # no tensor: it would have to be copied
     corners = [(places[:, axis] * (most + 1)).long().clamp(max=most) for axis, most in enumerate(room)]
     return _window(images, torch.stack(corners, dim=1), side, side)
 
 
 def _window(images: torch.Tensor, corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Of each image [B, C, H, W] the height×width pixels below and right of its corner int64 [B, 2]."""
+    """Cut height×width pixels below and right of its corner int64 [B, 2] out of each image [B, C, H, W]."""
     batch, channels, _, stride = images.shape
     top, left = corners.unbind(1)
     rows = top[:, None] + torch.arange(height, device=images.device)  # [B, height]
@@ -239,7 +240,7 @@ def centre(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def overlaid(digits: Images, shifts: torch.Tensor | None, pixels: int) -> Images:
     """Digits uint8 [B, L, C, H, W], each moved by its own shift [B, L, 2], in one image each.
 
-    Pixels are added and cut off at 255; the digits as they were moved are the parts.
+    Pixels are added and cut off at 255; the moved digits are the `parts`.
     """
     parts = digits.images
     if shifts is not None:

@@ -36,7 +36,7 @@ IN_USE = 3  # batches on their way and in this process
 
 @dataclass(frozen=True)
 class Course:
-    """Which images training sees when: a function of the seed, cut into batches."""
+    """Order of the training images over all epochs: a function of the seed, cut into batches."""
 
     seed: int
     labels: torch.Tensor  # int64 [N], of the training images, on the CPU
@@ -44,12 +44,12 @@ class Course:
     start: tuple[int, int]  # epoch, from 1, and finished steps of it
     num_epochs: int
     dataset: DatasetSection
-    group: Group = ALONE  # of whose batches this process takes its part
+    group: Group = ALONE  # the processes that share each batch
 
     def orders(self, device: str = "cpu") -> Iterator[torch.Tensor]:
-        """The indices of each batch's images, int64 [B]; the last one of an epoch may be shorter.
+        """Yield the indices of this process's images of each batch, int64 [B].
 
-        Where two digits make an image, [B, 2].
+        Where two digits make an image, [B, 2]. The last batch of an epoch may be shorter.
         """
         for epoch, skipped in self._epochs():
             order = randomness.permutation(self.seed, len(self.labels), "order", epoch)
@@ -60,7 +60,7 @@ class Course:
                 yield batch[self.group.part(len(batch)).rows]
 
     def draws(self, device: str) -> Iterator[Draws]:
-        """What is random about the images of each batch."""
+        """Yield the random numbers for this process's images of each batch."""
         for epoch, skipped in self._epochs():
             drawn = augmentation.draw(self.dataset, self.seed, epoch, len(self.labels))
             parts = {name: numbers.to(device).split(self.batch_size) for name, numbers in drawn.items()}
@@ -78,13 +78,13 @@ class Course:
 def batches(
     config: Config, images: Images, device: str, start: tuple[int, int], group: Group = ALONE
 ) -> Generator[Batch, None, None]:
-    """The batches from `start` = (epoch, finished steps of it) to the end, augmented, on `device`.
+    """Yield the batches from `start` = (epoch, finished steps of it) to the end, augmented, on `device`.
 
-    Of each the part that is this process's. What is random is drawn for the whole: it is the same for a group
-    of any size.
+    Yields this process's part of each batch. Random numbers are drawn for the whole batch, so that they are
+    the same for a group of any size.
 
     Without worker processes `images` must be on `device` already. Raises TrainingError where worker processes
-    find no shared memory, or end.
+    lack shared memory, or end.
     """
     labels = images.labels.cpu()
     course = Course(config.seed, labels, config.batch_size, start, config.num_epochs, config.dataset, group)
@@ -123,12 +123,12 @@ def _as_it_is(batch: Any) -> Any:
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Let processes that are started within it, and theirs, never hear of a SIGINT.
+    """Block SIGINT in processes that are started within the `with` block, and in their children.
 
-    A terminal sends it to every process of a command; training could not go on to where it saves
-    if its workers died of it. They inherit the mask, so that it holds while they still import.
+    A terminal sends SIGINT to every process of a command; if the workers died of it, training could not go
+    on to its next save. Workers inherit the signal mask, so that it holds while they still import.
     """
-    resource_tracker.ensure_running()  # to start it later would lift the mask
+    resource_tracker.ensure_running()  # starting it later would lift the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -138,7 +138,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 def _loaded(config: Config, images: Images, device: str, course: Course) -> Iterator[Images]:
     _require_shared_memory(images, config)
-    # A process that trains has threads; a fork of it can inherit a lock that nobody will release.
+    # A process that trains has threads; a fork of it can inherit a lock that is never released.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # PyTorch is imported once, not by each worker
     pin_memory = config.dataloader.pin_memory and device == "cuda"
@@ -165,7 +165,7 @@ def _loaded(config: Config, images: Images, device: str, course: Course) -> Iter
 def _require_shared_memory(images: Images, config: Config) -> None:
     """Raise TrainingError where shared memory has no room for the images and the batches under way.
 
-    There a worker drops a batch, for which training waits, or dies of a bus error.
+    Without that room a worker drops a batch, and training waits for it, or the worker dies of a bus error.
     """
     in_batch = config.batch_size * (2 if isinstance(config.dataset, MultiMNIST) else 1)
     picked = (config.dataloader.num_workers * PREFETCHED + IN_USE) * in_batch
@@ -181,7 +181,7 @@ def _require_shared_memory(images: Images, config: Config) -> None:
 
 @contextmanager
 def _one_line_errors(config: Config) -> Iterator[None]:
-    """Raise TrainingError where worker processes find no shared memory after all, or end."""
+    """Raise TrainingError where worker processes lack shared memory after all, or end."""
     try:
         yield
     except (OSError, RuntimeError) as error:

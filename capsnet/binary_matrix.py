@@ -23,7 +23,7 @@ TYPES = {BYTES: np.dtype("u1"), INTEGERS: np.dtype("<i4")}
 
 
 class MatrixError(Exception):
-    """What is wrong with a matrix file, in a few words that go after its name."""
+    """Error in a matrix file; the message is a few words that follow the file's name."""
 
 
 def read(path: Path, kind: int, row: tuple[int, ...] = ()) -> np.ndarray:
@@ -35,7 +35,7 @@ def read(path: Path, kind: int, row: tuple[int, ...] = ()) -> np.ndarray:
 
 
 def parts(path: Path, kind: int, row: tuple[int, ...], rows: int = 512) -> Iterator[np.ndarray]:
-    """As `read`, but at most so many `rows` at a time; there is at least one."""
+    """Yield the array that `read` returns in parts of at most `rows` rows; there is at least one part."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield from _parts(file, kind, row, rows)
@@ -60,7 +60,7 @@ def _parts(file: BufferedIOBase, kind: int, row: tuple[int, ...], rows: int) -> 
 
 
 def _count(file: BufferedIOBase, kind: int, row: tuple[int, ...]) -> int:
-    """Read the header; how many rows it announces."""
+    """Read the header and return the number of rows that it announces."""
     start = _bytes(file, 8)
     magic, dimensions = struct.unpack("<II", start)
     if magic != kind:

@@ -1,7 +1,7 @@
-"""Folders in which compilers keep what they have made: code that later runs execute without looking at it.
+"""Folders in which compilers keep compiled code, which later runs execute without checking it.
 
-Each must be one in which nobody else can put anything. PyTorch's own choice, `/tmp/torchinductor_USER`,
-belongs to whichever user makes it first.
+Each must be a folder to which no other user can write. PyTorch's own choice, `/tmp/torchinductor_USER`,
+belongs to the user who makes it first.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"
 
 
 def folder() -> Path:
-    """This user's folder for compiled code; one of this process where that cannot be written.
+    """Return this user's folder for compiled code; one of this process where that cannot be written.
 
-    Raises NotPrivate where others could put something there.
+    Raises NotPrivate where other users could write to it.
     """
     named = os.environ.get("XDG_CACHE_HOME")
     try:

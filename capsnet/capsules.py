@@ -1,4 +1,4 @@
-"""The two capsule layers of the paper's network, and what is read from their output.
+"""The two capsule layers of the paper's network, and lengths, labels and masks for their output.
 
 Letters of shapes: B batch, C channels, H height, W width, T types of primary capsules, I input capsules,
 K their dimension, J output capsules (classes), D their dimension.

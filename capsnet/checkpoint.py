@@ -1,4 +1,4 @@
-"""The state of a run in one file: written so that a crash leaves a whole one, read without trust."""
+"""The state of a run in one file: written so that a crash leaves a whole file, read as untrusted data."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 
-# What the standard library raises on the way to an altered byte.
+# Errors of the standard library in reading an altered file.
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError)
 
 
 class DamageError(CheckpointError):
-    """The file is missing, cut off or altered: the one before it may still serve."""
+    """Error where a file is missing, cut off or altered: the checkpoint before it may still be usable."""
 
 
 def history_path(path: Path) -> Path:
@@ -89,7 +89,7 @@ def _read(path: Path) -> State:
         return checked(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileNotFoundError as error:
         raise DamageError(f"there is no checkpoint {path}") from error
-    except (PermissionError, IsADirectoryError) as error:  # the user's to mend, not the disk's fault
+    except (PermissionError, IsADirectoryError) as error:  # for the user to mend; the file is not damaged
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except OSError as error:
         raise DamageError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -104,13 +104,13 @@ def _read(path: Path) -> State:
 
 
 def _altered(path: Path) -> str | None:
-    """The first entry whose checksum is wrong."""
+    """Return the first entry whose checksum is wrong."""
     with zipfile.ZipFile(path) as archive:
         return archive.testzip()
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether there is a file whose every byte is as it was written."""
+    """Return whether there is a file whose every byte is as it was written."""
     try:
         return _altered(path) is None
     except (OSError, RuntimeError, *BROKEN):

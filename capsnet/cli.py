@@ -17,7 +17,7 @@ from capsnet.printable import LINES, printable, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code. What a user can mend is one line each and no traceback."""
+    """Run one command and return its exit code. Errors that a user can mend are one line, no traceback."""
     if reason := streams.prepare():
         print(f"error: {reason}", file=sys.stderr)
         return MISTAKE
@@ -57,7 +57,7 @@ def _run(parsed: Namespace) -> int:
         say(error, sys.stderr)
     except (CheckpointError, DataError, FigureError) as error:
         say(f"error: {error}", sys.stderr)
-    except BrokenPipeError:  # whoever read the output, `head` say, has enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         streams.lead_nowhere()
         return FAILED
     except (TrainingError, GroupError, OSError) as error:  # OSError: the disk is full, say
@@ -67,14 +67,14 @@ def _run(parsed: Namespace) -> int:
 
 
 class Parser(ArgumentParser):
-    """Escapes control characters in what it quotes of the command line."""
+    """Argument parser that escapes control characters in what it quotes of the command line."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message, LINES), file)
 
 
 def parser() -> ArgumentParser:
-    """What the command line takes."""
+    """Return the parser of the command line."""
     top = Parser(
         prog="python -m capsnet",
         description="Train and study capsule networks.",

@@ -1,4 +1,4 @@
-"""What a training run is, as data: the YAML that concerns training, read, checked and written. No PyTorch."""
+"""Configuration of a training run: the YAML that concerns training, read, checked, written. No PyTorch."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Config(Section):
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """A file's values over what the kind of its model asks for, and both over the preset."""
+    """Add to a file's values the missing defaults of its kind of model, then those of its preset."""
     values = underlay(values, _asked_for_by(values.get("model"), values.get("loss")))
     preset = values.get("preset", "paper")
     if preset == "authors" and _chosen(values.get("model"), "none_of_the_above") is True:
@@ -222,7 +222,7 @@ def _chosen(section: Any, key: str = "name") -> Any:
 
 
 def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
-    """Values that exclude each other, or that nothing would use: the key to blame, why, all keys involved.
+    """Yield values that exclude each other or that nothing uses: the key to blame, why, all keys involved.
 
     A classic file always carries `rc_loss_weight` and `pin_memory` beside the switches that decide whether
     they count, and runs unchanged; so those may stand beside a switch that is off. So may milestones after
@@ -252,7 +252,7 @@ def contradictions(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath
 
 
 def _of_sizes(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
-    """Images or kernels of which nothing is left."""
+    """Yield contradictions of sizes, where nothing would be left of an image or a feature map."""
     dataset = config.dataset
     if isinstance(dataset, Photographs) and dataset.crop and dataset.crop > min(whole(dataset)):
         why = f"{dataset.crop} is more than the {min(whole(dataset))} pixels that an image has a side"
@@ -303,7 +303,7 @@ def _of_distortions(dataset: Distorted, side: int) -> Iterator[tuple[KeyPath, st
 
 
 def _frame(dataset: Dataset) -> int:
-    """How many pixels of a side are black before the image that training moves begins."""
+    """Return the width in pixels of the black frame around the image that training shifts."""
     return (
         (whole(dataset)[0] - MNIST_SIDE) // 2
         if isinstance(dataset, FramedMNIST | AffNIST | MultiMNIST)
@@ -312,7 +312,7 @@ def _frame(dataset: Dataset) -> int:
 
 
 def _of_kinds(config: Config) -> Iterator[tuple[KeyPath, str, tuple[KeyPath, ...]]]:
-    """A model, a loss and a data set that do not go together."""
+    """Yield contradictions between the kinds of model, loss and data set."""
     model, loss, labels = config.model, config.loss, shape(config.dataset).labels
     decoder = getattr(model, "decoder", None)
     if isinstance(model, CNNModel) and not isinstance(loss, CrossEntropy):
@@ -424,7 +424,7 @@ def config_of(document: Document) -> Config:
 
 
 def training_part(document: Document) -> dict[str, Any]:
-    """What a document says about training, under the name that it goes by."""
+    """Return the keys of a document that concern training, the run's name among them."""
     rest = {key: value for key, value in document.data.items() if key != "runner"}
     return {"name": name_of(document.file), **rest}
 
@@ -442,10 +442,10 @@ def to_yaml(config: Config) -> str:
 def with_absolute_paths(
     config: Config, directory: Path, environment: Mapping[str, str] | None = os.environ
 ) -> Config:
-    """The same run for whoever starts it elsewhere: paths are relative to `directory`, `~` is a home.
+    """Return the configuration with absolute paths: relative ones start at `directory`, `~` is a home.
 
-    Data that the YAML gives no folder lie in the one that `environment` names, or, without one, in the one
-    that the environment of whoever trains will name.
+    A data set without a folder gets the one that `environment` names. Where `environment` is None it gets
+    none: the environment of the process that trains will name it.
     """
 
     def absolute(path: str | None) -> str | None:
@@ -466,11 +466,11 @@ def with_absolute_paths(
 
 
 def data_root(dataset: Dataset, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the files of a data set lie, from the current directory."""
+    """Return the absolute folder of a data set's files; a relative one starts at the current directory."""
     root = dataset.root if isinstance(dataset, StoredDataset) else None
     return Path(root).expanduser().absolute() if root else default_root(environment)
 
 
 def default_root(environment: Mapping[str, str]) -> Path:
-    """Where data sets lie when the YAML does not say."""
+    """Return the folder of data sets when the YAML names none."""
     return Path(environment.get("CAPSNET_DATA") or "data").absolute()

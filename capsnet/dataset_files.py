@@ -42,7 +42,7 @@ class Published:
         return [name for name in self.names if self.find(root, name) is None]
 
     def require(self, root: Path) -> None:
-        """Raise DataError where files are missing that are not downloaded, or have no place to go to."""
+        """Raise DataError where missing files are not downloaded, or cannot be downloaded to `root`."""
         if not (missing := self.missing(root)):
             return
         if self.source is not None:
@@ -135,12 +135,12 @@ def affnist_files(root: Path) -> list[Path]:
 
 
 def _numbers(file: Path) -> tuple[list[int], str]:
-    """By which 2.mat comes before 10.mat."""
+    """Return a key to sort by, so that 2.mat comes before 10.mat."""
     return [int(number) for number in re.findall(r"\d+", file.stem)], file.name
 
 
 def require_place(root: Path, place: str) -> None:
-    """Raise DataError where `root`, into whose folder `place` files are downloaded, is not to be made."""
+    """Raise DataError unless `root` and its folder `place`, where downloads go, are folders or can be made."""
     for folder in (root, *(root / part for part in reversed(Path(place).parents)), root / place):
         if os.path.lexists(folder) and not folder.is_dir():
             raise DataError(f"{folder} is no folder to put {place} in: correct dataset.root or CAPSNET_DATA")
@@ -152,7 +152,7 @@ def require_place(root: Path, place: str) -> None:
 
 
 def ways_out(place: str, gzipped: bool = False) -> str:
-    """What a user can do who has the files of the folder `place`, or can get them."""
+    """Return advice for a user who has the files of the folder `place`, or can get them."""
     packed = ", gzipped or not" if gzipped else ""
     return (
         f"put the files there{packed}, or set dataset.root or CAPSNET_DATA to the folder that holds {place}"

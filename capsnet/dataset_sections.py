@@ -46,7 +46,7 @@ Standardise = Annotated[Literal["first", "last"] | bool, BeforeValidator(_order)
 
 
 class ImageDataset(Section):
-    """What all data sets of images have in common."""
+    """Settings that all data sets of images have."""
 
     validation: int = Field(default=0, ge=0)  # images taken from the training set by seed; they decide "best"
     shift: int = Field(default=2, ge=0, le=64)  # in pixels, at most, in each direction; training only
@@ -59,7 +59,7 @@ class StoredDataset(ImageDataset):
 
 
 class Distorted(ImageDataset):
-    """What digits may go through in training (Mazzia et al. 2021), in this order; off by default."""
+    """Distortions of digits in training (Mazzia et al. 2021), applied in this order; off by default."""
 
     rotate: float = Field(default=0.0, ge=0, le=180)  # degrees, at most, either way; every other image
     roam: bool = False  # an image moves within its empty margins, instead of by `shift`
@@ -119,13 +119,13 @@ class MultiMNIST(StoredDataset):
 
 
 class Photographs(StoredDataset):
-    """What the data sets of photographs have in common: crops, flips, light."""
+    """Settings that all data sets of photographs have: crops, flips, light."""
 
     shift: int = Field(default=0, ge=0, le=64)
     crop: Side | None = None  # pixels a side; at test from the centre; None: the whole image
     flip: bool = False  # left and right, at random; training only
-    # Light changes training images only. Of what it changes `standardise: last` leaves what `clip` cuts off,
-    # and of contrast also how far the channels are apart.
+    # Light changes training images only. `standardise: last` undoes its changes but for what `clip` cuts off
+    # and, with contrast, how far the channels are apart.
     # Of 255; with `standardise: first` in standard deviations of the image.
     brightness: float = Field(default=0.0, ge=0, le=255)  # added, at most, either way
     contrast: Range = (1.0, 1.0)  # times the distance from each channel's mean
@@ -134,7 +134,7 @@ class Photographs(StoredDataset):
 
 
 class CIFAR10(Photographs):
-    """Crops, flips and light of the authors' code, which has what is here `clip: false`."""
+    """Crops, flips and light of the authors' code, which does what `clip: false` does here."""
 
     name: Literal["cifar10"] = "cifar10"
     crop: Side | None = 24
@@ -153,7 +153,7 @@ class SVHN(Photographs):
 class SmallNORB(Photographs):
     """Toys in five classes, other toys in the test; the two cameras are two channels.
 
-    Light is that of the authors' code, which has what is here `clip: false`, and crops after it.
+    Light is that of the authors' code, which does what `clip: false` does here, and crops after it.
     """
 
     name: Literal["smallnorb"] = "smallnorb"

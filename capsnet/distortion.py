@@ -33,20 +33,20 @@ def draw_turns(seed: int, epoch: int, count: int, degrees: float) -> torch.Tenso
 
 
 def draw_roams(seed: int, epoch: int, count: int) -> torch.Tensor:
-    """What share of its margin each image moves, float32 [N, 2]: down and right, or up and left below 0."""
+    """Draw the share of its margin that each image moves, float32 [N, 2]: down, right; below 0 up, left."""
     return torch.from_numpy(_normal(randomness.generator(seed, "roams", epoch), (count, 2))).float()
 
 
 def draw_squeezes(seed: int, epoch: int, count: int, pixels: int) -> torch.Tensor:
-    """By how many pixels each image gets narrower, 1 to `pixels`, and how far to the right of the middle it
-    lies then, 0 or 1: int64 [N, 2].
+    """Draw by how many pixels each image gets narrower, 1 to `pixels`, and how far right of the middle it
+    then lies, 0 or 1: int64 [N, 2].
     """
     random = np.abs(_normal(randomness.generator(seed, "squeezes", epoch), (count, 2)))
     return torch.from_numpy(np.floor(random * (pixels, 2)).astype(np.int64)) + torch.tensor([1, 0])
 
 
 def draw_erasures(seed: int, epoch: int, count: int, side: int, height: int, width: int) -> torch.Tensor:
-    """The top left corners of squares, int64 [N, 2], no nearer to an edge than such a square is wide."""
+    """Draw the top left corners of squares, int64 [N, 2], no nearer to an edge than such a square is wide."""
     rows, columns = (
         randomness.integers(seed, side, most - side - 2, (count,), purpose, epoch)
         for most, purpose in ((height, "erased rows"), (width, "erased columns"))
@@ -61,8 +61,8 @@ def _normal(random: np.random.Generator, size: int | tuple[int, ...]) -> np.ndar
 def roaming(images: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """The shifts (down, right) of images [B, C, H, W] by shares [B, 2] of their empty margins: int64 [B, 2].
 
-    So that nothing is moved out of sight. Down and right, one pixel more than the margin is shared and then
-    rounded down; up and left pixels are rounded up.
+    Nothing is moved out of sight. Down and right, the share is taken of one pixel more than the margin and
+    rounded down; up and left, it is taken of the margin and rounded up.
     """
     there = (images != 0).any(1)
     lines = there.any(2), there.any(1)
@@ -70,23 +70,23 @@ def roaming(images: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
 
 
 def _steps(shares: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """How far to move a line of pixels that is empty but where `there` [B, side] says so: int64 [B]."""
+    """Return how far to move lines of pixels, empty except where `there` [B, side] is true: int64 [B]."""
     before, after = (line.int().argmax(1) for line in (there, there.flip(1)))
     return torch.where(shares > 0, shares * (1 + after), shares * before).floor().long()
 
 
 def squeeze(images: torch.Tensor, squeezes: torch.Tensor) -> torch.Tensor:
-    """Make images uint8 [B, C, H, W] narrower, as squeezes [B, 2] have it.
+    """Make images uint8 [B, C, H, W] narrower by the drawn squeezes [B, 2].
 
-    What comes free on both sides is 0. A pixel is what a Lanczos window of three times its width on each side
-    sees, as resizing with `antialias` has it in TensorFlow.
+    Columns that become free on both sides are 0. A pixel is the mean under a Lanczos window of three times
+    its width on each side, as in TensorFlow's resizing with `antialias`.
     """
     squeezed = torch.einsum("bchw,bwv->bchv", images.double(), _windows(squeezes, images.shape[3]))
     return squeezed.round().clamp(0, 255).to(torch.uint8)
 
 
 def _windows(squeezes: torch.Tensor, width: int) -> torch.Tensor:
-    """What each pixel of a row gives to each pixel of the squeezed row: float64 [B, W, W]."""
+    """Return the weight of each pixel of a row in each pixel of the squeezed row: float64 [B, W, W]."""
     narrower, more = squeezes[:, :, None, None].unbind(1)  # each [B, 1, 1]
     kept, left = width - narrower, narrower // 2 + more
     scale = width / kept.double()

@@ -1,4 +1,4 @@
-"""Downloading what a data set lacks: once, whole or not at all, else one line that says what to do."""
+"""Downloads of a data set's missing files: once, whole or not at all, else an error that says what to do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def complete(root: Path, place: str, missing: Missing, fetch: Fetch, gzipped: bo
 
 
 def cause(error: BaseException) -> str:
-    """An error in one line, by its kind where it has no words."""
+    """Return an error in one line; its type where it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 

@@ -1,4 +1,4 @@
-"""Efficient-CapsNet (Mazzia, Salvetti, Chiaberge 2021), with what their code says where the text is silent.
+"""Efficient-CapsNet (Mazzia, Salvetti, Chiaberge 2021), as in their code where the text says nothing.
 
 Letters of shapes: B batch, C channels, H height, W width, I primary capsules, K their dimension, J class
 capsules, D their dimension.
@@ -64,26 +64,26 @@ class EfficientCapsNet(Network):
 
 
 def _he(module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    """Normal numbers after He et al. 2015 for weights [outputs, inputs, ...], no bias."""
+    """Draw normal numbers after He et al. 2015 for weights [outputs, inputs, ...]; a bias is 0."""
     if key.endswith("bias"):
         return np.zeros(shape, np.float32)
     return he_normal(shape, int(np.prod(shape[1:])), generator)
 
 
 class HeConv2d(nn.Conv2d):
-    """A convolution that begins as theirs do."""
+    """A convolution initialised as in their code: after He et al. 2015, bias 0."""
 
     initial = staticmethod(_he)
 
 
 class HeLinear(nn.Linear):
-    """A hidden layer of the decoder that begins as theirs do."""
+    """A hidden layer of the decoder, initialised as in their code: after He et al. 2015, bias 0."""
 
     initial = staticmethod(_he)
 
 
 class GlorotLinear(nn.Linear):
-    """The last layer of the decoder, which begins as theirs does: after Glorot and Bengio 2010, no bias."""
+    """The decoder's last layer, initialised as in their code: after Glorot and Bengio 2010, bias 0."""
 
     @staticmethod
     def initial(
@@ -95,7 +95,7 @@ class GlorotLinear(nn.Linear):
 
 
 class DepthwiseCapsules(nn.Module):
-    """Each channel is summed over all positions, with weights of its own: K channels are a capsule."""
+    """Primary capsules: each channel is summed over all positions by its own weights; K make a capsule."""
 
     def __init__(self, channels: int, grid: tuple[int, int], dim: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class DepthwiseCapsules(nn.Module):
     def initial(
         module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator
     ) -> np.ndarray:
-        """As Keras begins by default: after Glorot and Bengio 2010, all the outputs counted as a fan."""
+        """Draw Keras's default: after Glorot and Bengio 2010, all outputs counted as a fan; a bias is 0."""
         if key.endswith("bias"):
             return np.zeros(shape, np.float32)
         channels, _, rows, columns = shape
@@ -121,7 +121,7 @@ class DepthwiseCapsules(nn.Module):
 
 
 class AttentionCapsules(nn.Module):
-    """One capsule per class; what agrees with all the others counts more (Equations 3 to 6)."""
+    """One capsule per class; a prediction that agrees with the others counts more (Equations 3 to 6)."""
 
     def __init__(self, capsules: int, capsule_dim: int, classes: int, dim: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class AttentionCapsules(nn.Module):
     def initial(
         module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator
     ) -> np.ndarray:
-        """As in their code, where the fan of W counts the classes too, as Keras does by default."""
+        """Draw as their code does: the fan of W counts the classes too (Keras's default); the prior is 0."""
         if key.endswith("prior"):
             return np.zeros(shape, np.float32)
         return he_normal(shape, shape[0] * shape[1], generator)

@@ -45,7 +45,7 @@ VOTE_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which windows a child lies in: it may belong to several positions of parents.
+    """Windows that each child lies in: it may belong to several positions of parents.
 
     child int64 [P·S]: the number of the child position at each place of each window, among those seen.
     places int64 [Q, M]: the other way round, all up to M places where a child position is seen, as indices
@@ -60,7 +60,7 @@ class Overlap:
 
     @classmethod
     def of(cls, windows: torch.Tensor) -> Overlap:
-        """From int64 [P, S], the position of a child at each place of each window, numbered in any way."""
+        """Make the overlap of int64 [P, S]: children's positions, in any numbering, by window and place."""
         _, child, counts = windows.flatten().unique(return_inverse=True, return_counts=True)
         places = torch.full((len(counts), int(counts.max())), child.numel())
         filled = [0] * len(counts)
@@ -77,22 +77,22 @@ def sliding(rows: int, columns: int, kernel: int, stride: int) -> torch.Tensor:
 
 
 def inverse_temperature(iteration: int) -> float:
-    """λ of an iteration, counted from 0. It rises, so that parents decide themselves late."""
+    """Return λ of an iteration, counted from 0. It rises, so that activations become definite only late."""
     return LAST_INVERSE_TEMPERATURE * (1 - COOLING ** (iteration + 1))
 
 
 class Ballot(NamedTuple):
-    """What routing is given. β_u and β_a are learned, one of each for every type of parents."""
+    """Inputs of routing. β_u and β_a are learned, one of each for every type of parents."""
 
     votes: torch.Tensor  # [B, P, J, N, H]
     log_active: torch.Tensor  # log a of the children, [B, P, N]
-    beta_u: torch.Tensor  # [J], what a vote costs a parent beside the logarithms of its σ
-    beta_a: torch.Tensor  # [J], what a parent saves by being active
+    beta_u: torch.Tensor  # [J], the cost of a vote for a parent, beside the logarithms of the parent's σ
+    beta_a: torch.Tensor  # [J], the cost that an active parent saves
     overlap: Overlap
 
 
 class Parents(NamedTuple):
-    """What an M-step makes of it."""
+    """Results of an M-step: the parents' Gaussians and activations, and the votes' distances from them."""
 
     means: torch.Tensor  # μ [B, P, J, H]
     variances: torch.Tensor  # σ² [B, P, J, H]
@@ -112,7 +112,7 @@ def route(ballot: Ballot, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def log_assignments(ballot: Ballot, iterations: int) -> torch.Tensor:
-    """log R [B, P, J, N], or [1, P, J, N] at first, by which iteration `iterations`, from 1, weighs votes."""
+    """Return log R [B, P, J, N] by which iteration `iterations` weighs votes; of the first, [1, P, J, N]."""
     log_r = even(ballot)
     for iteration in range(iterations - 1):
         log_r = _e_step(_m_step(ballot, log_r, iteration), ballot.overlap)
@@ -120,7 +120,7 @@ def log_assignments(ballot: Ballot, iterations: int) -> torch.Tensor:
 
 
 def even(ballot: Ballot) -> torch.Tensor:
-    """The first log R [1, P, J, N]: each child's parents get the same."""
+    """Return the first log R [1, P, J, N]: equal for all parents of a child."""
     _, windows, types, children, _ = ballot.votes.shape
     log_parents = (ballot.overlap.seen * types).to(ballot.votes.dtype).log().view(1, windows, 1, -1, 1)
     places = log_parents.shape[3]
@@ -141,9 +141,9 @@ def _m_step(ballot: Ballot, log_r: torch.Tensor, iteration: int) -> Parents:
 class Gaussians(torch.autograd.Function):
     """Weights w [..., N], adding up to 1, and votes V [..., N, H] -> μ and σ² [..., H], distances [..., N].
 
-    As autograd would do it, but for the gradient it keeps nothing of the size of the votes besides them, and
-    passes through them half as often. (V - μ)² is formed, not Σ V² - μ²: where votes agree the latter is
-    nothing but rounding errors.
+    The gradient is autograd's, but keeps no tensor of the size of the votes besides the votes, and reads
+    them half as often. (V - μ)² is formed, not Σ V² - μ²: where votes agree the latter consists of rounding
+    errors only.
     """
 
     @staticmethod
@@ -163,7 +163,7 @@ class Gaussians(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides names
         ctx: Any, d_means: torch.Tensor, d_variances: torch.Tensor, d_distances: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """With D = V - μ and p = 1/σ²; Σ w D = 0, so that σ² has no slope along μ."""
+        """Compute the gradients with D = V - μ and p = 1/σ²; Σ w D = 0, so that σ² has no slope along μ."""
         weights, votes, means, variances = ctx.saved_tensors
         differences, row, precisions = votes - means, d_distances[..., None, :], variances.reciprocal()
         d_means = d_means[..., None, :] - 2 * precisions * (row @ differences)
@@ -196,7 +196,7 @@ def over_parents(logits: torch.Tensor, overlap: Overlap) -> torch.Tensor:
 def in_parts(
     function: Callable[[torch.Tensor], torch.Tensor], capsules: torch.Tensor, vote_bytes: int
 ) -> torch.Tensor:
-    """`function` of capsules [B, ...], of some images at a time where all their votes would be too many.
+    """Apply `function` to capsules [B, ...], to some images at a time where all votes would be too large.
 
     `vote_bytes` is the size of one image's votes. Of such parts only the capsules are kept for the
     gradient, and the rest is computed twice.

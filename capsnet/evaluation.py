@@ -1,4 +1,4 @@
-"""Judging a network on images that it is not trained on: no shifts, decoder masked by its own answer.
+"""Evaluation of a network on images that it is not trained on: no shifts, decoder masked by the prediction.
 
 Letters of shapes: N images, L labels of an image, J classes, C channels, H height, W width.
 """
@@ -37,7 +37,7 @@ def measure(network: Network, batch: Images, config: Config, execution: Executio
 def lengths(network: Network, images: Images, config: Config, execution: Execution) -> torch.Tensor:
     """The lengths that `network` gives each of `images`, float64 [N, J], on the CPU.
 
-    Those of several networks, added, are what an ensemble judges by.
+    An ensemble predicts by the sum of its networks' lengths.
     """
     network.eval()
     found = []
@@ -58,7 +58,7 @@ def examples(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Images and their reconstructions as at test, float [N, C, H, W] on the CPU; None without a decoder.
 
-    Of an image of several digits, the sum of what they are taken for.
+    Of an image of several digits, the sum of the predicted digits' reconstructions.
     """
     if config.decoder is None:
         return None
@@ -73,7 +73,7 @@ def examples(
 
 
 def confusion(labels: torch.Tensor, predictions: torch.Tensor, classes: int) -> torch.Tensor:
-    """How often images of each class were taken for each class: int64 [classes, classes], rows the labels.
+    """Count predictions of each class for images of each class: int64 [classes, classes], rows the labels.
 
     Labels and predictions int64 [N], or [N, L] of several classes an image, each of which counts: in the
     order of objective.predicted what was recognised is on the diagonal, and a mistake is beside it in the

@@ -1,4 +1,4 @@
-"""How the arithmetic is carried out: everything besides the configuration that decides its last bits.
+"""Execution of the arithmetic: everything besides the configuration that decides its last bits.
 
 1 and 2 threads give different bits, so do channels_last and contiguous tensors. So this is resolved
 once, stored in the checkpoint, and used again by every later attempt of the same run.
@@ -29,10 +29,10 @@ NAMES: dict[Device, str] = {"cpu": "this CPU", "cuda": "this GPU"}
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how a run computes."""
+    """Device, precision and other settings by which a run computes."""
 
     device: Device
-    precision: Precision  # float32 is what it says, on CUDA too; tf32, TensorFloat-32, is there only
+    precision: Precision  # float32 is never rounded, also on CUDA; tf32, TensorFloat-32, is on CUDA only
     threads: int  # of the CPU
     memory_format: Literal["channels_last", "contiguous"]
     deterministic: bool  # on CUDA
@@ -47,12 +47,12 @@ class Execution:
         return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
 
     def autocast(self) -> torch.autocast:
-        """Within it, convolutions and matrix products are computed in `precision`."""
+        """Return a context in which convolutions and matrix products are computed in `precision`."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     @property
     def summary(self) -> str:
-        """In a few words, for people."""
+        """Description in a few words, for people."""
         where = "the GPU" if self.device == "cuda" else "the CPU"
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
         steps = "steps compiled" if self.compile else "steps not compiled"
@@ -69,12 +69,12 @@ def resolve(
     stored_config: Config | None = None,
     group: Group = ALONE,
 ) -> Execution:
-    """What `config` leaves open, decided for this machine; as `stored` in a checkpoint where there is one.
+    """Decide what `config` leaves open, for this machine; as `stored` in a checkpoint where there is one.
 
-    What came of a wish that the checkpoint's `stored_config` had too is kept: neither what `auto` picked nor
-    what could not be had changes when a run goes on, unless this machine cannot do it. Warns when the
-    checkpoint's way cannot or shall not be followed: the run goes on, but no longer bit for bit as it would
-    have without the interruption.
+    The outcome of a setting that the checkpoint's `stored_config` has too is kept: neither the choice of
+    `auto` nor a fallback changes when a run goes on, unless this machine cannot do it. Warns when the
+    checkpoint's execution cannot or shall not be repeated: the run goes on, but no longer bit for bit as it
+    would have without the interruption.
     """
     device = device_of(config)
     before = Execution(**stored) if stored else None
@@ -116,7 +116,7 @@ def resolve(
 
 
 def device_of(config: Config) -> Device:
-    """Where a run computes on this machine."""
+    """Return the device on which a run computes on this machine."""
     return "cuda" if config.use_cuda and torch.cuda.is_available() else "cpu"
 
 
@@ -152,7 +152,7 @@ def _native_routing(config: Config, before: Execution | None, stored_config: Con
 
 
 def _fastest(config: Config, device: Device) -> tuple[Precision, str]:
-    """The fastest precision that keeps accuracy, by docs/performance.md, and why it is that one."""
+    """Return the fastest precision that keeps accuracy, by docs/performance.md, and the reason."""
     if isinstance(config.model, MatrixCapsNetModel):
         return "float32", "matrix capsules gain nothing by less"
     if not has_fast_bfloat16(device):
@@ -161,7 +161,7 @@ def _fastest(config: Config, device: Device) -> tuple[Precision, str]:
 
 
 def _cuda_graph(config: Config, device: Device) -> bool:
-    """Whether steps are recorded: on CUDA, where asked for."""
+    """Return whether steps are recorded: on CUDA, where the configuration asks for it."""
     if not config.cuda_graph or device != "cuda":
         return False
     if config.deterministic:
@@ -171,19 +171,19 @@ def _cuda_graph(config: Config, device: Device) -> bool:
 
 
 def can_tf32(device: Device) -> bool:
-    """Whether factors of float32 can be rounded to TensorFloat-32: GPUs from compute capability 8.0."""
+    """Return whether float32 factors can be rounded to TensorFloat-32: GPUs from compute capability 8.0."""
     return device == "cuda" and torch.cuda.get_device_capability()[0] >= 8
 
 
 def can_bfloat16(device: Device) -> bool:
-    """Whether bfloat16 is more than emulated, number by number."""
+    """Return whether the device has bfloat16 that is not emulated number by number."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def has_fast_bfloat16(device: Device) -> bool:
-    """Whether there are instructions for bfloat16; without them a CPU is slower in it than in float32."""
+    """Return whether there are bfloat16 instructions; without them a CPU is slower in it than in float32."""
     if device == "cuda" or not can_bfloat16(device):
         return can_bfloat16(device)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -193,11 +193,11 @@ def apply(execution: Execution) -> None:
     """Set up this process's PyTorch accordingly."""
     torch.set_num_threads(execution.threads)
     if execution.compile:
-        with suppress(OSError):  # capsnet.stepping asks again, and then goes without
+        with suppress(OSError):  # capsnet.stepping tries again, and then does not compile
             secure_compilers()
     if execution.device == "cuda":
-        # Without it PyTorch refuses deterministic products; and it looks for it once, at the first product of
-        # the process, which may be that of an earlier run without `deterministic`.
+        # Without this variable PyTorch refuses deterministic products; PyTorch reads it once, at the first
+        # product of the process, which may be that of an earlier run without `deterministic`.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # By PyTorch's default convolutions round their inputs to TensorFloat-32's 10 bits, products do not.
         torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"

@@ -22,9 +22,9 @@ ABANDONED_SECONDS = 3600.0  # after which a temporary file that cannot be locked
 
 
 def locate(path: str | Path) -> Path:
-    """The checkpoint file that a path means: itself, or checkpoint.pt in it when it is a folder.
+    """Return the checkpoint file that a path means: itself, or checkpoint.pt in it when it is a folder.
 
-    A folder is what is one, what ends with a slash, and what has no suffix.
+    A path counts as a folder if it is one, ends with a slash or has no suffix.
     """
     slash = str(path).endswith("/")  # which a Path drops
     path = Path(path)
@@ -32,22 +32,22 @@ def locate(path: str | Path) -> Path:
 
 
 def odd_kind(path: Path) -> str | None:
-    """What there is at a path, links followed, that is neither a file nor a folder; otherwise None."""
+    """Return the kind of a path, links followed, that is neither file nor folder, as "FIFO"; else None."""
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):  # whoever opens it says what is wrong
+    except (OSError, ValueError):  # opening it will give the error
         return None
     kinds = {stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISBLK: "device"}
     return next((name for is_one, name in kinds.items() if is_one(mode)), None)
 
 
 def previous_path(path: Path) -> Path:
-    """Where the checkpoint before the one at `path` is kept."""
+    """Return the path at which the checkpoint before the one at `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def temporary_path(path: Path, shared: bool = False) -> Path:
-    """The file that becomes the one at `path`; one of a name of its own where several may write there."""
+    """Return the temporary file of `path`; with a unique name where several processes may write there."""
     return path.with_name(f".{path.name}{'.' + os.urandom(4).hex() if shared else ''}.tmp")
 
 
@@ -62,7 +62,7 @@ def write_atomically(
 
     What was at `path` is kept as `previous` where that is given. Where `shared`, others may write there
     at the same time, and the last one's stays. `mode`: of the file, less what the umask takes away.
-    Raises OSError, also where `write` makes something else of it, and then leaves everything as it was.
+    Raises OSError, also where `write` turns it into a RuntimeError, and then leaves everything as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary(path, shared, mode) as part:
@@ -75,10 +75,10 @@ def write_atomically(
 
 @contextmanager
 def temporary(path: Path, shared: bool = False, mode: int = 0o666) -> Iterator[Path]:
-    """For a `with` block: an empty file that may become the one at `path`, and is deleted where it does not.
+    """Give a `with` block an empty file to rename to `path`; it is deleted where that does not happen.
 
-    It is locked meanwhile, so that `clear_temporaries` takes no other process's work away. Those that killed
-    processes left of the same file are deleted.
+    The file is locked meanwhile, so that `clear_temporaries` of another process does not delete it.
+    Temporary files of `path` that killed processes left are deleted.
     """
     if shared:
         clear_temporaries(path.parent, path.name)
@@ -94,7 +94,7 @@ def temporary(path: Path, shared: bool = False, mode: int = 0o666) -> Iterator[P
 
 
 def _made(part: Path, mode: int) -> int:
-    """Make a temporary file and lock it; a file system without locks takes it as well."""
+    """Make a temporary file and lock it; on a file system without locks it stays unlocked."""
     while True:
         try:
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -104,7 +104,7 @@ def _made(part: Path, mode: int) -> int:
         try:
             with suppress(LockRefused):
                 lock(descriptor, part, "")
-            if _is_at(part, descriptor):  # nobody has cleared it away before it was locked
+            if _is_at(part, descriptor):  # no process has deleted it before it was locked
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -138,7 +138,7 @@ def _is_at(part: Path, descriptor: int) -> bool:
 def clear_temporaries(folder: Path, name: str | None = None) -> None:
     """Delete temporary files that killed processes left in a folder: of the file of this name, or all.
 
-    A living process's stays: it is locked or, where there are no locks, young.
+    The file of a living process stays: it is locked or, where there are no locks, young.
     """
     pattern = ".*.tmp" if name is None else f".{glob.escape(name)}.{8 * '[0-9a-f]'}.tmp"
     for part in folder.glob(pattern):

@@ -95,7 +95,7 @@ def _decoded(path: Path, mode: str) -> Image:
 
 
 def _converted(image: Image, mode: str) -> Image:
-    """With 8 bits a colour: of 16 bits the upper 8; opacity is ignored."""
+    """Convert to 8 bits a colour: of 16 bits the upper 8; opacity is ignored."""
     from PIL.Image import fromarray
 
     if image.mode in ("I", "F"):

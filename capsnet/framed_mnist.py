@@ -48,8 +48,8 @@ def framed(images: Images, pad: int) -> Images:
 
 
 def draw_maps(images: torch.Tensor, seed: int) -> torch.Tensor:
-    """For each image uint8 [N, 1, H, W] a rotation of up to 20 degrees either way, a shear of up to 0.2, a
-    vertical and a horizontal scale from 0.8 to 1.2, and a place: float64 [N, 2, 3].
+    """Draw for each image uint8 [N, 1, H, W] a rotation of up to 20 degrees either way, a shear of up to 0.2,
+    a vertical and a horizontal scale from 0.8 to 1.2, and a place: float64 [N, 2, 3].
 
     Each is uniform, the place among those at which the whole digit is in the frame; one that is too large
     for it is in the middle.
@@ -69,13 +69,13 @@ def draw_maps(images: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def _between(first: torch.Tensor, last: torch.Tensor, drawn: np.random.Generator) -> torch.Tensor:
-    """Somewhere from `first` to `last`, both [N, 2]; in the middle where the second is the smaller."""
+    """Draw points from `first` to `last`, both [N, 2]; the middle where the second is the smaller."""
     places = torch.from_numpy(drawn.uniform(-0.5, 0.5, tuple(first.shape)))
     return (first + last) / 2 + places * (last - first).clamp(min=0)
 
 
 def _extent(images: torch.Tensor, linear: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """From where to where the digits of images [N, 1, H, W] reach under `linear` [N, 2, 2]: two of [N, 2].
+    """Return the first and last points of digits [N, 1, H, W] under `linear` [N, 2, 2]: two of [N, 2].
 
     One pixel is added around a digit before it is mapped: interpolation spreads it so far.
     """
@@ -90,9 +90,9 @@ def _extent(images: torch.Tensor, linear: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _ends(there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Just before the first and just after the last that is true in each row of [N, side], from the middle.
+    """Return just before the first and just after the last true in each row of [N, side], from the middle.
 
-    Where none is, those of the whole side.
+    Where none is true, those of the whole side.
     """
     side = there.shape[1]
     first = there.int().argmax(1)

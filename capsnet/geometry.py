@@ -36,30 +36,30 @@ class Window:
     same: bool = False
 
     def zeros(self, side: int) -> tuple[int, int]:
-        """How many zeros go before and behind the image; of an odd number the one more goes behind."""
+        """Return how many zeros go before and behind the image; of an odd number the one more goes behind."""
         if not self.same:
             return 0, 0
         count = max((self.over(side) - 1) * self.stride + self.kernel - side, 0)
         return count // 2, count - count // 2
 
     def over(self, side: int) -> int:
-        """How many steps it takes; 0 or less where it does not fit."""
+        """Return the number of steps over a side; 0 or less where the window does not fit."""
         return -(-side // self.stride) if self.same else (side - self.kernel) // self.stride + 1
 
     def needs(self, steps: int) -> int:
-        """The shortest side that leaves `steps`."""
+        """Return the shortest side that leaves `steps`."""
         return (steps - 1) * self.stride + (1 if self.same else self.kernel)
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The windows of a network, in order; `key` is what to blame in the YAML where they leave nothing."""
+    """The windows of a network, in order; `key` is the YAML's key to blame where they leave nothing."""
 
     key: str
     value: str
-    left: str  # what nothing would be left of
+    left: str  # the part of the network that would have no size left
     windows: tuple[Window, ...]
-    counted: str = "convolution"  # what those windows are that make an image smaller
+    counted: str = "convolution"  # the kind of the windows that make an image smaller
 
     def grids(self, height: int, width: int) -> list[Sides]:
         """Rows and columns after each window; ValueError, with the arithmetic, where nothing is left."""
@@ -123,7 +123,7 @@ class Chain:
 
 
 def _ordinal(number: int) -> str:
-    """In words as far as they go; counted from 0."""
+    """Return an ordinal number, counted from 0; in words where ORDINALS has one."""
     if number < len(ORDINALS):
         return ORDINALS[number]
     number += 1
@@ -160,7 +160,7 @@ def chain(model: CapsNetModel | MatrixCapsNetModel | EfficientCapsNetModel | CNN
 
 
 def deconvolved(side: int) -> int:
-    """How long a side of a grid is after the transposed convolutions of a decoder: 6 becomes 28."""
+    """Return the length of a grid's side after the transposed convolutions of a decoder: 6 becomes 28."""
     for kernel, stride in DECONVOLUTIONS:
         side = Window(kernel, stride).needs(side)
     return side

@@ -40,11 +40,11 @@ class Recording:
 
 
 class Recorder:
-    """Takes steps: the first ones of a size as they are, then by a graph of that size.
+    """Takes training steps: the first ones of a batch size as usual, later ones by a graph of that size.
 
-    An epoch of 60,000 images has 468 batches of 128 and one of 96: two graphs. To record is not to compute:
-    the step that is recorded is taken by the first replay. A size is that of the batch of all processes: what
-    each image counts is recorded, too.
+    An epoch of 60,000 images has 468 batches of 128 and one of 96: two graphs. Recording computes nothing:
+    the step that is recorded is taken by the first replay. The size is that of the batch of all processes,
+    as the weight of each image in that batch is recorded, too.
     """
 
     def __init__(self, take: Take) -> None:
@@ -64,7 +64,7 @@ class Recorder:
         return self._recordings[size].replay(batch, margin)
 
     def _launched(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> torch.Tensor:
-        """As it is, on the stream on which it will be recorded."""
+        """Take a step as usual, on the stream on which steps will be recorded."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             sums = self._take(batch, margin, part)
@@ -82,7 +82,7 @@ class Recorder:
 
 
 def held(batch: Batch) -> Batch:
-    """A copy in memory of its own, in which what was one tensor is one.
+    """Copy a batch to memory of its own; inputs and targets that were one tensor stay one.
 
     A step that was compiled for inputs which are the targets themselves would be compiled anew for others,
     in the middle of the recording, where that cannot be.
@@ -93,7 +93,7 @@ def held(batch: Batch) -> Batch:
 
 
 def refill(own: Batch, batch: Batch) -> None:
-    """Put another batch of the same form where one lies that is `held`."""
+    """Copy a batch into `own`, a batch of the same form that `held` has returned."""
     own.inputs.copy_(batch.inputs)
     if own.targets is not own.inputs:
         own.targets.copy_(batch.targets)

@@ -1,8 +1,8 @@
-"""Processes that train one network together: who they are, what each takes of a batch, what they add up.
+"""Processes that train one network together: their ranks, their parts of a batch, their sums.
 
-Each holds the whole network. Of every batch it takes its part, and what the parts say of the weights is added
-up before each of them changes its own, so that all go on with the same ones. Rank 0 leads: it alone hands out
-what is measured and saved, and it ends the training by taking no more steps.
+Each process holds the whole network and computes on its part of every batch. The gradients of all parts are
+added up before each process updates its weights, so that all keep the same weights. Rank 0 leads: it alone
+gives out what is measured and saved, and it ends the training by taking no more steps.
 
 Not by PyTorch's DistributedDataParallel: that averages over processes where images count, hooks one `forward`
 where training calls two methods of a network, has no place for a batch of fewer images than processes, and
@@ -27,33 +27,34 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Its functions have as a default the group that there is when it is imported, as torch.compile does in
-# passing. That group would live on with its threads, on which the interpreter may crash or hang as it ends.
+# Imported before there is a group: its functions take the group that exists at the import as a default, and
+# torch.compile imports it in passing. That group's threads would live on, and the interpreter may crash or
+# hang on them as it ends.
 import torch.distributed.nn.functional
 from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage] - documented there
 from torch.distributed.rendezvous import rendezvous
 
-TIMEOUT_SECONDS = 300.0  # for which the others wait for one: it may be compiling, or reading its data
+TIMEOUT_SECONDS = 300.0  # that processes wait for another one, which may be compiling or reading its data
 IPV4_ADDRESS = 0x8915  # SIOCGIFADDR of Linux: which address an interface has
 OWN = ("ncclUnhandledCudaError", "ncclInvalidArgument", "ncclInvalidUsage")  # NCCL: the caller's own error
 GLOO = re.compile(r"\[(enforce fail at )?\S*gloo/\S+:\d+\]|pair closure")  # how gloo's errors read
 
 
 class GroupError(Exception):
-    """The processes cannot train together: one line."""
+    """Error where the processes cannot train together; the message is one line."""
 
 
 class GroupLost(GroupError):  # noqa: N818 - the name says what happened
-    """Not any more, or not yet: one of them has gone, or does not come."""
+    """Error where a process of the group has gone, or does not come."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One of `size` processes, as it sees all of them; the one with rank 0 leads."""
+    """A group of `size` processes, as the process `rank` sees it; rank 0 leads."""
 
     rank: int
     size: int
-    neighbours: int = 1  # how many of them, itself among them, are on its machine
+    neighbours: int = 1  # how many of the processes, this one among them, are on this machine
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -64,14 +65,14 @@ class Group:
         return self.rank == 0
 
     def part(self, count: int) -> Part:
-        """What is this process's of `count` images."""
+        """Return this process's part of `count` images."""
         return Part(self, count)
 
     def add(self, *tensors: torch.Tensor) -> None:
-        """Put into each tensor the sum of all processes' tensors of its place; all of them call it.
+        """Replace each tensor by the sum of all processes' tensors at its place; all processes call `add`.
 
         Every process gets the same bits. Raises GroupLost when one of the others has gone; an error of this
-        process, such as of its GPU, stays what it is.
+        process, such as of its GPU, is raised as it is.
         """
         if self.size == 1:
             return
@@ -81,9 +82,9 @@ class Group:
                 work.wait()
 
     def told(self, value: Any) -> Any:
-        """What rank 0 calls it with, to all of them: plain values and tensors on the CPU.
+        """Broadcast rank 0's value, of plain values and tensors on the CPU, and return it.
 
-        Whatever the others call it with does not count.
+        The argument of the other ranks is ignored.
         """
         if self.size == 1:
             return value
@@ -120,7 +121,7 @@ class Part:
 
     @property
     def weight(self) -> float:
-        """How much what is measured of this part counts in the sum over all processes."""
+        """The weight of this part's measurements in the sum over all processes."""
         return 1.0 if self.is_split or self.group.leads else 0.0
 
     def __len__(self) -> int:
@@ -128,7 +129,7 @@ class Part:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """How many images each process has, where they are split."""
+        """Number of images of each process, where they are split."""
         every = [self._rows(rank) for rank in range(self.group.size)]
         return [rows.stop - rows.start for rows in every]
 
@@ -137,7 +138,7 @@ class Part:
 
 
 class Gradients:
-    """The gradients of a network's weights in one piece of memory, which a group adds up in one go."""
+    """The gradients of a network's weights in one piece of memory, which a group adds up in one call."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """`parameters`: of one type, on one device. From here on their `grad` must not be replaced."""
@@ -150,7 +151,7 @@ class Gradients:
 
 
 class Summed(torch.autograd.Function):
-    """The sum of all processes' tensors; its gradient is the sum of what all of them say of it."""
+    """The sum of all processes' tensors; its gradient is the sum of all processes' gradients of it."""
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, group: Group) -> torch.Tensor:
@@ -167,7 +168,7 @@ class Summed(torch.autograd.Function):
 
 
 def host(address: str = "", timeout_seconds: float = TIMEOUT_SECONDS) -> TCPStore:
-    """Where a group meets, in the process of its rank 0; `store.port` says on which port."""
+    """Open the store in which a group meets, in the process of its rank 0; `store.port` is its port."""
     wait = timedelta(seconds=timeout_seconds)
     return TCPStore(address or "0.0.0.0", 0, is_master=True, timeout=wait, wait_for_workers=False)
 
@@ -176,7 +177,7 @@ def host(address: str = "", timeout_seconds: float = TIMEOUT_SECONDS) -> TCPStor
 def meeting(
     rank: int, size: int, address: str, device: str, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Iterator[Group]:
-    """Be one of the group that meets at `address`, "host:port"; GroupLost where it does not come about."""
+    """Join the group that meets at `address`, "host:port"; GroupLost where the others do not come."""
     name, _, port = address.rpartition(":")
     with _losses(f"rank {rank} of {size}: nobody is at {address}"):
         wait = timedelta(seconds=timeout_seconds)
@@ -187,7 +188,7 @@ def meeting(
 
 @contextmanager
 def from_environment(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Group]:
-    """The group that `torchrun` has started this process for; ALONE where it has not."""
+    """Join the group that `torchrun` has started this process for; ALONE without `torchrun`."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
@@ -208,10 +209,10 @@ def from_environment(device: str, timeout_seconds: float = TIMEOUT_SECONDS) -> I
 def joined(
     rank: int, size: int, store: Store, device: str, timeout_seconds: float, towards: str
 ) -> Iterator[Group]:
-    """Be one of the group that meets in `store`; `towards`: the host by whose network they talk.
+    """Join the group that meets in `store`; `towards`: the host on whose network the processes communicate.
 
-    `device`: what each of them computes on. GPUs talk by NCCL, which refuses processes that share one; those,
-    and CPUs, talk by gloo. Whatever takes longer than `timeout_seconds` is taken for lost.
+    `device`: on which each process computes. GPUs communicate by NCCL, which refuses processes that share
+    one; those, and CPUs, use gloo. A process that takes longer than `timeout_seconds` counts as lost.
     """
     if size == 1:
         yield ALONE
@@ -225,8 +226,8 @@ def joined(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if rank:
         # NCCL's watchdog would end this process when rank 0 takes no more steps, as if it had crashed. So it
-        # ends the communicator alone, and the next step says that rank 0 has gone; what it is computed from
-        # matters to nobody any more. Rank 0 itself, which saves, must not go on with half a sum.
+        # ends the communicator alone, and the next step raises GroupLost; that step's numbers are not used.
+        # Rank 0 itself, which saves, must not go on with half a sum.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")  # CleanUpOnly; not tried with GPUs yet
     with _losses(f"rank {rank} of {size} cannot reach the others"):
         dist.init_process_group(
@@ -253,7 +254,7 @@ def _leave_after(error: BaseException) -> None:
 
 
 def _places(rank: int, size: int, store: Store, device: str) -> list[tuple[str, str, str]]:
-    """Of each process the machine, the kind of device, and which GPU it is."""
+    """Return for each process its machine, its kind of device and the identifier of its GPU."""
     card = str(torch.cuda.get_device_properties().uuid) if device == "cuda" else ""
     with _losses(f"rank {rank} of {size}: not all of the group have come"):
         store.set(f"place {rank}", "\n".join((socket.gethostname(), device, card)))
@@ -262,7 +263,7 @@ def _places(rank: int, size: int, store: Store, device: str) -> list[tuple[str, 
 
 
 def _interface(name: str) -> str | None:
-    """The network interface by which `name` is reached: gloo's own guess is what this host's name means."""
+    """Return the network interface by which `name` is reached; gloo would guess it from this host's name."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((name, 9))  # sends nothing
@@ -285,7 +286,7 @@ def _address_of(probe: socket.socket, interface: str) -> bytes | None:
 
 @contextmanager
 def _losses(said: str = "another process of the group has gone") -> Iterator[None]:
-    """What PyTorch raises where others do not answer, as one line; anything else stays what it is."""
+    """Turn PyTorch's errors of processes that do not answer into GroupLost, one line; pass on all others."""
     try:
         yield
     except RuntimeError as error:
@@ -295,12 +296,12 @@ def _losses(said: str = "another process of the group has gone") -> Iterator[Non
 
 
 def _is_loss(error: RuntimeError) -> bool:
-    """Whether it comes of the other processes, or of the network, and is no error of this one.
+    """Return whether an error comes from the other processes or the network, and not from this process.
 
-    The store's errors and NCCL's have types. Gloo's are plain RuntimeErrors, which name a source file of it.
+    The store's errors and NCCL's have types. Gloo's are plain RuntimeErrors that name a source file of gloo.
     All that remains, OutOfMemoryError and AcceleratorError among it, is this process's own: it would only
-    repeat itself, so that nobody should start the run again for it. So is a DistBackendError in which NCCL
-    says that CUDA failed under it, or that it was called wrongly.
+    occur again, so the run should not be started again for it. So is a DistBackendError in which NCCL
+    reports that CUDA failed under it, or that it was called wrongly.
 
     What gloo raises has been seen on CPUs: for a process that was killed, that left and that hangs. What
     NCCL raises is taken from its source, and was not tried, for want of GPUs. Nor was whether a process
@@ -322,5 +323,5 @@ def _written(value: Any) -> torch.Tensor:
 
 
 def _read(content: torch.Tensor) -> Any:
-    """As a checkpoint is read: what comes from elsewhere is no code."""
+    """Read a broadcast value as a checkpoint is read, so that no code in it can run."""
     return torch.load(BytesIO(content.numpy().tobytes()), map_location="cpu", weights_only=True)

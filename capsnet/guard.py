@@ -1,4 +1,4 @@
-"""One guard for everything that a run can do without: pictures, TensorBoard, tracking. Imports no PyTorch."""
+"""Guard for the optional parts of a run: pictures, TensorBoard, tracking. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from capsnet.patience import described
 
 @dataclass
 class Tried:
-    """How a guarded block ended."""
+    """Outcome of a guarded block: its error, or None."""
 
     error: BaseException | None = None
 
 
 class Guard:
-    """Turns whatever goes wrong in a block into a warning that is said once.
+    """Turns any error in a block into a warning that is given once.
 
     Errors that are no `Exception` count, too: a library may end the process while it is imported, and code in
-    Rust panics with one. Ctrl-C passes.
+    Rust panics with one. Ctrl-C is not caught.
     """
 
     def __init__(self, say: Callable[[str], object]) -> None:
-        """`say` gets a line."""
+        """`say` is called with each warning, one line."""
         self._say = say
         self._failing: set[str] = set()
 
     @contextmanager
     def __call__(self, failure: str) -> Iterator[Tried]:
-        """For a `with` block; `failure`: what to say of an error in it, before its cause."""
+        """Guard a `with` block; `failure`: the warning's words before the cause of an error."""
         tried = Tried()
         try:
             yield tried
@@ -43,7 +43,7 @@ class Guard:
             self._failing.add(failure)
 
     def over(self, failure: str) -> None:
-        """Say this failure again when it happens again: it has gone well since."""
+        """Note that `failure` is over, so that the next one is warned of again."""
         self._failing.discard(failure)
 
 

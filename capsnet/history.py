@@ -25,13 +25,13 @@ def write_history(history: Sequence[Mapping[str, float]], path: Path, mode: int 
 
 
 def read_history(path: Path) -> list[Row]:
-    """What `write_history` wrote, exactly."""
+    """Return the rows that `write_history` wrote, exactly."""
     with path.open(newline="", encoding="utf-8") as file:
         return _read(file)
 
 
 def parse_history(text: bytes) -> list[Row]:
-    """The same from the content of the file."""
+    """Return the rows in the content of a history file."""
     return _read(io.StringIO(text.decode(), newline=""))
 
 
@@ -43,7 +43,7 @@ def _read(lines: Iterable[str]) -> list[Row]:
 
 
 def metrics_of(row: Row) -> dict[str, float]:
-    """The metrics of an epoch: its row without what says which epoch it is, and when."""
+    """Return the metrics of an epoch: its row without "epoch" and "time"."""
     return {name: value for name, value in row.items() if name not in ("epoch", "time")}
 
 
@@ -54,7 +54,7 @@ def best_row(history: Sequence[Row]) -> Row | None:
 
 
 def results(history: Sequence[Row]) -> dict[str, float]:
-    """The figures to report: the last epoch's test metrics, and those of the epoch that validation chose.
+    """Return the figures to report: the last epoch's test metrics, and those of validation's best epoch.
 
     The latter as "best/epoch", "best/validation/accuracy", "best/test/accuracy" and so on. The test set
     chooses nothing.

@@ -18,7 +18,7 @@ UNSIGNED_BYTE = 8
 
 
 class IdxError(Exception):
-    """What is wrong with an IDX file, in a few words that go after its name."""
+    """Error in an IDX file; the message is a few words that follow the file's name."""
 
 
 def read(path: Path, dimensions: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Labelled images, and what a model has to know of them. Imports no PyTorch.
+"""Labelled images, and their sizes and classes for a model. Imports no PyTorch.
 
 Letters of shapes: N images, C channels, H height, W width, L labels of an image.
 """
@@ -30,7 +30,7 @@ AFFNIST_SIDE = 40
 
 
 class DataError(Exception):
-    """A data set is missing or damaged: one line that names the file and says what to do."""
+    """Error where a data set is missing or damaged; one line names the file and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set: what is trained on, what decides which epoch was best, what is reported."""
+    """Parts of a data set: for training, for choosing the best epoch, and for the reported test."""
 
     train: Images
     validation: Images | None

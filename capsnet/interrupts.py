@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish that the loop asks for, so that no step is broken off in the middle."""
+"""Ctrl-C as a flag that the loop reads, so that no step is broken off in the middle."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """Within its `with` block the first SIGINT or SIGTERM only sets `asked`; the second one acts as usual.
 
-    If `patient` no later one does: `torchrun` follows up the terminal's with one of its own, and with SIGKILL
-    after half a minute.
+    If `patient`, later signals only set `asked`, too: `torchrun` sends its own signal after the terminal's,
+    and SIGKILL after half a minute.
     """
 
     def __init__(self, patient: bool = False) -> None:

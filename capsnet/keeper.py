@@ -1,4 +1,4 @@
-"""What whoever trains does between two steps: show, log, save; and at the end, draw."""
+"""Recording of a run: shows, logs and saves between two training steps, and draws at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_BOARD = "TensorBoard's log cannot be written"
 
 
 class Keeper:
-    """Sees every `Progress` of a run; what it saved last is on disk when its `with` block ends."""
+    """Shows, logs and saves each `Progress` of a run; the last save is on disk when its `with` block ends."""
 
     def __init__(
         self,
@@ -42,13 +42,14 @@ class Keeper:
         save: Save | None = None,
         troubled: Callable[[Trouble | None], None] = lambda trouble: None,
     ) -> None:
-        """`tensorboard`: a folder; `state`: what training goes on from.
+        """`tensorboard`: a folder; `state`: what training goes on from, None for a new run.
 
-        `label`: what pictures call the run, if not by its name.
-        `save`: what makes a state safe, if not a file at `checkpoint` alone. `troubled` hears, beside
-        `shown`, why nothing can be saved at the moment, and when that is over.
+        `label`: the run's name in pictures, if not its own.
+        `save`: saves a state, if not to a file at `checkpoint` alone. `troubled` is called, beside `shown`,
+        with the reason why nothing can be saved at the moment, and with None when that is over.
 
-        Raises CheckpointError where something else lies in that folder: an epoch may take hours to show it.
+        Raises CheckpointError where something else lies in the folder `tensorboard`. It is checked here, as
+        the first write may be hours later, at an epoch's end.
         """
         require_board(tensorboard)
         with suppress(OSError):  # such as a full disk, which may be over at the first epoch's end
@@ -82,7 +83,7 @@ class Keeper:
                 self._end_saving(error)
 
     def _end_saving(self, first: BaseException | None) -> None:
-        """Save what waits; who leaves because of a `first` error waits for no disk for long."""
+        """Save what is pending; after a `first` error do not wait long for a disk."""
         try:
             self._writer.close(patient=first is None)
         except SavingError as error:
@@ -104,12 +105,12 @@ class Keeper:
 
     @property
     def stopped_early(self) -> str | None:
-        """Why training has ended before its last epoch, in one line."""
+        """Reason why training has ended before its last epoch, in one line; otherwise None."""
         allowed = self._config.stop_after_epochs_without_gain
         return stopped_early(self.history, self._config.num_epochs, allowed)
 
     def see(self, progress: Progress, last: bool) -> None:
-        """Take note of where the run stands; save when that is due or nothing follows."""
+        """Show and log the run's progress; save it when a save is due or no step follows (`last`)."""
         self._shown.show(_numbers(progress))
         self._writer.look()
         if progress.metrics is not None:
@@ -128,11 +129,11 @@ class Keeper:
             self._saved_at = time.monotonic()
 
     def look(self) -> None:
-        """Tell of a trouble with the storage that is new, or over. Raises SavingError when it is too much."""
+        """Report storage trouble that is new, or over. Raises SavingError when it has lasted too long."""
         self._writer.look()
 
     def settle(self) -> None:
-        """Return when what was saved last is on disk."""
+        """Wait until the last save is on disk."""
         self._writer.wait()
 
     def _tell(self, trouble: Trouble | None) -> None:
@@ -142,8 +143,8 @@ class Keeper:
     def draw(self, progress: Progress) -> None:
         """Write the pictures of the finished run beside its checkpoint, and show them on the board.
 
-        Takes some seconds and a pass over the test images, after what was trained is safe. Whatever goes
-        wrong, Ctrl-C included, is said and changes nothing else: training has ended well.
+        Takes some seconds and a pass over the test images, after the last save is on disk. Errors, Ctrl-C
+        included, are reported and change nothing else: training has ended well.
         """
         self.settle()
         try:
@@ -167,7 +168,7 @@ class Keeper:
                 self._on_board(lambda board, name=name, png=content: board.picture(progress.epoch, name, png))
 
     def _log(self, progress: Progress) -> None:
-        """Show on the board what is new, and what it could not take before."""
+        """Write to the board what is new, and what could not be written before."""
         self._on_board(lambda board: self._fill(board, progress))
 
     def _on_board(self, show: Callable[[Board], None]) -> None:
@@ -191,7 +192,7 @@ class Keeper:
             board.hparams(self._config, results(self.history), progress.epoch)
 
     def _opened_board(self) -> Board | None:
-        """Opened at the first epoch's end, as importing it takes seconds; None where it is not installed."""
+        """Return the board, opened when first used, as importing takes seconds; None if not installed."""
         if self._board is None and self._boards:
             try:
                 self._board = Board(self._tensorboard, purge_step=self._logged + 1)

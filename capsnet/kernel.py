@@ -20,12 +20,12 @@ SOURCE = Path(__file__).with_name("agreement.c")
 
 # Of the gradients of the predictions of one input capsule, as far as the second cache of a core holds them.
 ROOM = 2**18  # numbers: 1 MiB
-# For fewer another thread is not worth waking.
+# Fewer products are not worth another thread.
 PRODUCTS_OF_A_THREAD = 2**20
 
 
 class _Task(ctypes.Structure):
-    """As in agreement.c."""
+    """Arguments of the C function `run`: the struct of the same fields in agreement.c."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("capsules", "weight", "outputs", "gradient")),
@@ -111,12 +111,12 @@ class Kernel:
         return summed[..., :batch].contiguous(), of_capsules[..., :batch].contiguous(), of_weight
 
     def _filled(self, tensor: torch.Tensor) -> torch.Tensor:
-        """[..., B] -> [..., P]; images of zeros change no sum."""
+        """Pad [..., B] with zeros to [..., P]; images of zeros change no sum."""
         missing = -tensor.shape[-1] % self._strip
         return F.pad(tensor, (0, missing)) if missing else tensor
 
     def _in_strips(self, tensor: torch.Tensor) -> torch.Tensor:
-        """[J, D, B] -> [P / S, J, D, S]."""
+        """Pad [J, D, B] and cut it into strips [P / S, J, D, S]."""
         return self._filled(tensor).unflatten(2, (-1, self._strip)).permute(2, 0, 1, 3).contiguous()
 
 
@@ -127,5 +127,5 @@ def load() -> Kernel:
 
 
 def _slabs(inputs: int, products: int) -> int:
-    """Into how many parts the input capsules are cut: one for each thread, if all have enough to do."""
+    """Return the number of parts of the input capsules: one for each thread, if all have enough to do."""
     return max(1, min(torch.get_num_threads(), inputs, products // PRODUCTS_OF_A_THREAD))

@@ -1,4 +1,4 @@
-"""Layers that PyTorch has, made to resume bit for bit and to bear a batch of one.
+"""PyTorch's layers, changed to resume bit for bit and to accept a batch of one.
 
 Letters of shapes: B batch, C channels, H height, W width.
 """
@@ -16,8 +16,8 @@ from capsnet.group import Part, Summed
 class Dropout(nn.Module):
     """Leave out each number with the probability `share`, and make up for it in the others.
 
-    In training `generator` decides which; whoever trains sets it anew before each step, and `part` where
-    other processes take their part of the same batch: it draws for the whole of it.
+    In training `generator` decides which. The caller sets a new generator before each step, and `part` where
+    other processes take their part of the same batch: numbers are then drawn for the whole batch.
     """
 
     def __init__(self, share: float) -> None:
@@ -27,7 +27,7 @@ class Dropout(nn.Module):
         self.part: Part | None = None
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features of any shape, as they are in evaluation; ValueError in training without a generator."""
+        """Drop numbers of features of any shape, in training only; there, ValueError without a generator."""
         if not self.training or not self.share:
             return features
         if self.generator is None:
@@ -58,7 +58,7 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
     def _normalised(self, features: torch.Tensor, part: Part) -> torch.Tensor:
-        """As PyTorch does it, by statistics over all processes: mean and squares of each, put together."""
+        """Normalise as PyTorch does, by statistics of all processes: mean and squares of each, combined."""
         numbers = features.to(torch.promote_types(features.dtype, torch.float32))
         places = [0, 2, 3][: features.dim() - 1]
         shape = [1, -1, 1, 1][: features.dim()]
@@ -78,7 +78,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _note(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Let the running statistics follow."""
+        """Update the running statistics."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.momentum is not None and self.num_batches_tracked is not None
         self.running_mean.lerp_(mean, self.momentum)

@@ -1,4 +1,4 @@
-"""What changes while training: the weights, the optimizer, the position, and what was measured.
+"""State that changes in training: the weights, the optimizer, the position, and the measurements.
 
 Letters of shapes: S steps of an epoch.
 """
@@ -28,7 +28,7 @@ from capsnet.stepping import Stepper
 
 
 class Learner:
-    """A network in training: `step` by `step`, its complete state at any time by `snapshot`."""
+    """A network in training: `step` trains on a batch, `snapshot` returns the complete state."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Learner:
 
     @property
     def execution(self) -> Execution:
-        """How steps are computed, as far as it is known by now."""
+        """Execution of the steps, as far as it is known by now."""
         return self._stepper.execution
 
     @property
@@ -82,12 +82,12 @@ class Learner:
 
     @property
     def images_seen(self) -> int:
-        """Of the unfinished epoch; the last batch of an epoch may be smaller."""
+        """Number of images trained on in the unfinished epoch; the last batch of an epoch may be smaller."""
         return min(self.steps * self.config.batch_size, self.images_per_epoch)
 
     @property
     def last_learning_rate(self) -> float:
-        """That of the last step."""
+        """Learning rate of the last step."""
         return self._learning_rate(self.epoch * self.steps_per_epoch + self.steps - 1)
 
     def _learning_rate(self, step: int) -> float:
@@ -105,14 +105,14 @@ class Learner:
         self.steps += 1
 
     def wait(self) -> None:
-        """Return when the steps are taken: a GPU may be behind."""
+        """Wait until the steps are computed: a GPU may be behind."""
         if self.execution.device == "cuda":
             torch.cuda.synchronize()
 
     def _prepare(self, part: Part) -> None:
-        """Tell the layers whose part of the batch is not all that counts what the others have.
+        """Set the part of the batch in the layers that depend on all of the batch: batch norm and dropout.
 
-        Dropout draws from generators that know which step this is: it resumes as all else does.
+        Dropout gets generators that are seeded by the step, so that it resumes bit for bit.
         """
         for norm in self._norms:
             norm.part = part
@@ -142,7 +142,7 @@ class Learner:
             self.best = {"epoch": self.epoch, "score": score, "model": on_cpu(self.network.state_dict())}
 
     def snapshot(self) -> Snapshot:
-        """The complete state as it is now."""
+        """Return the complete state at this moment."""
         state = {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
@@ -162,7 +162,7 @@ class Learner:
 
 
 def versions() -> dict[str, str]:
-    """What besides the state decides the bits that come out."""
+    """Return the versions that, besides the state, decide the bits of the results."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own class is none that a checkpoint may hold

@@ -1,4 +1,4 @@
-"""What networks are trained for, each one number per image.
+"""Losses that networks are trained by, each one number per image.
 
 Letters of shapes: B batch, L labels of an image, J classes, C channels, H height, W width.
 """
@@ -43,7 +43,7 @@ def spread_loss(
 ) -> torch.Tensor:
     """Activations [B, J] in [0, 1], labels [B] -> spread loss [B] (Hinton et al. 2018, Equation 3).
 
-    What each wrong class lacks of being `margin` below the right one, squared, and summed.
+    The sum over the wrong classes of the square of what each lacks of being `margin` below the right one.
     """
     right = activations.gather(1, labels[:, None])
     lacking = F.relu(margin - (right - activations)).square()
@@ -53,7 +53,7 @@ def spread_loss(
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Logits [B, J], labels [B] -> cross-entropy [B] of the softmax.
 
-    With labels [B, L] that of each class by itself, there or not, summed over the classes.
+    With labels [B, L] the binary cross-entropy of each class, present or not, summed over the classes.
     """
     if labels.dim() == 1:
         return F.cross_entropy(logits, labels, reduction="none")

@@ -1,8 +1,8 @@
 """Reading MATLAB's files of version 5, as far as data sets come in them: arrays and structs of numbers.
 
-The format is published as "MAT-File Format". All lengths that a file names are held against what is there
-before anything is read, so that a damaged file is an error and never more than that. Arrays share the memory
-that the file, or what it unpacks to, was read into: large ones are there once.
+The format is published as "MAT-File Format". All lengths that a file names are checked against its bytes
+before anything is read, so that a damaged file leads to an error and nothing worse. Arrays share the memory
+that the file, or what it unpacks to, was read into: large ones are in memory once.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PIECE = 1 << 16  # bytes that are unpacked at a time
 
 
 class MatError(Exception):
-    """A file is damaged or of another format: what is wrong with it."""
+    """Error where a file is damaged or of another format; the message follows the file's name."""
 
 
 def read(path: Path, names: Collection[str]) -> dict[str, Value]:
-    """Those of the variables `names` that the file holds as arrays of real numbers, or one struct with such.
+    """Read the variables `names` that the file holds as arrays of real numbers, or one struct with such.
 
     Raises OSError where the file cannot be read, MatError where it is damaged or none of version 5.
     """
@@ -51,7 +51,7 @@ def read(path: Path, names: Collection[str]) -> dict[str, Value]:
 
 
 class _Elements:
-    """The elements that lie one behind the other in `data`."""
+    """Reader of the elements that follow one another in `data`."""
 
     def __init__(self, data: memoryview, order: Order) -> None:
         self.data, self.place = data, 0
@@ -62,14 +62,14 @@ class _Elements:
         return self.place >= len(self.data)
 
     def following(self) -> tuple[int, memoryview]:
-        """The type and bytes of the next element."""
+        """Return the type and bytes of the next element."""
         kind, start, size, self.place = self._tag()
         if start + size > len(self.data):
             raise MatError("is cut off")
         return kind, self.data[start : start + size]
 
     def _tag(self) -> tuple[int, int, int, int]:
-        """The next element's type, where its bytes begin and how many they are; where the one after it is."""
+        """Return the next element's type, its bytes' start and number, and the start of the one after it."""
         place = self.place
         if place + 8 > len(self.data):
             raise MatError("is cut off")
@@ -82,7 +82,7 @@ class _Elements:
         return kind, place + 8, size, place + 8 + size + (0 if kind == PACKED else -size % 8)
 
     def numbers(self) -> np.ndarray:
-        """The next element, which must be of numbers: [count]."""
+        """Return the next element, which must be of numbers: [count]."""
         kind, data = self.following()
         if kind not in STORED:
             raise MatError(f"is damaged: an element of type {kind} is where numbers should be")
@@ -96,21 +96,21 @@ class _Elements:
 
 
 def _unpacked(kind: int, data: memoryview, order: Order) -> tuple[int, memoryview]:
-    """An element as it is, or the one that is packed in it."""
+    """Return an element as it is, or the one that is packed in it."""
     if kind != PACKED:
         return kind, data
     return _Elements(memoryview(_inflated(data, order)), order).following()
 
 
 def _elements_of(kind: int, data: memoryview, order: Order) -> _Elements:
-    """What a matrix consists of."""
+    """Return the elements that a matrix consists of; MatError where the element is no matrix."""
     if kind != MATRIX:
         raise MatError(f"is damaged: an element of type {kind} is where a matrix should be")
     return _Elements(data, order)
 
 
 def _inflated(data: memoryview, order: Order) -> bytearray:
-    """One element with its tag, which says how long it may get."""
+    """Unpack one element with its tag, which limits its length."""
     inflate, whole = zlib.decompressobj(), bytearray()
     try:
         for start in range(0, len(data), PIECE):
@@ -125,9 +125,9 @@ def _inflated(data: memoryview, order: Order) -> bytearray:
 
 
 def _matrix(elements: _Elements, in_struct: bool = False) -> tuple[str, Value | None]:
-    """A matrix by its name; None where it is of another kind than can be read here.
+    """Return a matrix's name and value; None for a kind that cannot be read here.
 
-    So is a struct in a struct: they may be nested deeper than Python's calls can be.
+    A struct in a struct is such a kind: structs may be nested deeper than Python's calls can be.
     """
     if elements.ended:
         return "", None
@@ -153,7 +153,7 @@ def _shape(elements: _Elements) -> tuple[int, ...]:
 
 
 def _array(values: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers, perhaps stored shorter than what they stand for, as an array of columns."""
+    """Return numbers, perhaps stored in a shorter type than `dtype`, as an array in column order."""
     if len(values) != math.prod(shape):
         raise MatError(f"is damaged: {len(values)} numbers are no {'×'.join(map(str, shape))}")
     if not np.can_cast(values.dtype, dtype):
@@ -165,7 +165,7 @@ def _array(values: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.nd
 
 
 def _fields(elements: _Elements) -> dict[str, np.ndarray]:
-    """The fields of a struct that are arrays of numbers."""
+    """Return the fields of a struct that are arrays of numbers."""
     lengths, names = elements.numbers(), elements.text()
     length = int(lengths[0]) if len(lengths) and lengths.dtype.kind in "iu" else 0
     if length < 1 or len(names) % length:

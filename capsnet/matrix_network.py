@@ -54,7 +54,7 @@ class PrimaryMatrixCapsules(nn.Module):
     def initial(
         module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator
     ) -> np.ndarray:
-        """N(0, 5²/C), no bias."""
+        """Draw from N(0, 5²/C); a bias is 0."""
         if key.endswith("bias"):
             return np.zeros(shape, np.float32)
         return generator.standard_normal(shape, np.float32) * np.float32(PRIMARY_GAIN * shape[1] ** -0.5)
@@ -101,7 +101,7 @@ class MatrixCapsules(nn.Module):
     def forward(self, capsules: torch.Tensor) -> torch.Tensor:
         """Capsules [B, Y, X, I, 17] of the children -> [B, Y, X, J, 17] of the parents.
 
-        Autocast is off: where votes agree, bfloat16 knows no difference between them.
+        Autocast is off: bfloat16 would round away the differences between votes that agree.
         """
         with torch.autocast(capsules.device.type, enabled=False):
             return em.in_parts(self._routed, capsules, self.vote_numbers * capsules.element_size())
@@ -130,7 +130,7 @@ class MatrixCapsules(nn.Module):
     def initial(
         module: nn.Module, key: str, shape: tuple[int, ...], generator: np.random.Generator
     ) -> np.ndarray:
-        """N(0, 0.25²) in matrices, β_u = 1, β_a = 0."""
+        """Draw matrices from N(0, 0.25²); β_u = 1, β_a = 0."""
         if key.endswith("weight"):
             return generator.standard_normal(shape, np.float32) * np.float32(MATRIX_STD)
         return np.full(shape, FIRST_BETA_U if key.endswith("beta_u") else 0.0, np.float32)
@@ -183,17 +183,17 @@ def build(model: MatrixCapsNetModel, iterations: int, shape: ImageShape) -> Matr
 def _classes(
     model: MatrixCapsNetModel, iterations: int, shape: ImageShape, grid: Sides, children: int
 ) -> MatrixCapsules:
-    """One position that sees all others; "coordinate addition" tells their votes apart."""
+    """Make the class capsules, which see all positions; "coordinate addition" tells their votes apart."""
     everywhere = torch.arange(grid[0] * grid[1])[None]
     offsets = coordinates(model, shape) if model.coordinates else torch.zeros(everywhere.numel(), POSE)
     return MatrixCapsules(everywhere, (1, 1), children, shape.classes, iterations, offsets)
 
 
 def coordinates(model: MatrixCapsNetModel, shape: ImageShape) -> torch.Tensor:
-    """What is added to the votes of the last layer's positions, float [Q, 16].
+    """Return the offsets that are added to the votes of the last layer's positions, float [Q, 16].
 
     The centre of what a capsule sees of the image, (row, column) from 0 to 1, goes to the first two numbers
-    of the pose's right-hand column.
+    of the pose's right-hand column; the other numbers are 0.
     """
     rows, columns = chain(model).centres(shape.height), chain(model).centres(shape.width)
     offsets = torch.zeros(len(rows), len(columns), SIDE, SIDE)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words for the person who wrote it. All mistakes at once."""
+"""Mistakes in a configuration, in words for the person who wrote it; all are reported at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Mistake:
 
 
 class ConfigError(ValueError):
-    """A configuration cannot be used; `mistakes` says why, one line each."""
+    """Error where a configuration cannot be used; `mistakes` are the reasons, one line each."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(dict.fromkeys(mistakes))

@@ -1,4 +1,4 @@
-"""The `model` and `loss` sections of a run's YAML: networks, routing, decoders, and what for."""
+"""The `model` and `loss` sections of a run's YAML: networks, routing, decoders, losses."""
 
 from __future__ import annotations
 

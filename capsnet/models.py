@@ -1,4 +1,4 @@
-"""Networks by the name of their model, and what they are made of."""
+"""Networks by the name of their model, and lists of their layers."""
 
 from __future__ import annotations
 

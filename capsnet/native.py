@@ -26,7 +26,7 @@ LONGEST = 120  # seconds
 
 
 class NativeError(Exception):
-    """That C code cannot be compiled or loaded here, and why: one line."""
+    """Error where C code cannot be compiled or loaded here; the message is the reason, in one line."""
 
 
 def library(source: Path) -> ctypes.CDLL:
@@ -64,7 +64,7 @@ def _compiler() -> list[str]:
 
 
 def _run(command: list[str]) -> bytes:
-    """What a compiler prints."""
+    """Run a compiler and return its output. Raises NativeError."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -76,7 +76,7 @@ def _run(command: list[str]) -> bytes:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a kept library ends with its own digest: half a library could end the process."""
+    """Return whether a kept library ends with its own digest: half a library could crash the process."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -86,9 +86,9 @@ def _is_whole(path: Path) -> bool:
 
 
 def _kept(built: Path, path: Path) -> Path:
-    """Keep a library at `path`; itself where there is no room for it, as in a home that is read-only."""
+    """Keep a library at `path`, and return it; `built` if it cannot be kept, as in a read-only home."""
     content = built.read_bytes()
-    sealed = content + hashlib.sha256(content).digest()  # what follows its end no loader looks at
+    sealed = content + hashlib.sha256(content).digest()  # loaders ignore what follows a library's end
     try:
         write_atomically(path, lambda file: file.write(sealed), shared=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""What all networks have in common.
+"""Base class and output of all networks.
 
 Letters of shapes: B batch, C channels, H height, W width, J classes, D dimension of a class capsule.
 """
@@ -15,9 +15,9 @@ from capsnet.capsules import mask
 
 
 class Output(NamedTuple):
-    """What a network says of a batch.
+    """Output of a network for a batch.
 
-    Class capsules [B, J, D]; their lengths [B, J] in [0, 1], the scores by which classes are told. A
+    Class capsules [B, J, D]; their lengths [B, J] in [0, 1], the scores by which classes are predicted. A
     network without capsules has D = 0, probabilities for lengths, and the logits [B, J] that they come from.
     Self-routing has activations beside the capsules, for lengths, and their logarithms for logits.
     """
@@ -28,7 +28,7 @@ class Output(NamedTuple):
 
 
 class Network(nn.Module):
-    """From images to class capsules, and by a decoder, where there is one, back."""
+    """A network from images to class capsules and, where it has a decoder, back to images."""
 
     # Set last: the order of the parameters is that of the optimizer's state in a checkpoint.
     decoder: nn.Module | None
@@ -38,7 +38,7 @@ class Network(nn.Module):
         """Images [B, C, H, W] -> class capsules and lengths."""
 
     def reconstruct(self, capsules: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """Class capsules [B, J, D] -> images [B, C, H, W] of the capsule of each one's class [B].
+        """Reconstruct images [B, C, H, W] from the capsules [B, J, D] of the images' classes [B].
 
         The classes are the labels in training and those of the longest capsules at test.
         """

@@ -1,4 +1,4 @@
-"""What the library says by the way, as plain lines: what was picked, what takes long, what went otherwise."""
+"""Notices of the library as plain lines: its choices, long waits, and differences from what was asked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Printable(logging.Formatter):
 
 @contextmanager
 def shown(stream: TextIO) -> Iterator[None]:
-    """Print what capsnet logs, and every warning, for as long as this lasts."""
+    """Print what capsnet logs, and every warning, within the `with` block."""
 
     def show(message: Warning | str, *_: object) -> None:
         say(f"warning: {message}", stream)

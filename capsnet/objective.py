@@ -1,4 +1,4 @@
-"""What a network is trained for and judged by, measured on a batch.
+"""Losses and metrics of a network, measured on a batch.
 
 Letters of shapes: B batch, L labels of an image, C channels, H height, W width, J classes.
 """
@@ -15,7 +15,7 @@ from capsnet.losses import cross_entropy, margin_loss, reconstruction_loss, spre
 from capsnet.network import Network, Output
 
 MEASURES: tuple[str, ...] = ("loss", "class_loss", "reconstruction_loss", "accuracy")
-# What the second of them is called where it is shown.
+# Names of the second of them where it is shown, by loss.
 CLASS_LOSSES = {"margin": "margin_loss", "spread": "spread_loss", "cross_entropy": "cross_entropy"}
 
 
@@ -43,10 +43,10 @@ def measure(
     training: bool,
     margin: torch.Tensor | float | None = None,
 ) -> Measured:
-    """Run `network` on a batch.
+    """Run `network` on a batch, and return the losses and predictions of its images.
 
-    The decoder sees the capsule of the label in training, and of the longest capsule at test. `margin`: how
-    wide one that rises is by now; None: as wide as it gets.
+    The decoder sees the capsule of the label in training, and the longest capsule at test. `margin`: the
+    present width of a margin that rises; None: its last width.
     """
     output = network(batch.inputs)
     predictions = predicted(output.lengths, batch.labels)
@@ -66,7 +66,7 @@ def measure(
 def predicted(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The classes with the highest scores [B, J], as many as the labels int64 [B] or [B, 2] name.
 
-    Of two, the one that is a label stands where that label stands.
+    Of two predictions, one that is a label is put at that label's place.
     """
     if labels.dim() == 1:
         return scores.argmax(1)
@@ -89,7 +89,7 @@ def _class_loss(
 
 
 def rising_margin(settings: Loss, epochs: float) -> float | None:
-    """How far apart the classes should be after so many `epochs` of training; None for a loss without."""
+    """Return the margin between classes after `epochs` of training; None for a loss without a rising one."""
     if not isinstance(settings, SpreadLoss):
         return None
     risen = min(epochs / settings.rising_epochs, 1.0)
@@ -99,7 +99,7 @@ def rising_margin(settings: Loss, epochs: float) -> float | None:
 def _reconstruction_loss(
     network: Network, capsules: torch.Tensor, classes: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Of classes [B, L] each is reconstructed by itself, and the losses are added."""
+    """Return the loss [B] of reconstructing `classes`; of [B, L] each by itself, and the losses are added."""
     if classes.dim() == 1:
         return reconstruction_loss(network.reconstruct(capsules, classes), targets)
     losses = [

@@ -1,6 +1,6 @@
-"""What a run may write over where a YAML names a place outside its own folder: only what runs have written.
+"""Checks that a run overwrites only files of runs where its YAML names places outside its own folder.
 
-Looked at when a run is submitted or begins, and again right before the write. Imports no PyTorch.
+Done when a run is submitted or begins, and again right before the write. Imports no PyTorch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ZIP_HEADER = struct.Struct(
 
 
 def obstacles(named: Checkpoint) -> Iterator[tuple[str, str]]:
-    """Each key that names a place where something else lies, and a line that says what to do."""
+    """Yield each key that names a place where something else lies, and a line that says what to do."""
     checks = {"model_path": lambda path: require_checkpoint(locate(path)), "log_dir": require_board}
     for key, check in checks.items():
         if path := getattr(named, key):
@@ -88,7 +88,7 @@ def _require(path: Path, kind: str, is_one: Callable[[IO[bytes]], bool]) -> None
 
 
 def _found(path: Path, remedy: str) -> stat_result | None:
-    """What is at `path`, links followed; None where there is nothing and something can be made."""
+    """Return the status of `path`, links followed; None where nothing is there and something can be made."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def _found(path: Path, remedy: str) -> stat_result | None:
 
 
 def _is_checkpoint(file: IO[bytes]) -> bool:
-    """Whether a file holds the state of a run, by the keys in its pickle, which is not run.
+    """Return whether a file holds the state of a run, by the keys in its pickle, which is not executed.
 
     PyTorch writes a zip file, of which the pickle is the first entry, uncompressed; the file may be cut off
     after it.

@@ -1,4 +1,4 @@
-"""When to yield, how fast training is, how long it will take."""
+"""Timing of a run: when to yield, the speed of training, the time left."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 class Pace:
-    """A stopwatch for one process's part of a run; `clock` tells seconds.
+    """A stopwatch for one process's part of a run; `clock` returns seconds.
 
-    Without `first_counts` the first step, which is compiled, does not tell how fast the others are.
+    Without `first_counts` the first step, which is compiled, is left out of the speed.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Pace:
         self._epoch_training = self._epoch_counted = 0.0
 
     def trained(self, images: int) -> None:
-        """Note that a step is done."""
+        """Note that a step of `images` images is done."""
         seconds = self._clock() - self._epoch_began
         if self._counts:
             self._images += images
@@ -53,11 +53,11 @@ class Pace:
         self._evaluation = self._clock() - self._epoch_began - self._epoch_training
 
     def is_due(self) -> bool:
-        """Whether to yield: the first time, then `interval_seconds` after the last one."""
+        """Return whether to yield: the first time, then `interval_seconds` after the last one."""
         return self._yielded_at is None or self._clock() - self._yielded_at >= self._interval
 
     def yielded(self) -> None:
-        """Note that whoever iterates asks for more."""
+        """Note that the caller has asked for the next progress."""
         self._yielded_at = self._clock()
 
     @property
@@ -66,11 +66,11 @@ class Pace:
 
     @property
     def images_per_second(self) -> float:
-        """In training, in this epoch and process; 0 before its first step."""
+        """Speed of training in this epoch and process; 0 before its first step that counts."""
         return self._epoch_images / self._epoch_counted if self._epoch_counted else 0.0
 
     def seconds_left(self, images: int, evaluations: int) -> float:
-        """How long it takes to train on `images` more and to evaluate so many times; infinite at first."""
+        """Return the seconds to train on `images` more and to evaluate so many times; infinite at first."""
         if not self._images:
             return float("inf") if images else evaluations * self._evaluation
         return images * self._counted / self._images + evaluations * self._evaluation

@@ -1,4 +1,4 @@
-"""Which two digits are overlaid in an image of MultiMNIST."""
+"""Pairs of digits that are overlaid in images of MultiMNIST."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patience with a storage that fails: for how long, in which words, and until when. Imports no PyTorch."""
+"""Retries with a storage that fails: how often, their messages, when to give up. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RETRY_SECONDS = 5.0  # at most, until what could not be saved is tried again
 
 
 class SavingError(OSError):
-    """The storage has taken nothing for so long that to train on would be for nothing; one line."""
+    """Error where nothing could be saved for so long that training on would be in vain; one line."""
 
 
 class Moment(NamedTuple):
@@ -26,7 +26,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why nothing can be saved at the moment."""
+    """Reason why nothing can be saved at the moment, and since when."""
 
     since: float  # unix seconds
     reason: str
@@ -36,7 +36,7 @@ class Trouble:
 
 
 def described(error: OSError) -> str:
-    """An error of a file as people would say it: "No space left on device: out/checkpoint.pt"."""
+    """Return an error of a file in words: "No space left on device: out/checkpoint.pt"."""
     if error.strerror is None:
         return " ".join(str(error).split()) or type(error).__name__
     return error.strerror + (f": {error.filename}" if error.filename else "")
@@ -52,9 +52,10 @@ def given_up(seconds: float, reason: str) -> str:
 def persist(
     action: Callable[[], Value], patience_seconds: float, tell: Callable[[Trouble | None], object]
 ) -> Value:
-    """What `action` returns, which is tried again after each OSError; `tell` hears as that of a Writer.
+    """Return the result of `action`, which is tried again after each OSError.
 
-    Raises SavingError when that has gone on for `patience_seconds`.
+    `tell` is called with each new trouble, and with None when it is over. Raises SavingError when errors
+    have gone on for `patience_seconds`.
     """
     begun, told = Moment(time.monotonic(), time.time()), None
     while True:
@@ -75,5 +76,5 @@ def persist(
 
 
 def retry_seconds(patience_seconds: float) -> float:
-    """When to try again, of who has so much patience."""
+    """Return the seconds until the next try, of a caller that gives up after `patience_seconds`."""
     return min(RETRY_SECONDS, patience_seconds / TRIES)

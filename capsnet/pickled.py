@@ -15,11 +15,11 @@ import numpy as np
 
 
 class PickledError(Exception):
-    """What is wrong with a pickle, in a few words that go after the file's name."""
+    """Error in a pickle; the message is a few words that follow the file's name."""
 
 
 class _Noted:
-    """Keeps what a pickle calls it with, and the state that it sets."""
+    """Stand-in for a name of NumPy's that keeps the arguments and the state which a pickle gives it."""
 
     def __init__(self, *given: Any) -> None:
         self.given = given
@@ -53,7 +53,7 @@ class _Reader(pickle.Unpickler):
 
 
 def load(content: bytes) -> Any:
-    """The value in a pickle, text of Python 2 as bytes; `array` makes an array of what stands for one.
+    """Return the value in a pickle, text of Python 2 as bytes; `array` makes an array of its stand-in.
 
     Raises PickledError when it is damaged or holds anything else.
     """
@@ -67,7 +67,7 @@ def load(content: bytes) -> Any:
 
 
 def array(value: Any) -> np.ndarray:
-    """The array of bytes that a pickle holds in some place. Raises PickledError when it holds none."""
+    """Return the array of bytes that a pickle's value stands for. Raises PickledError when it holds none."""
     try:
         _, shape, kind, by_columns, content = value.state
         if isinstance(value, _Array) and kind.given[0] in (b"u1", "u1") and len(content) == math.prod(shape):

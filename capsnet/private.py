@@ -1,4 +1,4 @@
-"""Folders in which no other user of the machine may put anything: who does decides what is run from there.
+"""Folders to which no other user of the machine may write, as code is run from there.
 
 Standard library only: it travels to machines that have nothing else of ours (runner.guest).
 """
@@ -39,7 +39,7 @@ def private_folder(path: Path, remedy: str, others_may_read: bool = False) -> Pa
 
 
 def _has_only_its_user(gid: int) -> bool:
-    """Whether a group is a user's private one, as many systems make for each user, with a umask of 002."""
+    """Return whether a group is a user's private one, as many systems make for each, with a umask of 002."""
     try:
         import grp
         import pwd

@@ -1,4 +1,4 @@
-"""Everything random as a pure function of the seed and of what it is for.
+"""Random numbers as a pure function of the seed and of their purpose.
 
 PyTorch's CPU generator keeps only the low 32 bits of what `manual_seed` is given, so that two of
 some 65,000 epochs would be expected to share their numbers. The whole digest counts here: it is the

@@ -1,10 +1,10 @@
-"""The paper's network in plain arrays, forward and backward by hand: to be read, and to test by.
+"""The paper's network in plain arrays, forward and backward by hand: for readers, and for tests.
 
 Everything is written as the paper has it (Sabour, Frosst, Hinton 2017, "Dynamic Routing Between
 Capsules"), slow and obvious: the predictions û are formed, the logits are kept, every iteration of
 routing is the same few lines. Routing by attention (Mazzia et al. 2021) stands beside it. Each function
-stands above its gradient, `..._backward`, which takes the gradient of the loss for what the function gave
-and returns the gradient for what the function took.
+stands above its gradient, `..._backward`, which takes the gradient of the loss for the function's results
+and returns the gradient for the function's arguments.
 
 Arrays keep the precision that they come with (float64 in tests). The functions on arrays are taken from
 the module of the input, so that CuPy's arrays do as well as NumPy's.
@@ -31,7 +31,7 @@ PRESENT_MARGIN, ABSENT_MARGIN, ABSENT_WEIGHT = 0.9, 0.1, 0.5  # m⁺, m⁻ and �
 
 @dataclass(frozen=True)
 class Settings:
-    """What the shapes of the parameters do not tell; "authors", "softmax", "leaky" are the authors' code.
+    """Settings that no parameter's shape shows; "authors", "softmax", "leaky" are the authors' code.
 
     Attention has neither iterations nor their gradient, and `none_of_the_above` only dynamic routing.
     """
@@ -59,7 +59,7 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Forward:
-    """What the network makes of a batch, with all that its gradient needs again."""
+    """Results of a forward pass on a batch, with all values that its gradient needs again."""
 
     filtered: Array  # [B, F, H, W], before the ReLU
     primary_inputs: Array  # [B, T·K, H, W], before squashing
@@ -81,7 +81,7 @@ class Losses:
 
 
 def losses(parameters: Parameters, images: Array, labels: Array, settings: Settings) -> Losses:
-    """The loss of images [B, C, H, W] with integer labels [B], and its gradient for every parameter."""
+    """Compute the loss of images [B, C, H, W] with integer labels [B], and every parameter's gradient."""
     passed = forward(parameters, images, settings)
     present = array_module(images).eye(passed.lengths.shape[1], dtype=images.dtype)[labels]
     margin = margin_loss(passed.lengths, present, settings.margin)
@@ -101,7 +101,7 @@ def losses(parameters: Parameters, images: Array, labels: Array, settings: Setti
 
 
 def forward(parameters: Parameters, images: Array, settings: Settings) -> Forward:
-    """Images [B, C, H, W] through both convolutions and the routing."""
+    """Pass images [B, C, H, W] through both convolutions and the routing."""
     size, primary_size = parameters["conv.weight"].shape[-1], parameters["primary.weight"].shape[-1]
     framed = padded(images, size, 1, settings.padding)
     filtered = convolution(framed, parameters["conv.weight"], stride=1) + channelwise(parameters["conv.bias"])
@@ -125,7 +125,7 @@ def forward(parameters: Parameters, images: Array, settings: Settings) -> Forwar
 def backward(
     parameters: Parameters, images: Array, passed: Forward, gradient: Array, settings: Settings
 ) -> dict[str, Array]:
-    """From the gradient of the class capsules [B, J, D] to those of all parameters below them."""
+    """Compute the gradients of all parameters below the class capsules from the capsules' own [B, J, D]."""
     xp = array_module(images)
     if settings.routing == "attention":
         d_predictions, d_classes_bias = attention_backward(passed.predictions, passed.iterations[0], gradient)
@@ -162,9 +162,9 @@ def backward(
 
 
 def padded(images: Array, size: int, stride: int, padding: Literal["valid", "same"]) -> Array:
-    """Images [B, C, H, W] as they go into a convolution with kernels of `size`.
+    """Pad images [B, C, H, W] for a convolution with kernels of `size`.
 
-    With "same" that takes a step for each `stride` pixels; an odd zero goes below and right.
+    With "same" the convolution takes a step for each `stride` pixels; an odd zero goes below and right.
     """
     if padding == "valid":
         return images
@@ -175,7 +175,7 @@ def padded(images: Array, size: int, stride: int, padding: Literal["valid", "sam
 def padded_backward(
     images: Array, size: int, stride: int, padding: Literal["valid", "same"], gradient: Array
 ) -> Array:
-    """The gradient without what it has for the zeros."""
+    """Return the gradient without its values for the zeros."""
     if padding == "valid":
         return gradient
     (top, _), (left, _) = (zeros(side, size, stride) for side in images.shape[2:])
@@ -183,14 +183,14 @@ def padded_backward(
 
 
 def zeros(side: int, size: int, stride: int) -> tuple[int, int]:
-    """How many go before and behind a side for a kernel to take ⌈side / stride⌉ steps."""
+    """Return how many zeros go before and behind a side for a kernel to take ⌈side / stride⌉ steps."""
     steps = (side + stride - 1) // stride
     count = max((steps - 1) * stride + size - side, 0)
     return count // 2, count - count // 2
 
 
 def convolution(images: Array, weight: Array, stride: int) -> Array:
-    """[B, C, H, W] and kernels [F, C, N, N] -> [B, F, H', W'], as a sum over the places in the kernel."""
+    """Convolve [B, C, H, W] by kernels [F, C, N, N] to [B, F, H', W'], as a sum over the kernel's places."""
     xp = array_module(images)
     return sum(
         xp.einsum("bchw,fc->bfhw", pixels, weight[:, :, y, x], optimize=True)
@@ -210,7 +210,7 @@ def convolution_backward(images: Array, weight: Array, stride: int, gradient: Ar
 
 
 def places(images: Array, size: int, stride: int) -> Iterator[tuple[int, int, Array]]:
-    """Each place (y, x) of a kernel with a view of the pixels that meet it, [B, C, H', W']."""
+    """Yield each place (y, x) of a kernel with a view of the pixels that meet it, [B, C, H', W']."""
     height, width = images.shape[2] - size + 1, images.shape[3] - size + 1
     for y in range(size):
         for x in range(size):
@@ -218,7 +218,7 @@ def places(images: Array, size: int, stride: int) -> Iterator[tuple[int, int, Ar
 
 
 def channelwise(bias: Array) -> Array:
-    """A bias [F] to be added to [B, F, H, W]."""
+    """Return a bias [F] in a shape to be added to [B, F, H, W]."""
     return bias[:, None, None]
 
 
@@ -231,7 +231,7 @@ def relu_backward(inputs: Array, gradient: Array) -> Array:
 
 
 def cut(outputs: Array, dim: int) -> Array:
-    """[B, T·K, H, W] -> [B, I, K]: a capsule is K neighbouring channels at *one* position."""
+    """Cut [B, T·K, H, W] into [B, I, K]: a capsule is K neighbouring channels at *one* position."""
     return outputs.transpose(0, 2, 3, 1).reshape(len(outputs), -1, dim)
 
 
@@ -241,7 +241,8 @@ def cut_backward(outputs: Array, gradient: Array) -> Array:
 
 
 def primary_share(parameters: Parameters, settings: Settings) -> float:
-    """1; in the authors' code 1/T, from one pass of routing by one input to T types.
+    """Return the factor of what primary capsules get: 1; in the authors' code 1/T, from one pass of routing
+    by one input to T types.
 
     1/(T + 1) where the input may go to none of them as well.
     """
@@ -252,12 +253,12 @@ def primary_share(parameters: Parameters, settings: Settings) -> float:
 
 
 def norm(vectors: Array) -> Array:
-    """Lengths along the last dimension, which is kept with size 1."""
+    """Compute lengths along the last dimension, which is kept with size 1."""
     return array_module(vectors).sqrt((vectors**2).sum(-1, keepdims=True))
 
 
 def norm_backward(vectors: Array, gradient: Array) -> Array:
-    """Along the vector itself; 0, one of the possible slopes, for the vector 0."""
+    """The gradient along the vector itself; 0, one of the possible slopes, for the vector 0."""
     length = norm(vectors)
     return gradient * vectors / (length + (length == 0))
 
@@ -284,7 +285,7 @@ def transformations(parameters: Parameters, primary: Array) -> Array:
 def routing(
     predictions: Array, bias: Array | float, iterations: int, none_of_the_above: bool = False
 ) -> list[Iteration]:
-    """Procedure 1 on predictions û [B, I, J, D]; the last iteration's outputs are the class capsules.
+    """Run Procedure 1 on predictions û [B, I, J, D]; the last iteration's outputs are the class capsules.
 
     A bias [J, D], added to every s, is the authors'. With `none_of_the_above` (section 7) a part of each
     input capsule goes to none of the output capsules: its logit is 0 and stays 0.
@@ -355,7 +356,7 @@ def attention_backward(predictions: Array, passed: Iteration, gradient: Array) -
 
 
 def softmax(logits: Array, none_of_the_above: bool = False) -> Array:
-    """Along the last dimension, where one more logit of 0 may take a share that is left out."""
+    """Softmax along the last dimension, where one more logit of 0 may take a share that is left out."""
     highest = logits.max(-1, keepdims=True)
     highest = relu(highest) if none_of_the_above else highest
     exp = array_module(logits).exp
@@ -364,7 +365,7 @@ def softmax(logits: Array, none_of_the_above: bool = False) -> Array:
 
 
 def softmax_backward(shares: Array, gradient: Array) -> Array:
-    """For a share that is left out too: its own gradient is 0."""
+    """The gradient of the logits; true also where a share is left out: its own gradient is 0."""
     return shares * (gradient - (shares * gradient).sum(-1, keepdims=True))
 
 
@@ -383,12 +384,12 @@ def margin_loss_backward(lengths: Array, present: Array, form: Literal["paper", 
 
 
 def margin_share(form: Literal["paper", "authors"], lengths: Array) -> float:
-    """1; the authors' code takes half the loss and averages it over the classes."""
+    """Return the factor of the margin loss: 1; the authors' code halves it and averages over the classes."""
     return 1.0 if form == "paper" else 0.5 / lengths.shape[1]
 
 
 def decoder(parameters: Parameters, masked: Array) -> list[Array]:
-    """What enters each fully connected layer, [B, features], and last the pixels [B, C·H·W]."""
+    """Return the inputs of each fully connected layer, [B, features], and last the pixels [B, C·H·W]."""
     xp = array_module(masked)
     values = [masked.reshape(len(masked), -1)]
     names = decoder_layers(parameters)
@@ -408,7 +409,7 @@ def decoder_backward(
         gradients[f"{name}.weight"] = d_inputs.T @ taken
         gradients[f"{name}.bias"] = d_inputs.sum(0)
         gradient = d_inputs @ parameters[f"{name}.weight"]
-        d_inputs = relu_backward(taken, gradient)  # what a ReLU gave is positive where what it took was
+        d_inputs = relu_backward(taken, gradient)  # a ReLU's output is positive where its input was
     return gradient, gradients
 
 

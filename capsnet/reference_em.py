@@ -1,8 +1,8 @@
-"""EM routing in plain loops, and the network around it: to be read, and to test by.
+"""EM routing in plain loops, and the network around it: for readers, and for tests.
 
-Hinton, Sabour, Frosst 2018, "Matrix capsules with EM routing", Procedure 1 and Figure 1, for one image. No
-tensor has more to it than one vote; who votes for whom is a dictionary. `capsnet.em` says what the text
-leaves open and what is done about it: here it is done in the same way, by other means.
+Hinton, Sabour, Frosst 2018, "Matrix capsules with EM routing", Procedure 1 and Figure 1, for one image. In
+routing no tensor is larger than one vote; a dictionary has each parent's votes by child. `capsnet.em` says
+what the text leaves open and how it is decided: here it is decided alike, and computed by other means.
 
 Letters of shapes: C channels, Y rows, X columns, I types of children, J types of parents.
 """
@@ -27,11 +27,11 @@ CONV_STRIDE = 2
 
 @dataclass(frozen=True)
 class Routed:
-    """What EM routing makes of votes."""
+    """Result of EM routing: the parents' poses and activations, and the last assignments."""
 
     poses: dict[Capsule, Array]  # μ [16] of each parent
     activations: dict[Capsule, float]  # a of each parent
-    assignments: dict[tuple[Capsule, Capsule], float]  # R of (child, parent), as the last M-step had it
+    assignments: dict[tuple[Capsule, Capsule], float]  # R of (child, parent), as used by the last M-step
 
 
 def routing(
@@ -41,7 +41,7 @@ def routing(
     beta_a: Mapping[Capsule, float],
     iterations: int,
 ) -> Routed:
-    """Procedure 1; `activations` are those of the children, β those of the parents."""
+    """Run Procedure 1; `activations` are those of the children, β those of the parents."""
     parents = {child: [parent for parent in votes if child in votes[parent]] for child in activations}
     assignments = {(child, parent): 1 / len(all_) for child, all_ in parents.items() for parent in all_}
     even = {parent: sum(assignments[child, parent] for child in votes[parent]) for parent in votes}
@@ -64,7 +64,7 @@ def routing(
 
 
 def m_step(weights: Mapping[Capsule, float], votes: Mapping[Capsule, Array]) -> tuple[Array, Array, float]:
-    """μ [16], σ² [16] and Σ R·a of one parent."""
+    """Compute μ [16], σ² [16] and Σ R·a of one parent."""
     total = sum(weights.values())
     mean = sum(weights[child] * votes[child] for child in votes) / total
     variance = sum(weights[child] * (votes[child] - mean) ** 2 for child in votes) / total
@@ -78,7 +78,7 @@ def e_step(
     fits: Mapping[Capsule, tuple[Array, Array, float]],
     active: Mapping[Capsule, float],
 ) -> dict[Capsule, float]:
-    """How one child is shared out among all its parents."""
+    """Compute the assignments of one child to all its parents; they sum to 1."""
     odds = {}
     for parent in parents:
         mean, variance, _ = fits[parent]
@@ -97,7 +97,7 @@ def sigmoid(value: Array) -> Array:
 
 
 def sliding_votes(poses: Array, matrices: Array, stride: int) -> dict[Capsule, dict[Capsule, Array]]:
-    """Poses [Y, X, I, 4, 4] by matrices [3, 3, I, J, 4, 4], as a convolution goes over them."""
+    """Compute the votes of poses [Y, X, I, 4, 4] by matrices [3, 3, I, J, 4, 4], as a convolution slides."""
     height, width, children = poses.shape[:3]
     side, _, _, types = matrices.shape[:4]
     votes: dict[Capsule, dict[Capsule, Array]] = {}
@@ -112,7 +112,7 @@ def sliding_votes(poses: Array, matrices: Array, stride: int) -> dict[Capsule, d
 
 
 def class_votes(poses: Array, matrices: Array, centres: Array) -> dict[Capsule, dict[Capsule, Array]]:
-    """Poses [Y, X, I, 4, 4] by matrices [I, J, 4, 4]; centres [Y, X, 2] of what each position sees."""
+    """Compute the votes of poses [Y, X, I, 4, 4] by matrices [I, J, 4, 4]; centres [Y, X, 2] are added."""
     votes: dict[Capsule, dict[Capsule, Array]] = {}
     for parent in range(matrices.shape[1]):
         seen = votes[0, 0, parent] = {}
@@ -133,7 +133,7 @@ class Capsules:
 
 
 def forward(parameters: Mapping[str, Array], image: Array, centres: Array, iterations: int) -> Capsules:
-    """The class capsules for an image [C, H, W]; parameters by the names that the network gives them."""
+    """Compute an image's [C, H, W] class capsules; parameters have the names that the network gives them."""
     filtered = convolution(image[None], parameters["conv.weight"], CONV_STRIDE)
     features = np.maximum(filtered + channelwise(parameters["conv.bias"]), 0)[0]
     capsules = primary(features, parameters["primary.weight"][..., 0, 0], parameters["primary.bias"])
@@ -150,7 +150,7 @@ def forward(parameters: Mapping[str, Array], image: Array, centres: Array, itera
 
 
 def primary(features: Array, weight: Array, bias: Array) -> Capsules:
-    """Features [C, Y, X] through a 1×1 convolution by weight [I·17, C] and bias [I·17]."""
+    """Make capsules of features [C, Y, X] by a 1×1 convolution with weight [I·17, C] and bias [I·17]."""
     outputs = np.einsum("cyx,kc->yxk", features, weight) + bias
     outputs = outputs.reshape(*outputs.shape[:2], -1, 17)
     return Capsules(outputs[..., :16].reshape(*outputs.shape[:3], 4, 4), sigmoid(outputs[..., 16]))
@@ -159,7 +159,7 @@ def primary(features: Array, weight: Array, bias: Array) -> Capsules:
 def routed(
     votes: Votes, children: Capsules, parameters: Mapping[str, Array], layer: str, iterations: int
 ) -> Capsules:
-    """The capsules of a layer, as a grid again."""
+    """Route `children` by their votes to the capsules of a layer, as a grid again."""
     seen = {child for voters in votes.values() for child in voters}
     activations = {child: float(children.activations[child]) for child in seen}
     beta_u = {parent: parameters[f"{layer}.beta_u"][parent[2]] for parent in votes}

@@ -3,11 +3,11 @@ capsule for itself (Hahn et al. 2019), without ever forming the predictions û =
 
 Letters of shapes: B batch, I input capsules, K their dimension, J output capsules, D their dimension.
 
-Three identities make it cheap; tests hold them against the literal procedure.
+Three identities make it cheap; tests compare them with the literal procedure.
 - The logits after t iterations are û·(v₁ + … + v_t): a running sum of outputs replaces them.
 - The couplings of the first iteration are all 1/J: it is one plain matrix product.
 - Both uses of û are linear: see capsnet.agreement, where an iteration is computed.
-Attention lives on the same: Σₖ ûᵢ·ûₖ = ûᵢ·(Σₖ ûₖ), where each of I capsules looks at all the others.
+Attention uses the same linearity: Σₖ ûᵢ·ûₖ = ûᵢ·(Σₖ ûₖ), where each of I capsules attends to all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK_BYTES = 12 * 2**20
 
 
 def norm(vectors: torch.Tensor, dim: int = -1) -> torch.Tensor:
-    """Lengths along a dimension, which is kept with size 1; the gradient at 0 is 0 and not NaN."""
+    """Compute lengths along a dimension, which is kept with size 1; the gradient at 0 is 0 and not NaN."""
     smallest = torch.finfo(vectors.dtype).tiny
     return (vectors.square().sum(dim, keepdim=True) + smallest).sqrt()
 
@@ -61,8 +61,8 @@ def dynamic(
     """Route capsules [B, I, K] by weight [J, I·K, D] and bias [J, D] to capsules [B, J, D].
 
     `gradient` flows through every iteration, or ("detached") through the last one only, its couplings
-    taken as constants. With `none_of_the_above` the softmax has one more logit, always 0, so that a capsule
-    may keep a share to itself (the paper's section 7; "leaky softmax" in the authors' code).
+    taken as constants. With `none_of_the_above` the softmax has one more logit, always 0, so that a share
+    of a capsule may go to no class (the paper's section 7; "leaky softmax" in the authors' code).
     """
     if iterations < 1:
         raise ValueError(f"routing takes at least 1 iteration (got {iterations})")
@@ -93,7 +93,7 @@ def attention(
 
 
 def attended(capsules: torch.Tensor, weight: torch.Tensor, prior: torch.Tensor | None = None) -> torch.Tensor:
-    """The couplings [J, B, I] of attention: the softmax over the classes of Σₖ ûᵢ·ûₖ / √D, plus `prior`."""
+    """Compute attention's couplings [J, B, I]: the softmax over classes of Σₖ ûᵢ·ûₖ / √D, plus `prior`."""
     logits = _agreement(capsules, weight, _sum(capsules, weight)) / weight.shape[-1] ** 0.5
     coupling = logits.softmax(0)
     return coupling if prior is None else coupling + prior[:, None]
@@ -104,10 +104,10 @@ def self_routing(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Route capsules [B, I, K] to poses [B, J, D] and the logarithms of activations [B, J].
 
-    route [I, K, J] and prior [I, J] are what each capsule chooses its couplings c by; its activation a is
-    its length. Active is a class to the share aⱼ = Σᵢ cᵢⱼ aᵢ / Σᵢ aᵢ of what is active below, so that these
-    sum to 1, and its pose is the mean Σᵢ cᵢⱼ aᵢ ûᵢⱼ / Σᵢ cᵢⱼ aᵢ of the predictions by weight [J, I·K, D].
-    Without a weight poses have no dimension. All in logarithms, in which no share is rounded to 0.
+    Each capsule's couplings c follow from its own route [I, K, J] and prior [I, J]; its activation a is its
+    length. A class has the activation aⱼ = Σᵢ cᵢⱼ aᵢ / Σᵢ aᵢ, so that the classes' activations sum to 1, and
+    its pose is the mean Σᵢ cᵢⱼ aᵢ ûᵢⱼ / Σᵢ cᵢⱼ aᵢ of the predictions by weight [J, I·K, D]. Without a weight
+    poses have no dimension. All is computed in logarithms, in which no share is rounded to 0.
     """
     poses, activations = [], []
     for part in capsules.chunk(_parts(capsules, prior.shape[1])):
@@ -119,9 +119,9 @@ def self_routing(
 
 
 def chosen(capsules: torch.Tensor, route: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """The logarithms [J, B, I] of the couplings by which capsules [B, I, K] route themselves.
+    """Compute the logarithms [J, B, I] of the couplings by which capsules [B, I, K] route themselves.
 
-    Each has a linear map of its own, route [I, K, J] with prior [I, J], and a softmax over the J classes.
+    Each capsule has its own linear map, route [I, K, J] with prior [I, J], and a softmax over the J classes.
     """
     logits = torch.baddbmm(prior[:, None], capsules.transpose(0, 1), route)  # [I, B, J]
     return logits.log_softmax(2).permute(2, 1, 0)
@@ -134,7 +134,7 @@ def couplings(
     iterations: int,
     none_of_the_above: bool = False,
 ) -> torch.Tensor:
-    """The couplings [J, B, I] by which iteration number `iterations`, from 2, weighs its inputs."""
+    """Compute the couplings [J, B, I] by which iteration number `iterations`, from 2, weighs its inputs."""
     summed = _summed(_batch_last(capsules), weight, bias, iterations - 1, none_of_the_above)
     return softmax(_agreement(capsules, weight, summed.transpose(1, 2)), none_of_the_above)
 
@@ -146,7 +146,7 @@ def _summed(
     iterations: int,
     none_of_the_above: bool,
 ) -> torch.Tensor:
-    """v₁ + … + v_t [J, D, B] of so many iterations on inputs [I, K, B]."""
+    """Compute v₁ + … + v_t [J, D, B] of t `iterations` on inputs [I, K, B]."""
     summed = squash(_uniform(inputs, weight, bias, none_of_the_above), dim=1)
     for _ in range(iterations - 1):
         collected = collect(inputs, weight, summed, none_of_the_above, False)
@@ -157,47 +157,47 @@ def _summed(
 def _uniform(
     inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, none_of_the_above: bool
 ) -> torch.Tensor:
-    """Σᵢ ûᵢ / J as [J, D, B], or / (J + 1): what the first iteration collects of inputs [I, K, B]."""
+    """Compute Σᵢ ûᵢ / J as [J, D, B], or / (J + 1): the first iteration's sum over inputs [I, K, B]."""
     collected = torch.matmul(weight.transpose(1, 2), inputs.flatten(0, 1))
     return _biased(collected / (len(weight) + none_of_the_above), bias)
 
 
 def _biased(collected: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """What was collected, [J, D, B], with the bias [J, D] of each output capsule."""
+    """Add the bias [J, D] of each output capsule, if any, to the collected [J, D, B]."""
     return collected if bias is None else collected + bias[:, :, None]
 
 
 def _batch_last(capsules: torch.Tensor) -> torch.Tensor:
-    """[B, I, K] -> [I, K, B], in that order in memory too."""
+    """Return capsules [B, I, K] as [I, K, B], in that order in memory too."""
     return capsules.permute(1, 2, 0).contiguous()
 
 
 def _batch_first(outputs: torch.Tensor) -> torch.Tensor:
-    """[J, D, B] -> [B, J, D]."""
+    """Return outputs [J, D, B] as [B, J, D]."""
     return outputs.permute(2, 0, 1)
 
 
 def _sum(capsules: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Σᵢ ûᵢ as [J, B, D]."""
+    """Compute Σᵢ ûᵢ as [J, B, D]."""
     return torch.matmul(capsules.flatten(1), weight)
 
 
 def _collect(
     capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, coupling: torch.Tensor
 ) -> torch.Tensor:
-    """Σᵢ cᵢ ûᵢ as [J, B, D] for coupling [J, B, I]."""
+    """Compute Σᵢ cᵢ ûᵢ as [J, B, D] for coupling [J, B, I]."""
     collected = torch.bmm((coupling[..., None] * capsules).flatten(2), weight)
     return collected if bias is None else collected + bias[:, None]
 
 
 def _agreement(capsules: torch.Tensor, weight: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    """û·v as [J, B, I] for outputs [J, B, D]."""
+    """Compute û·v as [J, B, I] for outputs [J, B, D]."""
     seen = torch.bmm(outputs, weight.transpose(1, 2)).unflatten(2, capsules.shape[1:])
     return (seen * capsules).sum(-1)
 
 
 def _parts(capsules: torch.Tensor, classes: int) -> int:
-    """Into how many parts a batch is best split."""
+    """Return into how many parts a batch is best split."""
     if capsules.device.type != "cpu":
         return 1
     return max(1, math.ceil(capsules.nbytes * classes / CHUNK_BYTES))

@@ -1,4 +1,4 @@
-"""Saving beside training: when it is due, and a thread that does it with patience."""
+"""Saving beside training: when it is due, and a thread that saves and retries."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from capsnet.state import State
 
 Save = Callable[[State, Path], object]
 
-HUNG_SECONDS = 60.0  # after which a storage that says nothing counts as one that fails
-HURRY_SECONDS = 30.0  # for which whoever leaves in a hurry waits for a storage that says nothing
-LOOK_SECONDS = 0.2  # between two looks of who waits whether there is something to tell
+HUNG_SECONDS = 60.0  # after which a storage that does not answer counts as one that fails
+HURRY_SECONDS = 30.0  # that an impatient `close` waits for a storage that does not answer
+LOOK_SECONDS = 0.2  # between two checks for trouble to report, while a call waits
 NICENESS = 15  # of the thread that saves
 NO_ANSWER = "the storage does not answer"
 
 
 def due(settings: Checkpoint, ended: int | None, is_over: bool, seconds: float) -> bool:
-    """Whether to save now, `seconds` after the last time, at the end of epoch `ended` (None: within one).
+    """Return whether to save, `seconds` after the last save, at the end of epoch `ended` (None: within one).
 
     `is_over`: no epoch follows.
     """
@@ -34,7 +34,7 @@ def due(settings: Checkpoint, ended: int | None, is_over: bool, seconds: float) 
 
 
 class Writer:
-    """A thread that saves states, so that training stops neither for their way to the CPU nor for the disk.
+    """A thread that saves states, so that training waits neither for their copy to the CPU nor for the disk.
 
     A state that still waits when a newer one comes is not written, except where `checkpoint.keep_every`
     asks for it. One that cannot be written because of the storage (OSError) is tried again, or the newer
@@ -48,19 +48,19 @@ class Writer:
         tell: Callable[[Trouble | None], None] = lambda trouble: None,
         save: Save | None = None,
     ) -> None:
-        """`tell` hears, within a call and in its thread, of a trouble that is new, or over (None).
+        """`tell` is called with a trouble that is new, or None when over, within a call and in its thread.
 
-        `save`: what puts a state where it is safe, if not the function of this module.
+        `save`: saves a state, if not capsnet.checkpoint.save.
         """
         self.path = path
         self.durable: tuple[int, int] | None = None  # (epoch, step) of the state last written
         self._patience = patience_seconds
         self._tell = tell
         self._save = save
-        self._waiting: list[Snapshot] = []  # what is being written stays in it until it is on disk
+        self._waiting: list[Snapshot] = []  # the state being written stays in it until it is on disk
         self._closed = False
         self._patient = True
-        self._unsaved_since: Moment | None = None  # since when what is in work is tried
+        self._unsaved_since: Moment | None = None  # since when the state being written has been tried
         self._trouble: Trouble | None = None
         self._told: Trouble | None = None
         self._error: BaseException | None = None
@@ -69,7 +69,7 @@ class Writer:
         self._thread.start()
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Have its state written soon."""
+        """Queue a snapshot's state for writing."""
         with self._changed:
             self.look()
             in_work, later = self._waiting[:1], self._waiting[1:]
@@ -77,7 +77,7 @@ class Writer:
             self._changed.notify_all()
 
     def look(self) -> None:
-        """Tell of a trouble that is new, or over; raise the error that ended all saving."""
+        """Report a trouble that is new, or over; raise the error that ended all saving."""
         with self._changed:
             if self._error is None and (waited := self._hung()) > max(self._patience, HUNG_SECONDS):
                 self._error = SavingError(given_up(waited, NO_ANSWER))
@@ -91,7 +91,7 @@ class Writer:
                 self._tell(trouble)
 
     def wait(self) -> None:
-        """Return when everything submitted is on disk."""
+        """Wait until everything submitted is on disk."""
         with self._changed:
             while self._waiting:
                 self.look()
@@ -99,11 +99,11 @@ class Writer:
             self.look()
 
     def close(self, patient: bool = True) -> None:
-        """Write what waits, then end the thread.
+        """Write the pending states, then end the thread.
 
-        Unless `patient`, what fails is not tried again, and what has not ended within HURRY_SECONDS is
-        given up: the thread is left to what it is writing, which becomes whole or is none, and begins
-        nothing else.
+        Unless `patient`, a failed write is not tried again, and one that has not ended within HURRY_SECONDS
+        is given up: the thread may still end that write, which leaves a whole file or none, and begins no
+        other.
         """
         begun = time.monotonic()
         with self._changed:
@@ -117,13 +117,13 @@ class Writer:
         self.look()
 
     def _abandon(self) -> None:
-        """Give up what is in work, unless it has just ended."""
+        """Give up the state that is being written, unless that has just ended."""
         with self._changed:
             if self._waiting and self._error is None:
                 self._error = SavingError(given_up(self._hung(), NO_ANSWER))
 
     def _hung(self) -> float:
-        """For how many seconds what is in work has been tried."""
+        """Return for how many seconds the state that is being written has been tried."""
         since = self._unsaved_since
         return 0.0 if since is None else time.monotonic() - since.monotonic
 
@@ -135,7 +135,7 @@ class Writer:
             except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
                 self._give_up(
                     error
-                )  # the user's to mend: a file is in the way, which waiting does not change
+                )  # for the user to mend: a file is in the way, which waiting does not change
                 return
             except OSError as error:
                 if not self._goes_on(error):
@@ -151,7 +151,7 @@ class Writer:
                     self._changed.notify_all()
 
     def _next(self) -> Snapshot | None:
-        """The state to be written now, as soon as there is one; None at the end."""
+        """Wait for the next state to write, and return it; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if not self._waiting or self._error is not None:
@@ -160,7 +160,7 @@ class Writer:
             return self._waiting[0]
 
     def _goes_on(self, error: OSError) -> bool:
-        """Note what keeps a state from being saved, and wait; whether there is to be another try."""
+        """Note why a state cannot be saved, and wait; return whether to try again."""
         reason = described(error)
         with self._changed:
             assert self._unsaved_since is not None, "something is in work"
@@ -181,7 +181,7 @@ class Writer:
 
 
 def _give_way() -> None:
-    """Let this thread compute when no other wants to: training waits for the slowest of its own threads."""
+    """Lower this thread's priority: training waits for the slowest of its own threads."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 

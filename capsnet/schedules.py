@@ -15,12 +15,12 @@ from capsnet.config import (
 
 
 def learning_rate(optim: Optim, step: int, steps_per_epoch: int, num_epochs: int) -> float:
-    """The learning rate of training step `step`, counted from 0 over all epochs."""
+    """Return the learning rate of training step `step`, counted from 0 over all epochs."""
     return _warmed(optim, step, steps_per_epoch) * _scheduled(optim, step, steps_per_epoch, num_epochs)
 
 
 def _warmed(optim: Schedule, step: int, steps_per_epoch: int) -> float:
-    """The share of the scheduled rate: it rises in even steps to 1, the share of the last step of warm-up.
+    """Return the factor of the scheduled rate: in warm-up it rises in even steps to 1 at the last of them.
 
     So a rate may be below its schedule's floor in warm-up.
     """
@@ -42,7 +42,7 @@ def _scheduled(optim: Optim, step: int, steps_per_epoch: int, num_epochs: int) -
 
 
 def stretched(before: Config, now: Config, step: int, steps_per_epoch: int) -> str | None:
-    """What to warn of when a run goes on with step `step` under another number of epochs; None: of nothing.
+    """Return a warning when a run goes on with step `step` under another number of epochs; None without.
 
     A cosine spans all epochs, so that extending a run that has finished raises the rate again.
     """

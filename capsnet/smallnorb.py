@@ -37,10 +37,9 @@ def load(root: Path, size: int) -> tuple[Images, Images]:
 
 
 def read_info(root: Path, part: Part) -> torch.Tensor:
-    """How each image of a part was taken, in the order of the images: int64 [N, 4], columns as in INFO.
+    """Read how each image of a part was taken, in the order of the images: int64 [N, 4], columns as in INFO.
 
-    Training does not ask for it; it is here for those who want to know what a network is right about, as at
-    which elevations and azimuths.
+    Training does not use it; it is here for the analysis of a network's errors, as by elevation and azimuth.
     """
     name = _name(part, "info")
     replace(SMALLNORB, names=(name,)).require(root)
@@ -68,7 +67,7 @@ def _integers(path: Path, row: tuple[int, ...]) -> torch.Tensor:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turn what is wrong with a matrix into what is wrong with a file."""
+    """Turn MatrixError into DataError that names the file."""
     try:
         yield
     except binary_matrix.MatrixError as error:

@@ -1,8 +1,8 @@
 """The complete state of a moment of training, on its way from the device to the CPU.
 
 On a GPU training does not wait for it. The state is cloned there at once, in the order of all that is
-computed, which takes the time of a few kernels; a stream of its own then brings the clones into page-locked
-memory, and whoever saves them takes them from there when they have arrived.
+computed, which takes the time of a few kernels; a stream of its own then copies the clones into page-locked
+memory, from which they are saved when they have arrived.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from capsnet.state import State, TrainingError, is_kept
 
 
 class Snapshot:
-    """A state as it was when this was made; shares no memory with what goes on changing."""
+    """A copy of the state at the time when it was made; shares no memory with the state in training."""
 
     def __init__(self, state: State, device: str) -> None:
         """`state`: as training has it, tensors on `device`; `best` is on the CPU and never changes."""
@@ -28,7 +28,7 @@ class Snapshot:
         self._state = copied | {"best": state["best"]}
 
     def state(self) -> State:
-        """The state, once it has arrived; any thread may ask.
+        """Wait for the state to arrive, and return it; may be called in any thread.
 
         Raises TrainingError rather than hand out a state in which anything is not finite.
         """
@@ -42,7 +42,7 @@ class Snapshot:
         return self._state
 
     def _last_step(self) -> tuple[int, int]:
-        """Its epoch and its number in it, both from 1."""
+        """Return the last step's epoch and its number in the epoch, both from 1."""
         if self.step:
             return self.epoch + 1, self.step
         return self.epoch, -(-self._state["images"] // self._state["config"]["batch_size"])
@@ -57,7 +57,7 @@ def require_finite_losses(sums: torch.Tensor, epoch: int) -> None:
 
 
 def on_cpu(value: Any) -> Any:
-    """A copy of nested dictionaries and lists in which every tensor is a new one on the CPU."""
+    """Copy nested dictionaries and lists, with every tensor as a new one on the CPU."""
     return _mapped(lambda tensor: tensor.detach().to("cpu", copy=True), value)
 
 
@@ -69,7 +69,7 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _sent(value: Any) -> tuple[Any, Callable[[], None]]:
-    """A copy on the CPU that is complete when the function beside it has returned."""
+    """Start a copy to the CPU; return it, and a function that returns when the copy is complete."""
     clones = _mapped(lambda tensor: tensor.detach().clone(), value)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -89,11 +89,11 @@ def _locked_copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _nothing() -> None:
-    """There is nothing to wait for."""
+    """Return at once, where there is no copy to wait for."""
 
 
 def _mapped(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """Nested dictionaries and lists with what the function makes of each tensor."""
+    """Return nested dictionaries and lists with each tensor replaced by the function's result for it."""
     match value:
         case torch.Tensor():
             return function(value)

@@ -30,8 +30,8 @@ FORMAT = 1
 KEYS = {"format", "config", "execution", "versions", "epoch", "step", "seconds", "sums"}
 KEYS |= {"model", "optimizer", "best", "history"}
 
-# What must be as it was when the checkpoint was written. All else may change from one attempt to the
-# next: the number of epochs, the learning rate, where the files lie, the device.
+# Keys whose values must be those of the time when the checkpoint was written. All else may change from one
+# attempt to the next: the number of epochs, the learning rate, the files' folders, the device.
 FIXED = (
     "seed",
     "batch_size",
@@ -54,15 +54,15 @@ FIXED = (
 
 
 class TrainingError(Exception):
-    """Training has gone wrong beyond repair, as by a loss that is not a number: one line."""
+    """Error in training that cannot be repaired, as a loss that is not a number; one line."""
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used: one line that names the file or the key, and says what to do."""
+    """Error where a checkpoint cannot be used; one line names the file or the key, and says what to do."""
 
 
 def checked(state: Any, path: Path) -> State:
-    """What was read from `path`, if it is a state that this version understands; else CheckpointError."""
+    """Return `state`, read from `path`, if this version can use it as a state; else CheckpointError."""
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise CheckpointError(f"{path} holds no state of a run, perhaps weights only: written elsewhere")
     if state["format"] > FORMAT:
@@ -104,7 +104,7 @@ def require_same_images(state: State, count: int) -> None:
 
 
 def config_of(state: State) -> Config:
-    """The configuration in a state; CheckpointError where this version does not know its keys."""
+    """Return the configuration in a state; CheckpointError where this version does not know its keys."""
     try:
         return Config.model_validate(state["config"])
     except ValueError as error:
@@ -113,10 +113,10 @@ def config_of(state: State) -> Config:
 
 
 def from_best(state: State) -> State:
-    """The state that goes on with the weights that did best on the validation split.
+    """Return the state that goes on with the weights that did best on the validation split.
 
-    The count of epochs and the history stay: what was measured is not undone. The optimizer's moments
-    belong to other weights and begin anew, and so does an unfinished epoch.
+    The count of epochs and the history stay, as those epochs were trained. The optimizer's moments belong
+    to other weights and begin anew, and so does an unfinished epoch.
     """
     if state["best"] is None:
         raise CheckpointError("the checkpoint has no best weights: they need dataset.validation above 0")
@@ -130,6 +130,6 @@ def from_best(state: State) -> State:
 
 
 def is_kept(state: State) -> bool:
-    """Whether `checkpoint.keep_every` asks to keep the weights of this state."""
+    """Return whether `checkpoint.keep_every` asks to keep the weights of this state."""
     every = state["config"]["checkpoint"]["keep_every"]
     return bool(every) and state["step"] == 0 and state["epoch"] > 0 and state["epoch"] % every == 0

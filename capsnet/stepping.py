@@ -1,14 +1,14 @@
-"""How a training step is carried out: operation by operation, compiled, replayed. The only module that knows.
+"""Execution of training steps: operation by operation, compiled or replayed. Other modules need not know.
 
 A compiled step is fused for batches of one size; the last batch of an epoch, where it is smaller, is not
-worth another compilation and goes operation by operation. Which steps are compiled depends on their number
+worth another compilation and runs operation by operation. Which steps are compiled depends on their number
 alone, so that a run which is broken off and resumed computes the same bits.
 
-A network with dropout is not recorded as a CUDA graph: its draws are the host's, anew for every step.
+A network with dropout is not recorded as a CUDA graph: the host draws its random numbers for every step.
 
 Where several processes share each batch, their gradients are added up between the backward pass and the
-change of the weights. That is never compiled nor recorded, and neither is batch normalisation then, which has
-to hear of the other processes in the middle of a step.
+change of the weights. That is never compiled nor recorded, and neither is batch normalisation then, which
+needs the other processes' statistics in the middle of a step.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class Stepper:
         group: Group = ALONE,
         begun: bool = False,
     ) -> None:
-        """`images`: of an epoch; `group`: the processes that share each batch; `begun`: the run goes on."""
+        """`images`: of an epoch; `group`: processes that share each batch; `begun`: the run is resumed."""
         self.network = network
         self.optimizer = optimizer
         self.config = config
-        self.execution = execution  # as it turned out: what cannot be compiled is not
+        self.execution = execution  # in effect: without compilation where it fails
         self._size = min(config.batch_size, images)
         self._compiled: Measure | None = None
         self._group = group
@@ -103,19 +103,19 @@ class Stepper:
         return sums
 
     def _take(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> torch.Tensor:
-        """As much of a step as needs no other process."""
+        """Take the part of a step that needs no other process; with one process, that is the whole step."""
         measured = self._differentiated(batch, margin, part)
         if self._gradients is None:
             self._change()
         return measured.sums() * part.weight
 
     def _change(self) -> None:
-        """Change the weights by the gradients of the whole batch, which lie at them."""
+        """Update the weights by the gradients of the whole batch, which are in their `grad`."""
         optimizers.clip(self.network.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
 
     def _differentiated(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> Measured:
-        """Measure a part; leave at the weights what it adds to the gradients of the mean of all parts."""
+        """Measure a part; leave in the weights' `grad` its share of the gradients of all parts' mean."""
         if not self.execution.compile or part.count != self._size:
             return self._backward(objective.measure, batch, margin, part)
         if self._compiled is not None:
@@ -123,10 +123,10 @@ class Stepper:
         return self._first(batch, margin, part)
 
     def _first(self, batch: Batch, margin: torch.Tensor | None, part: Part) -> Measured:
-        """Compile; where that fails, do without, as if it had never been tried."""
+        """Compile the step and take it; where that fails, take it without, as if it had never been tried."""
         buffers = [buffer.clone() for buffer in self.network.buffers()]  # the statistics of batch norm
         try:
-            # As one graph or not at all: a graph that breaks would be slow, and nobody would hear of it.
+            # As one graph or not at all: a graph that breaks would be slow without any warning.
             compiled = torch.compile(objective.measure, fullgraph=True, dynamic=False)
             with warnings.catch_warnings():
                 # Some versions of PyTorch advise TensorFloat-32; `precision` has decided on that.
@@ -144,7 +144,7 @@ class Stepper:
         return measured
 
     def _loaded(self, begun: bool) -> RoutingKernel | None:
-        """The kernel of routing; without one, on any process, compiled steps call PyTorch's operations."""
+        """Load the kernel of routing; if any process has none, compiled steps call PyTorch's operations."""
         language = "Triton" if self.execution.device == "cuda" else "C"
         try:
             found = kernel.load() if language == "C" else self._loaded_for_gpu(begun)
@@ -161,7 +161,7 @@ class Stepper:
         return found
 
     def _loaded_for_gpu(self, begun: bool) -> RoutingKernel | None:
-        """Timed once, where a run begins; never if `deterministic`: it would not be the same each time."""
+        """Load the GPU's kernel; timed when a run begins, but not if `deterministic`, as timings vary."""
         try:
             from capsnet import triton_kernel  # comes with PyTorch's builds for GPUs, and with those alone
         except ImportError as error:
@@ -190,7 +190,7 @@ class Stepper:
 
 
 def compiler_errors() -> tuple[type[Exception], ...]:
-    """What is raised where something cannot be compiled."""
-    from torch._dynamo import exc  # imported by whoever compiles, and by nobody else: it takes a second
+    """Return the exceptions that are raised where something cannot be compiled."""
+    from torch._dynamo import exc  # imported only where a step is compiled: it takes a second
 
     return exc.TorchDynamoException, exc.FailOnRecompileLimitHit

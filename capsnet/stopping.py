@@ -1,4 +1,4 @@
-"""When a run is over: after its last epoch, or earlier without a gain on the validation split.
+"""Rules for the end of a run: after its last epoch, or earlier without a gain on the validation split.
 
 A pure function of the metric history, so that a run which is resumed ends where it would have ended.
 Imports no PyTorch.
@@ -12,12 +12,12 @@ from capsnet.history import Row, best_row
 
 
 def is_over(history: Sequence[Row], num_epochs: int, allowed: int | None) -> bool:
-    """Whether nothing is left to train after the epochs of `history`; `allowed` as in `stopped_early`."""
+    """Return whether no epoch is left to train after those of `history`; `allowed` as in `stopped_early`."""
     return len(history) >= num_epochs or stopped_early(history, num_epochs, allowed) is not None
 
 
 def stopped_early(history: Sequence[Row], num_epochs: int, allowed: int | None) -> str | None:
-    """Why training ends before epoch `num_epochs`, in one line; None where it does not.
+    """Return why training ends before epoch `num_epochs`, in one line; None where it does not.
 
     `allowed`: stop_after_epochs_without_gain. A gain is a higher accuracy on the validation split than in
     every epoch before.

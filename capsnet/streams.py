@@ -14,10 +14,10 @@ CLOSED = "standard output is closed: run this with it open, as in >/dev/null"
 
 
 def prepare() -> str | None:
-    """Make the standard streams usable; the reason, in one line, where this program cannot print.
+    """Make the standard streams usable; return the reason, in one line, where this program cannot print.
 
-    Characters that a stream's encoding lacks are replaced. A stream that was closed, as by `2>&-`, leads to
-    /dev/null: otherwise the next file that is opened gets its number, and what is printed goes there.
+    Characters that a stream's encoding lacks are replaced. A stream that was closed, as by `2>&-`, is opened
+    on /dev/null: otherwise the next file that is opened gets its number, and printed text goes there.
     """
     closed = sys.stdout is None
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -30,7 +30,7 @@ def prepare() -> str | None:
 
 
 def interactive(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether `stream` is a terminal that shows the last state of a line that is drawn again and again.
+    """Return whether `stream` is a terminal that shows only the last state of a line that is redrawn.
 
     A notebook is none, although it runs `!command` on a pseudo-terminal: its cell keeps every state.
     """
@@ -38,14 +38,15 @@ def interactive(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool
 
 
 def _in_notebook(environ: Mapping[str, str]) -> bool:
-    """Whether a Jupyter kernel started this program; some front ends set only the second variable."""
+    """Return whether a Jupyter kernel started this program; some front ends set only the second variable."""
     return "JPY_PARENT_PID" in environ or "inline" in environ.get("MPLBACKEND", "")
 
 
 def flushed() -> str | None:
-    """Write what standard output still holds; the reason, in one line, where that fails.
+    """Flush standard output; return the reason, in one line, where that fails.
 
-    Empty where nobody reads it any more. Python would fail once more, and loudly, at its end.
+    The reason is empty where the reader has closed the pipe. After a failure standard output is discarded, as
+    Python would otherwise fail again at its end, with a traceback.
     """
     try:
         sys.stdout.flush()
@@ -61,15 +62,15 @@ def unwritable(error: OSError) -> str:
 
 
 def lead_nowhere() -> None:
-    """Let standard output take and lose what it still holds."""
+    """Send standard output to /dev/null, with what it still holds."""
     opened = os.open(os.devnull, os.O_WRONLY)
     os.dup2(opened, sys.stdout.fileno())
     os.close(opened)
 
 
 def terminal_width() -> int | None:
-    """The cells of a line of the terminal that standard output is; None where it is none, as in a pipe.
+    """Return the width, in cells, of the terminal that standard output is; None where it is none, as a pipe.
 
-    COLUMNS, where it is set, comes before what the terminal says; a pipe has no width even so.
+    COLUMNS, where it is set, takes precedence over the terminal's own width, but gives a pipe no width.
     """
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -21,7 +21,7 @@ DIGITS = 10  # labels run from 1 to 10, which means 0
 
 
 def load(root: Path) -> tuple[Images, Images]:
-    """The training images, without the "extra" ones, and the test images.
+    """Load the training images, without the "extra" ones, and the test images.
 
     The files lie in `root`/SVHN, or in `root` itself, where torchvision puts them. Raises DataError when
     one is missing and cannot be downloaded, or is damaged.
@@ -49,7 +49,7 @@ def _read(root: Path, part: str) -> Images:
 
 
 def _matrices(path: Path) -> list[mat5.Value | None]:
-    """X and y of a file, None where it lacks one."""
+    """Read X and y of a file, None where it lacks one."""
     try:
         found = mat5.read(path, ("X", "y"))
     except OSError as error:
@@ -60,7 +60,7 @@ def _matrices(path: Path) -> list[mat5.Value | None]:
 
 
 def _fault(pixels: np.ndarray, labels: np.ndarray) -> str | None:
-    """What is wrong with pixels that should be uint8 [32, 32, 3, N], and labels [N, 1]."""
+    """Return the fault of pixels that should be uint8 [32, 32, 3, N] and labels [N, 1]; None without one."""
     if pixels.ndim != 4 or pixels.shape[:3] != IMAGE or pixels.dtype != np.uint8:
         return f"holds {pixels.dtype} images of {'×'.join(map(str, pixels.shape))}, not uint8 of 32×32×3×N"
     count = pixels.shape[3]

@@ -30,7 +30,7 @@ class Board:
     """TensorBoard's event file in `folder`.
 
     `purge_step`, the first epoch that is still to come, hides what an attempt that crashed has
-    written about that epoch and later ones, so that no point is there twice.
+    written about that epoch and later ones, so that no point is shown twice.
     """
 
     def __init__(self, folder: str | Path, purge_step: int | None = None) -> None:
@@ -43,7 +43,7 @@ class Board:
         """Log the metrics of an epoch, measured `at` unix seconds (None: now).
 
         They are handed to the operating system at once: a checkpoint that is saved after this call
-        never knows of an epoch that TensorBoard does not.
+        never has an epoch that TensorBoard's log lacks.
         """
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, epoch, walltime=at)
@@ -102,5 +102,5 @@ def _shown(images: torch.Tensor) -> torch.Tensor:
 
 
 def _plain(value: object) -> bool | str | float | int:
-    """What TensorBoard takes for a hyperparameter."""
+    """Return a value that TensorBoard accepts for a hyperparameter: text where it accepts no other."""
     return value if isinstance(value, bool | str | float | int) else str(value)

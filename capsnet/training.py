@@ -1,13 +1,13 @@
-"""Training as an iterator: it computes and yields; whoever iterates logs, draws, saves or stops.
+"""Training as an iterator: it computes and yields; the caller logs, draws, saves or stops.
 
     for progress in train(config):
         print(progress.epoch, progress.loss)
 
-There are no callbacks, and to interrupt a run is not to ask for its next step.
+There are no callbacks; a run is interrupted by not asking for its next step.
 
 Several processes train one network together where each calls `train` with its place in a `Group`. Rank 0
-decides how; it alone yields, and what it yields is of all of them. The others go along until they are done
-or it has gone.
+decides how to compute, and it alone yields; what it yields covers all processes. The other processes train
+with it until the run is over or rank 0 has gone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EXAMPLES = 16  # test images whose reconstructions are shown
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """The position, figures and state of a run in training."""
 
     phase: Phase
     epoch: int  # from 1: the one under way; at "epoch_end" the one that has just ended
@@ -58,10 +58,10 @@ class Progress:
     seconds_left: float  # estimated, until the last epoch's end
     learning_rate: float  # of the last step
     metrics: Mapping[str, float] | None  # of the finished epoch; at "epoch_end" only
-    # These and `snapshot` look at the network as it is, so they are to be called before more is asked for.
-    start_snapshot: Callable[[], Snapshot]  # which need not be waited for
+    # These and `snapshot` read the network as it is now: call them before you ask for the next `Progress`.
+    start_snapshot: Callable[[], Snapshot]  # returns before the copy is complete
     examples: Callable[[], Examples | None]  # test images and reconstructions; None without a decoder
-    # For pictures, and as it is, too.
+    # For pictures; the network is the one in training, too.
     network: Network
     test: Images
     execution: Execution
@@ -85,7 +85,7 @@ def train(
     where `state` has finished. A run that is broken off anywhere and goes on from a snapshot ends with
     bit for bit the weights of one that is not, as far as capsnet.execution and the versions of the
     libraries are the same. `splits` defaults to the data set of `config`. Of a `group` only rank 0 needs the
-    `state`; the others get it from there, and yield nothing.
+    `state`; the others get it from rank 0, and yield nothing.
 
     Raises TrainingError when the loss is not finite, before such a state can be handed out;
     CheckpointError when `state` is of another run; DataError when the data set cannot be read; GroupError
@@ -107,7 +107,7 @@ def train(
 
 
 def _agreed(config: Config, state: State | None, group: Group) -> tuple[State | None, Execution]:
-    """What the group begins with, and how it computes: rank 0 decides."""
+    """Return the state and execution that the whole group begins with, as rank 0 decides."""
     if config.batch_size < group.size:
         raise GroupError(
             f"a batch of {config.batch_size} images cannot be split over {group.size} workers: "
@@ -122,14 +122,14 @@ def _agreed(config: Config, state: State | None, group: Group) -> tuple[State | 
             before = state["execution"], config_of(state)
         how = execution.resolve(config, *(before or (None, None)), group=group)
         decided = {"state": state, "execution": how.as_dict()}
-    everywhere = config.model_copy(update={"threads": None})  # how many there are, rank 0 decides
+    everywhere = config.model_copy(update={"threads": None})  # rank 0 decides their number
     _require_equal(group, "configuration", everywhere.model_dump(mode="json"))
     told = group.told(decided)
     return told["state"], Execution(**told["execution"])
 
 
 def _require_equal(group: Group, what: str, own: Any) -> None:
-    """Raise GroupError where this process has another one than rank 0."""
+    """Raise GroupError where this process has another value of `what` than rank 0."""
     if (first := group.told(own)) != own:
         raise GroupError(
             f"rank {group.rank} has another {what} than rank 0: {own!r:.200} and not {first!r:.200}"
@@ -155,7 +155,7 @@ def _warn_of_a_stretched_cosine(state: State, learner: Learner) -> None:
 
 @dataclass(frozen=True)
 class _Run:
-    """The parts of the loop."""
+    """The training loop and the objects that it works on."""
 
     config: Config
     learner: Learner
@@ -171,7 +171,7 @@ class _Run:
                 yield from self._finish()
 
     def followed(self) -> Iterator[Progress]:
-        """The same for the other processes of a group: rank 0 looks at what comes of it."""
+        """Train as `epochs` does, in the other processes of a group: only rank 0 yields progress."""
         learner = self.learner
         with closing(self._batches()) as stream:
             while not learner.is_over:
@@ -181,7 +181,7 @@ class _Run:
         yield from ()
 
     def _followed_evaluation(self) -> dict[str, float]:
-        """Take part in both evaluations; what decides whether the next epoch is trained."""
+        """Take part in both evaluations; return the metric that decides whether the next epoch is trained."""
         decides = {}
         for images in filter(None, (self.splits.validation, self.splits.test)):
             sums = self._nothing()
@@ -205,7 +205,7 @@ class _Run:
             before = learner.images_seen
             learner.step(next(stream))
             if learner.steps == learner.steps_per_epoch:
-                learner.wait()  # else an epoch would be as fast as its steps are launched
+                learner.wait()  # else the epoch's time would be that of launching its steps
             self.pace.trained(learner.images_seen - before)
             yield from self._look("train")
 
@@ -264,7 +264,7 @@ class _Run:
         learner.group.add(sums)
 
     def _look(self, phase: Phase) -> Iterator[Progress]:
-        """Yield if it is time to."""
+        """Yield the progress if that is due."""
         if self.pace.is_due():
             yield self._progress(phase)
             self.pace.yielded()

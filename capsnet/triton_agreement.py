@@ -1,12 +1,12 @@
-"""What an iteration of routing by agreement and its gradients are made of, in Triton, for a GPU.
+"""Kernels for an iteration of routing by agreement and its gradients, in Triton, for a GPU.
 
 Letters of shapes: I input capsules, K their dimension, J output capsules, D their dimension, B batch.
-Capsules u [I, K, B], weight [J, I·K, D]; of what lies in between, [J, I, B] goes through the GPU's memory and
-little else. Each program works on a tile: some input capsules (their rows of the weight), some images. A
+Capsules u [I, K, B], weight [J, I·K, D]; of the intermediate results, [J, I, B] goes through the GPU's memory
+and little else. Each program works on a tile: some input capsules (their rows of the weight), some images. A
 dimension that is no power of two is filled up to the next one.
 
 Products of float32 are each made of three of TensorFloat-32 (errors of about 2^-21), or of one where PyTorch
-is told so. Sums over many tiles are written down in pieces and added up in one order: always the same bits.
+is told so. Sums over many tiles are stored in pieces and added up in one order: always the same bits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import triton.language as tl
 # no multiple of 16 it is up to 194 registers: for two.)
 ROWS = 64  # of the weight: 8 input capsules of the paper's dimension
 IMAGES = 32
-STAGES = 2  # of which one is read while the other is computed
+STAGES = 2  # one is read while the other is computed
 
 TILES = 4  # that one program adds up
 LEAST = 16  # rows or columns of a factor that Triton multiplies
@@ -30,7 +30,7 @@ LEAST = 16  # rows or columns of a factor that Triton multiplies
 
 @triton.jit
 def _rows(first, inputs, dim: tl.constexpr, dim_places: tl.constexpr, count: tl.constexpr):
-    """The rows of `count` input capsules from `first` on: each one's capsule, itself, and whether it is."""
+    """Return for each row of `count` input capsules from `first` on: capsule, row, whether there is one."""
     place = tl.arange(0, count * dim_places)
     capsule, k = first + place // dim_places, place % dim_places
     return capsule, capsule * dim + k, (capsule < inputs) & (k < dim)
@@ -38,7 +38,7 @@ def _rows(first, inputs, dim: tl.constexpr, dim_places: tl.constexpr, count: tl.
 
 @triton.jit
 def _tile(pointer, rows, are_rows, columns, are_columns, width):
-    """Of a matrix with rows so wide; 0 where there is nothing."""
+    """Load rows and columns of a matrix with rows of `width` numbers; 0 where it has none."""
     are = are_rows[:, None] & are_columns[None, :]
     return tl.load(pointer + rows[:, None] * width + columns[None, :], mask=are, other=0.0)
 
@@ -59,7 +59,7 @@ def _agree(
     images: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """û·x = u·(W x) for one class, of outputs x [J, D, B]."""
+    """Compute û·x = u·(W x) for one class, of outputs x [J, D, B]."""
     first, j = tl.program_id(0) * count, tl.program_id(2).to(tl.int64)
     b, d = tl.program_id(1) * images + tl.arange(0, images), tl.arange(0, class_places)
     _, rows, are = _rows(first, inputs, dim, dim_places, count)
@@ -90,7 +90,7 @@ def _gather(
     precision: tl.constexpr,
     tiles: tl.constexpr,
 ):
-    """Σᵢ cᵢ ûᵢ = Wᵀ (c ⊙ u) for one class, over the input capsules of `tiles` tiles: one of the pieces."""
+    """Compute Σᵢ cᵢ ûᵢ = Wᵀ (c ⊙ u) for one class, over the capsules of `tiles` tiles: one of the pieces."""
     piece, j = tl.program_id(0), tl.program_id(2).to(tl.int64)
     b, d = tl.program_id(1) * images + tl.arange(0, images), tl.arange(0, class_places)
     collected = tl.zeros((class_places, images), tl.float32)
@@ -124,7 +124,7 @@ def _of_weight(
     precision: tl.constexpr,
     constant: tl.constexpr,
 ):
-    """(c ⊙ u) gᵀ + (l ⊙ u) vᵀ for one class, of its gradient g, that of the logits l and outputs v."""
+    """Compute (c ⊙ u) gᵀ + (l ⊙ u) vᵀ for one class: its gradient g, that of the logits l, outputs v."""
     j, d = tl.program_id(1).to(tl.int64), tl.arange(0, class_places)
     i, rows, are = _rows(tl.program_id(0) * count, inputs, dim, dim_places, count)
     summed = tl.zeros((count * dim_places, class_places), tl.float32)
@@ -162,7 +162,7 @@ def _of_capsules(
     precision: tl.constexpr,
     constant: tl.constexpr,
 ):
-    """c ⊙ (W g) + l ⊙ (W v), summed over the classes."""
+    """Compute c ⊙ (W g) + l ⊙ (W v), summed over the classes."""
     b, d = tl.program_id(1) * images + tl.arange(0, images), tl.arange(0, class_places)
     i, rows, are = _rows(tl.program_id(0) * count, inputs, dim, dim_places, count)
     summed = tl.zeros((count * dim_places, images), tl.float32)
@@ -185,12 +185,12 @@ def _of_capsules(
 
 
 def precision() -> str:
-    """Of a product of float32, as Triton names it."""
+    """Return Triton's name for the precision of a product of float32."""
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
 
 
 class Tiles:
-    """Capsules [I, K, B] and their weight [J, I·K, D], cut into tiles; launches what works on these.
+    """Capsules [I, K, B] and their weight [J, I·K, D], cut into tiles; launches the kernels on these.
 
     All tensors are float32, contiguous and on one GPU.
     """
@@ -217,14 +217,14 @@ class Tiles:
         }
 
     def agree(self, outputs: torch.Tensor) -> torch.Tensor:
-        """û·x [J, I, B] for outputs x [J, D, B]."""
+        """Compute û·x [J, I, B] for outputs x [J, D, B]."""
         agreement = self._capsules.new_empty(self._classes, *self._numbers)
         tensors = self._capsules, self._weight, outputs, agreement
         self._launch(_agree, (*self._grid, self._classes), *tensors, *self._numbers)
         return agreement
 
     def gather(self, coupling: torch.Tensor) -> torch.Tensor:
-        """Σᵢ cᵢ ûᵢ [J, D, B] for couplings c [J, I, B]."""
+        """Compute Σᵢ cᵢ ûᵢ [J, D, B] for couplings c [J, I, B]."""
         rows, columns = self._grid
         count = triton.cdiv(rows, TILES)
         pieces = self._capsules.new_empty(count, *self._outputs)
@@ -233,9 +233,10 @@ class Tiles:
         return pieces.sum(0)
 
     def of_weight(self, *tensors: torch.Tensor, constant: bool) -> torch.Tensor:
-        """Of couplings and the gradient of the logits [J, I, B], gradient and outputs [J, D, B].
+        """Compute the weight's gradient.
 
-        `constant`: the couplings are, and no gradient comes from the logits.
+        `tensors`: couplings and the gradient of the logits [J, I, B], gradient and outputs [J, D, B].
+        `constant`: the couplings are constant, and no gradient comes from the logits.
         """
         of_weight = torch.empty_like(self._weight)
         grid = self._grid[0], self._classes
@@ -244,7 +245,7 @@ class Tiles:
         return of_weight
 
     def of_capsules(self, *tensors: torch.Tensor, constant: bool) -> torch.Tensor:
-        """Of the same as `of_weight`."""
+        """Compute the capsules' gradient from the same tensors as `of_weight`."""
         of_capsules = torch.empty_like(self._capsules)
         arguments = self._weight, *tensors, of_capsules, *self._numbers, self._classes
         self._launch(_of_capsules, self._grid, *arguments, constant=constant)

@@ -1,7 +1,7 @@
 """Routing by agreement in Triton: what capsnet.agreement computes on a GPU, without its largest temporaries.
 
 PyTorch's operations write and read [J, I·K, B] some 50 times in a training step of three iterations, and add
-it up by products so thin that they keep few of a GPU's multiprocessors busy. Here it lives in registers.
+it up by products so thin that they keep few of a GPU's multiprocessors busy. Here it stays in registers.
 
 Letters of shapes: I input capsules, K their dimension, J output capsules, D their dimension, B batch.
 """
@@ -23,7 +23,7 @@ from capsnet.triton_agreement import Tiles, precision
 log = logging.getLogger(__name__)
 
 TOLERANCE = {"tf32x3": 1e-4, "tf32": 5e-2}  # of ‖a - b‖ / ‖b‖ beside PyTorch's operations
-GAIN = 1.1  # times as fast as these it has to be to be taken
+GAIN = 1.1  # the kernel is used if it is at least so many times as fast as these
 ROUNDS, REPLAYS = 7, 10
 
 
@@ -43,7 +43,7 @@ class TritonKernel:
         none_of_the_above: bool,
         constant_couplings: bool,
     ) -> torch.Tensor:
-        """Σᵢ cᵢ ûᵢ [J, D, B] of capsules [I, K, B], weight [J, I·K, D], outputs [J, D, B]."""
+        """Compute Σᵢ cᵢ ûᵢ [J, D, B] of capsules [I, K, B], weight [J, I·K, D], outputs [J, D, B]."""
         tiles = Tiles(capsules.contiguous(), weight.contiguous())
         return tiles.gather(softmax(tiles.agree(outputs.contiguous()), none_of_the_above).contiguous())
 
@@ -72,10 +72,10 @@ class TritonKernel:
 
 
 def load(layer: ClassCapsules, batch: int, timed: bool) -> TritonKernel | None:
-    """The kernel for batches of so many images in a layer on a GPU.
+    """Load the kernel for batches of so many images in a layer on a GPU.
 
-    None where, if it is `timed`, it is not faster than PyTorch's operations. Raises NativeError where it
-    fails, or gives other results than these.
+    Returns None where `timed` and the kernel is not faster than PyTorch's operations. Raises NativeError
+    where the kernel fails, or gives other results than these.
     """
     kernel, trial = TritonKernel(), Trial(layer, batch)
     try:
@@ -92,7 +92,7 @@ def load(layer: ClassCapsules, batch: int, timed: bool) -> TritonKernel | None:
 
 
 class Trial:
-    """A layer's routing, forward and backward, of random capsules whose couplings are far from even."""
+    """Run of a layer's routing, forward and backward, on random capsules with couplings far from even."""
 
     def __init__(self, layer: ClassCapsules, batch: int) -> None:
         classes, rows, class_dim = layer.weight.shape
@@ -108,7 +108,7 @@ class Trial:
         self._gradient = drawn(batch, classes, class_dim)
 
     def run(self, kernel: TritonKernel | None) -> list[torch.Tensor]:
-        """The layer's outputs, and the gradients of the capsules, the weight and the bias."""
+        """Return the layer's outputs, and the gradients of the capsules, the weight and the bias."""
         inputs = [tensor.detach().requires_grad_() for tensor in self._inputs]
         capsules, weight, *rest = inputs
         with agreement.computed_by(kernel):
@@ -116,14 +116,14 @@ class Trial:
             return [outputs.detach(), *torch.autograd.grad(outputs, inputs, self._gradient)]
 
     def verify(self, kernel: TritonKernel) -> None:
-        """Raises NativeError where the kernel gives other results than PyTorch's operations."""
+        """Raise NativeError where the kernel gives other results than PyTorch's operations."""
         difference = apart(self.run(kernel), self.run(None))
         if not difference < TOLERANCE[precision()]:
             raise NativeError(f"its results are {difference:.1e} apart from those of PyTorch's operations")
 
 
 def _seconds(runs: list[Callable[[], object]]) -> list[float]:
-    """That the GPU takes for each; replayed from graphs, so that the host's launches do not count."""
+    """Time each run on the GPU, in seconds; graphs are replayed, so that the host's launches do not count."""
     began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     graphs = [torch.cuda.CUDAGraph() for _ in runs]
     for graph, run in zip(graphs, runs, strict=True):

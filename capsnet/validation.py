@@ -1,4 +1,4 @@
-"""Data against a schema: an instance, or every mistake at once, each with its place in the document."""
+"""Validation of data by a schema: an instance, or all mistakes, each with its place in the document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Source(Protocol):
-    """What a document must know to be checked: the mistakes of reading it, and whom to blame for a key."""
+    """Document that can be checked: it has the mistakes of reading it, and finds the place of each key."""
 
     @property
     def mistakes(self) -> tuple[Mistake, ...]: ...
@@ -30,7 +30,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """One mistake in a mapping of values, before it is known in which file it stands."""
+    """One mistake in a mapping of values, without its place in a file."""
 
     path: KeyPath
     message: str
@@ -45,7 +45,7 @@ def validate(
     prefix: KeyPath = (),
     known: Collection[str] = (),
 ) -> Model:
-    """`data` as an instance of `schema`. Raises ConfigError with all mistakes of the data and the document.
+    """Return `data` as an instance of `schema`. Raises ConfigError with all mistakes of data and document.
 
     `prefix`: where `data` stands in the document. `known`: dotted keys beside this schema's, to be suggested
     for a misspelt one.
@@ -63,7 +63,7 @@ def check(
     prefix: KeyPath = (),
     known: Collection[str] = (),
 ) -> tuple[Model | None, list[Mistake]]:
-    """As `validate`, for several schemas of one document: the model or None, and the mistakes in `data`."""
+    """Validate one of several parts of a document; return the model or None, and the mistakes in `data`."""
     own = [dotted((*prefix, key)) for key in dotted_keys(schema)]
     model, findings = _examine(schema, data, [*own, *known], prefix)
     mistakes = [document.mistake((*prefix, *finding.path), finding.message) for finding in findings]
@@ -72,7 +72,7 @@ def check(
 
 
 def in_order(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    """Mistakes as a reader of the file meets them; those of overrides last."""
+    """Sort mistakes by their lines in the file; those of overrides come last."""
     return sorted(mistakes, key=lambda mistake: (mistake.file.startswith("--set "), mistake.line or 0))
 
 
@@ -125,7 +125,7 @@ def _at(data: Any, path: KeyPath) -> Any:
 
 
 def _without(data: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
-    """`data` without the value at `path`; a list that holds a wrong item goes as a whole."""
+    """Return `data` without the value at `path`; a list with a wrong item is left out as a whole."""
     if not path:
         return {}
     key, below = path[0], data.get(str(path[0]))
@@ -134,7 +134,7 @@ def _without(data: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
 
 
 def _follows(contradiction: Finding, findings: Iterable[Finding]) -> bool:
-    """Whether it may only be there because a value was left out, or because its key was misspelt."""
+    """Return whether a contradiction may come only from a value left out, or from a misspelt key."""
     return any(
         involved[: len(found.path)] == found.path or (found.unknown and involved[:-1] == found.path[:-1])
         for involved in contradiction.involved

@@ -33,7 +33,7 @@ ALLOWED = {
 
 
 def wrong_value(details: ErrorDetails) -> str:
-    """Why a value cannot be taken."""
+    """Return why a value is not accepted."""
     context = {name: _bound(value) for name, value in details.get("ctx", {}).items()}
     found = f"(got {shown(details['input'])})"
     match details["type"]:
@@ -49,19 +49,19 @@ def wrong_value(details: ErrorDetails) -> str:
 
 
 def _bound(value: Any) -> Any:
-    """A bound as one writes it: 0 and not 0.0."""
+    """Return a bound as a person writes it: 0 and not 0.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def choose(value: Any, words: Sequence[str]) -> str:
-    """What to choose from, and which of it was likely meant."""
+    """Return the words to choose from as a message, with the word that was likely meant."""
     meant = nearest(value, words) if isinstance(value, str) else None
     only = f"must be {words[0]}" if len(words) == 1 else f"must be one of {', '.join(words)}"
     return f"{only}; did you mean `{meant}`?" if meant and len(words) > 1 else only
 
 
 def unknown_kinds(schema: Schema, path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, str]]:
-    """The path of each key that chooses a kind by a word that is none, and why it is none."""
+    """Yield the path of each key whose word names no kind, and the message for it."""
     owners = kinds_at(schema, path)
     elsewhere = {word: hint for owner in owners for word, hint in getattr(owner, "elsewhere", {}).items()}
     for key in tags(owners[0]):
@@ -73,7 +73,7 @@ def unknown_kinds(schema: Schema, path: KeyPath, value: Any) -> Iterator[tuple[K
 
 
 def unknown_key(where: Spot, section: Any, known: Sequence[str], prefix: KeyPath) -> str:
-    """Why a key means nothing here. `section`: what stands beside it; `known`: every key there is."""
+    """Return why a key means nothing here. `section`: the keys beside it; `known`: all keys that exist."""
     key = str(where.path[-1])
     if homes := [kind for kind in where.kinds if key in kind.model_fields]:
         own = tags(where.owner)
@@ -91,7 +91,7 @@ def unknown_key(where: Spot, section: Any, known: Sequence[str], prefix: KeyPath
 
 
 def _homes(own: Mapping[str, str], homes: Sequence[Schema]) -> tuple[str, list[str]]:
-    """The one word to change of a kind with the words `own` to make it one of `homes`: key, and choices."""
+    """Return the key and choices of the one word to change of the kind `own` to get one of `homes`."""
     for name in own:
         rest = {key: word for key, word in own.items() if key != name}
         words = [tags(home)[name] for home in homes if rest.items() <= tags(home).items()]
@@ -101,7 +101,7 @@ def _homes(own: Mapping[str, str], homes: Sequence[Schema]) -> tuple[str, list[s
 
 
 def _meant(key: str, siblings: Sequence[str], known: Sequence[str]) -> str | None:
-    """The same key elsewhere, or one that reads alike here, or elsewhere."""
+    """Return the same key of another section, or one spelt alike here or in another section."""
     same = [name for name in known if _leaf(name) == key]
     if same:
         return same[0]

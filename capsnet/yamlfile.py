@@ -1,4 +1,4 @@
-"""A YAML file as data that remembers where each value stands, and overrides put over it."""
+"""YAML files as data with the line of each value, and overrides put over the data."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ MAX_BYTES = 256 * 1024  # a configuration is 2 KB; a checkpoint named by mistake
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML file says."""
+    """Content of a YAML file: its data, the line of each value, overrides and mistakes."""
 
     file: str
     data: dict[str, Any]
     lines: Mapping[KeyPath, int]  # from 1, of each key and list item
     overrides: Mapping[KeyPath, str] = field(default_factory=dict)  # where a value was set, and how
-    mistakes: tuple[Mistake, ...] = ()  # those that reading could pass over; `check` reports them
+    mistakes: tuple[Mistake, ...] = ()  # those that did not stop reading; `check` reports them
     text: str = ""
     notes: tuple[str, ...] = ()  # of overrides: which keys of the file they have dropped
 
     def place(self, path: KeyPath) -> tuple[str, int | None]:
-        """The file (or override) and line to blame for the value at `path`."""
+        """Return the file (or override) and line where the value at `path` stands."""
         inside = [origin for below, origin in self.overrides.items() if below[: len(path)] == path]
-        if inside and path not in self.lines:  # a section that is there by what was set in it
+        if inside and path not in self.lines:  # a section that exists only by overrides
             return inside[0], None
         for end in range(len(path), 0, -1):
             if path[:end] in self.overrides:
@@ -53,7 +53,7 @@ class Document:
         return self.file, None
 
     def mistake(self, path: KeyPath, message: str) -> Mistake:
-        """A mistake at `path`; an override that names the key already does not name it twice."""
+        """Return a mistake at `path`; where an override already names the key, the key is left out."""
         file, line = self.place(path)
         key = "" if self.overrides.get(path) == file else dotted(path)
         return Mistake(file, line, key, message)
@@ -96,7 +96,7 @@ def _text(path: Path, file: str) -> str:
 
 
 def _is_open_here(path: Path) -> bool:
-    """Whether it is a pipe that this process was given, as by `<(sed ...)` of a shell."""
+    """Return whether a path is a pipe that this process was given, as by `<(sed ...)` of a shell."""
     return path.parent.as_posix() in ("/dev/fd", "/proc/self/fd") or path.as_posix() == "/dev/stdin"
 
 
@@ -111,9 +111,9 @@ def _unreadable(path: Path, error: OSError | ValueError) -> str:
 def with_overrides(
     document: Document, overrides: Iterable[str], spelt_out: Callable[[str], str] = str
 ) -> Document:
-    """`document` with each `a.b=value` put over it, in order; values are YAML. `check` reports mistakes.
+    """Put each `a.b=value` over `document`, in order; values are YAML. `check` reports mistakes.
 
-    `spelt_out`: the override that one stands for; mistakes quote it as it was given.
+    `spelt_out`: expands a short override; mistakes quote the override as it was given.
     """
     for override in overrides:
         document = _with_override(document, spelt_out(override), f"--set {brief(override)}")
@@ -155,7 +155,7 @@ def _of(origin: str, path: KeyPath, mistake: Mistake) -> Mistake:
 
 
 def _put(data: Any, path: KeyPath, value: Any) -> Any:
-    """`data` with `value` at `path`; what is not a mapping on the way there is replaced by one."""
+    """Return `data` with `value` at `path`; anything but a mapping on the way there becomes a mapping."""
     if not path:
         return value
     below = data if isinstance(data, dict) else {}

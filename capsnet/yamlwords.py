@@ -1,7 +1,7 @@
-"""What a plain word of YAML means, and how values are written so that they read back equal.
+"""Meanings of YAML's plain words, and writing of values so that they read back equal.
 
-The same whatever the YAML version: `1e-3` is a number, `yes` is true, `010` is refused as ambiguous, `1:30`
-and `2020-01-01` are text.
+The meanings do not depend on the YAML version: `1e-3` is a number, `yes` is true, `010` is refused as
+ambiguous, `1:30` and `2020-01-01` are text.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*
 
 
 class AmbiguousError(ValueError):
-    """A plain word that must not be guessed at."""
+    """Error in a plain word that has several meanings, or is an integer beyond 64 bits."""
 
 
 def scalar(text: str) -> Any:
-    """The value of a plain (unquoted) word. Raises AmbiguousError."""
+    """Return the value of a plain (unquoted) word. Raises AmbiguousError."""
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
@@ -54,7 +54,7 @@ def _integer(text: str) -> int:
 
 
 def dump(values: Mapping[str, Any], indent: str = "") -> str:
-    """Plain values as YAML that `values` reads back equal: blocks for mappings, one line for a list."""
+    """Write plain values as YAML that `values` reads back equal: blocks for mappings, one line for a list."""
     lines: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -65,7 +65,7 @@ def dump(values: Mapping[str, Any], indent: str = "") -> str:
 
 
 def inline(value: Any) -> str:
-    """A plain value as YAML of one line, which reads back equal; control characters in it are escaped."""
+    """Write a plain value as YAML of one line, which reads back equal; control characters are escaped."""
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(inline, value)) + "]"
     if isinstance(value, Mapping):
@@ -79,7 +79,7 @@ def inline(value: Any) -> str:
 
 
 def _word(text: str) -> str:
-    """`text` plain where that reads back as the same text, else in double quotes."""
+    """Write `text` plain where that reads back as the same text, else in double quotes."""
     if _PLAIN.fullmatch(text) and scalar(text) == text:
         return text
     return yaml.dump(

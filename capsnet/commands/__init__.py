@@ -1,1 +1,1 @@
-"""What `python -m capsnet` can do, one file a command."""
+"""Commands of `python -m capsnet`, one file a command."""

@@ -1,6 +1,6 @@
-"""`evaluate`: what saved networks, one by itself or several together, make of a test set.
+"""`evaluate`: measure saved networks, one alone or several as an ensemble, on a test set.
 
-Several are an ensemble: the lengths that they give to the classes are added.
+An ensemble adds the lengths that its networks give to the classes.
 
 Letters of shapes: N images, L labels of an image, J classes.
 """
@@ -30,7 +30,7 @@ MATRIX_CLASSES = 30  # at most: the counts of more fit on no line of a terminal
 
 
 def run(arguments: Namespace) -> int:
-    """Print the figures of the networks in one or more checkpoints; the exit code."""
+    """Print the figures of the networks in one or more checkpoints; return the exit code."""
     named, data = arguments.dataset, arguments.data
     require_checkpoints(arguments.checkpoint, "python -m runner evaluate RUN")
     # Where another data set is asked for, --data is the folder of that one.
@@ -79,7 +79,7 @@ def figures(trained: Trained, test: Images) -> dict[str, Any]:
 
 
 def ensemble(networks: Sequence[Trained], test: Images) -> dict[str, Any]:
-    """What several networks come to when the lengths that they give are added, and each by itself."""
+    """Return the figures of an ensemble, which adds the lengths of its networks, and each one's accuracy."""
     lengths = [
         evaluation.lengths(trained.network, test, trained.config, trained.execution) for trained in networks
     ]
@@ -95,7 +95,7 @@ def ensemble(networks: Sequence[Trained], test: Images) -> dict[str, Any]:
 
 
 def _accuracy(lengths: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Of lengths [N, J] with labels [N] or [N, L]: an image is right when all its labels are."""
+    """Return accuracy and error of lengths [N, J] for labels [N] or [N, L]: of L labels all must be right."""
     correct = (objective.predicted(lengths, labels) == labels).view(len(labels), -1).all(1)
     accuracy = correct.double().mean().item()
     return {"accuracy": accuracy, "error": 1 - accuracy}
@@ -106,14 +106,14 @@ def _origin(checkpoint: str, trained: Trained) -> dict[str, Any]:
 
 
 def _after(found: dict[str, Any]) -> str:
-    """Which weights these are."""
+    """Name the checkpoint, and after how many epochs and steps its weights were saved."""
     steps = f" and {found['step']} steps" if found["step"] else ""
     epochs = "1 epoch" if found["epoch"] == 1 else f"{found['epoch']} epochs"
     return f"{found['checkpoint']}, after {epochs}{steps}"
 
 
 def _table(found: dict[str, Any], labels: int, width: int | None = None) -> str:
-    """The figures for people; `width`: of the terminal, in cells."""
+    """Return the figures as text for people; `width`: of the terminal, in cells."""
     members = found.get("members")
     whose = f"{len(members)} networks, the lengths they give added" if members else _after(found)
     lines = [
@@ -140,10 +140,10 @@ def _losses(found: dict[str, Any]) -> list[str]:
 
 
 def _matrix(confusion: list[list[int]], labels: int, terminal: float = math.inf) -> list[str]:
-    """Where an image shows several classes each of them counts, so that the rows sum to more than the images.
+    """Return the lines of the confusion matrix; `terminal`: its width in cells.
 
-    What was recognised of an image is on the diagonal, a mistake in the row of a class that was not.
-    `terminal`: its width in cells.
+    Where an image shows several classes each of them counts, so that the rows sum to more than the images.
+    A recognised class of an image counts on the diagonal, a mistake in the row of a class that was missed.
     """
     width = max(len(str(count)) for row in confusion for count in row) + 2
     if len(confusion) > MATRIX_CLASSES or LABEL_WIDTH + width * len(confusion) > terminal:

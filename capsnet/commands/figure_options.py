@@ -1,4 +1,4 @@
-"""What the commands that draw pictures take. Imports nothing heavy."""
+"""Options of the commands that draw pictures. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Target:
 
 
 def run(arguments: Namespace) -> int:
-    """Draw, write, print the paths; the exit code."""
+    """Draw and write pictures and print their paths; return the exit code."""
     paths, labels = _checkpoints(arguments)
     target = _target(arguments)
     _load_matplotlib()  # now, not after minutes of computing
@@ -82,7 +82,7 @@ def _load_matplotlib() -> None:
 
 
 def _checkpoints(arguments: Namespace) -> tuple[list[str], list[str | None]]:
-    """The checkpoints, which may be named in two ways, and what each run is called if not by its name."""
+    """Return the checkpoints, which may be named in two ways, and each run's label, None for its name."""
     given = arguments.checkpoint
     named = given if isinstance(given, list) else [] if given is None else [given]
     if arguments.model_path is not None and arguments.model_path not in named:
@@ -100,7 +100,7 @@ def _checkpoints(arguments: Namespace) -> tuple[list[str], list[str | None]]:
 
 
 def _target(arguments: Namespace) -> Target:
-    """Check and return what the user says. Raises FigureError where nothing can be written there."""
+    """Check and return the target that the user names. Raises FigureError where it cannot be written."""
     kind, text, dpi = arguments.command, arguments.output, arguments.dpi
     if kind == ALL or text is None:
         folder = None if text is None else output.named_folder(text)
@@ -192,7 +192,7 @@ def _all(arguments: Namespace, trained: Trained, subject: Subject, target: Targe
 
 
 def _count(arguments: Namespace) -> int:
-    """How many test images, as the user says or as is usual; 0 of a kind that shows one."""
+    """Return the number of test images, given by the user or by default; 0 of a kind that shows one."""
     return getattr(arguments, "images", None) or IMAGES.get(arguments.command, 0)
 
 

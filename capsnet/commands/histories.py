@@ -15,7 +15,7 @@ from capsnet.files import CHECKPOINT
 from capsnet.history import Row, read_history
 from capsnet.state import State, config_of
 
-MOST_EPOCHS = 10**9  # of a table that is believed
+MOST_EPOCHS = 10**9  # in a table; more is taken for an error
 
 
 class Source(NamedTuple):
@@ -26,9 +26,9 @@ class Source(NamedTuple):
 
 
 def load(path: Path, label: str | None = None) -> Source:
-    """The metrics of a checkpoint, or of the table beside it where that is named or alone is left.
+    """Load the metrics of a checkpoint, or of the table beside it where the table is named or only it exists.
 
-    `label`: what the run is called, if not by its name.
+    `label`: the run's label, if not its name.
     """
     where = checkpoint.locate(path)
     table = path if path.suffix == ".csv" else checkpoint.history_path(where)
@@ -40,7 +40,7 @@ def load(path: Path, label: str | None = None) -> Source:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the metrics of a path come from a table, which is named or alone is left."""
+    """Return whether the metrics of a path come from a table: it is named, or there is no checkpoint."""
     where = checkpoint.locate(path)
     return path.suffix == ".csv" or (checkpoint.history_path(where).exists() and not where.exists())
 
@@ -58,7 +58,7 @@ def _read(table: Path) -> list[Row]:
         history = read_history(table)
     except OSError as error:
         raise FigureError(f"{table}: {error.strerror}") from error
-    except TypeError as error:  # what csv makes of fields that no column is named for
+    except TypeError as error:  # csv puts fields beyond the named columns into a list
         raise FigureError(f"{table} holds no metrics by epoch: a line has more fields than names") from error
     except (ValueError, csv.Error) as error:
         raise FigureError(f"{table} holds no metrics by epoch: {error}") from error
@@ -68,7 +68,7 @@ def _read(table: Path) -> list[Row]:
 
 
 def told_apart(sources: list[Source]) -> list[History]:
-    """The histories; of those that are called alike each is also called by its folder or file."""
+    """Return the histories; labels that several share get their folder or file added."""
     labels = [source.history.label for source in sources]
     return [
         history if labels.count(history.label) == 1 else replace(history, label=_also_called(history, where))

@@ -1,4 +1,4 @@
-"""Where a run of the command line keeps its files."""
+"""Paths of the files of a run that is started from the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Places:
 
 
 def places(config: Config) -> Places:
-    """As the YAML says, otherwise out/<name>/checkpoint.pt and out/<name>/tensorboard.
+    """Return the paths that the YAML names, otherwise out/<name>/checkpoint.pt and out/<name>/tensorboard.
 
     Raises CheckpointError where something else lies in the place of the checkpoint.
     """
@@ -45,15 +45,18 @@ def require_own(path: Path) -> None:
 
 
 def save(state: State, path: Path) -> None:
-    """Save a state where the user has named the place."""
+    """Save a state at the path that the user has named."""
     require_own(path)
     checkpoint.save(state, path)
 
 
 def move_aside(places: Places) -> Path | None:
-    """Put what an earlier run left there into a folder of its own, "earlier-1" and so on; where to."""
+    """Move an earlier run's files into folders beside them, "earlier-1" and so on.
+
+    Returns the folder of the checkpoint's files; None where there was nothing to move.
+    """
     files, pictures = checkpoint.files_of(places.checkpoint), output.folder_of(places.checkpoint)
-    if files and pictures.exists():  # without a checkpoint they are somebody else's
+    if files and pictures.exists():  # without a checkpoint they are not a run's
         files.append(pictures)
     target = _move(files, places.checkpoint.parent)
     if target is not None:

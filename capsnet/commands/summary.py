@@ -1,4 +1,4 @@
-"""`summary`: the layers of a network, the shapes of what they give, their parameters."""
+"""`summary`: the layers of a network, the shapes of their outputs, their parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GIVES_WAY = (LeaveOut("kind"), LeaveOut("output"))  # in this order, on a termin
 
 
 def run(arguments: Namespace) -> int:
-    """Print the network that a file describes; the exit code."""
+    """Print the network that a file describes; return the exit code."""
     config = load(arguments.file, arguments.set)
     shape = datasets.shape(config.dataset)
     say(f"{config.name}: images {shape.channels}×{shape.height}×{shape.width}, {shape.classes} classes")
@@ -25,7 +25,7 @@ def run(arguments: Namespace) -> int:
 
 
 def table(rows: list[Layer], width: int | None = None) -> str:
-    """One line a layer, then the sum of the parameters; `width`: of the terminal, in cells."""
+    """Return one line a layer, then the sum of the parameters; `width`: of the terminal, in cells."""
     cells = [[row.name, row.kind, "×".join(map(str, row.output)), f"{row.parameters:,}"] for row in rows]
     cells.append(["total", "", "", f"{sum(row.parameters for row in rows):,}"])
     fitted = fit(COLUMNS, cells, width, GIVES_WAY)

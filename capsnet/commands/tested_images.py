@@ -1,4 +1,4 @@
-"""Which images networks are tested on: those of their own data set, or of another of the same size."""
+"""Images that networks are tested on: those of their own data set, or of another of the same size."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from capsnet.schema import sections, tags
 from capsnet.wording import choose, wrong_value
 
 KINDS = {tags(kind)["name"]: kind for kind in sections(Config.model_fields["dataset"].annotation)}
-# What does not decide which images a test has: their folder, what concerns training, and how a network has
-# them prepared.
+# Keys that do not decide which images a test has: their folder, what concerns training, and how images are
+# prepared for a network.
 OF_NO_MATTER = {"root", "validation", "shift", "flip", "brightness", "contrast", "clip", "standardise"}
 
 
 def tested_on(trained: Trained, name: str | None, root: str | None) -> Dataset:
-    """The data set that a network is tested on: its own where `name` is None, else the one of that name.
+    """Return the data set that a network is tested on: its own where `name` is None, else the one called so.
 
-    That one is as the network's own in all that both have, such as the size of a crop, and lies in `root` or
-    where the own one does. Raises DataError where the images differ in size, or in the number of classes.
+    The latter takes each setting that both have, such as the size of a crop, from the network's own data
+    set, and lies in `root`, or else in that one's folder. Raises DataError where the images differ in size,
+    or in the number of classes.
     """
     own = trained.config.dataset
     if name is None:
@@ -44,7 +45,7 @@ def tested_on(trained: Trained, name: str | None, root: str | None) -> Dataset:
 
 
 def require_same_images(networks: list[Trained], datasets: list[Dataset]) -> None:
-    """Raise DataError unless what each network is tested on are the same images, naming what differs."""
+    """Raise DataError, naming what differs, unless all networks are tested on the same images."""
     first = _deciding(datasets[0])
     for trained, dataset in zip(networks[1:], datasets[1:], strict=True):
         for key, value in _deciding(dataset).items():
@@ -87,7 +88,10 @@ def _of_kind(name: str, own: Dataset, root: str | None) -> Dataset:
 
 
 def _shared(own: Dataset, folder: bool) -> Iterator[tuple[str, Any]]:
-    """What another data set may take over from `own`; the folder not to or from one of your own images."""
+    """Yield the settings that another data set may take over from `own`.
+
+    `root` is among them only where both, or neither, are folders of the user's own images.
+    """
     size = shape(own)
     yield from {"size": whole(own)[0], "channels": size.channels, "classes": size.classes}.items()
     for key, value in own:

@@ -27,15 +27,15 @@ from capsnet.training import train
 
 
 def run(arguments: Namespace) -> int:
-    """Train as the file says, alone or as one of those that `torchrun` has started; the exit code."""
+    """Train as the file says, alone or as one of `torchrun`'s processes; return the exit code."""
     config = load(arguments.file, arguments.set, arguments.resume)
     with from_environment(device_of(config)) as group:
         return _lead(arguments, config, group) if group.leads else _follow(config, group)
 
 
 def _follow(config: Config, group: Group) -> int:
-    """Go along with rank 0, which shows, saves and says how it ended."""
-    with Interrupts(patient=True):  # it is asked to stop as well
+    """Train as a process of another rank than 0; rank 0 shows, saves and prints the result."""
+    with Interrupts(patient=True):  # `torchrun` sends it the signal as well
         try:
             for _ in train(config, group=group):
                 pass
@@ -50,7 +50,7 @@ def _lead(arguments: Namespace, config: Config, group: Group) -> int:
     state = _beginning(config, where, arguments.resume)
     with Interrupts(patient=group.size > 1) as interrupts:
         progresses = train(config, state, group=group)
-        first = next(progresses, None)  # whatever is wrong with data or checkpoint shows here
+        first = next(progresses, None)  # errors of the data or the checkpoint are raised here
         if first is None:
             say(_over_before(config, state))
             return 0
@@ -59,7 +59,7 @@ def _lead(arguments: Namespace, config: Config, group: Group) -> int:
         shown = view(sys.stdout)
         with Keeper(config, where.checkpoint, where.tensorboard, state, shown, save=save) as keeper:
             for progress in chain([first], progresses):
-                last = interrupts.asked  # asked once: the answer may change until the next line
+                last = interrupts.asked  # read once: it may change before the next line
                 keeper.see(progress, last)
                 if keeper.complete:
                     keeper.draw(progress)
@@ -72,7 +72,7 @@ def _lead(arguments: Namespace, config: Config, group: Group) -> int:
 
 
 def _beginning(config: Config, where: Places, resume: bool) -> State | None:
-    """The state to go on from, where the command or the YAML asks for one."""
+    """Return the state to go on from, where the command or the YAML asks to; otherwise None."""
     there = bool(checkpoint.files_of(where.checkpoint))
     if resume and not there:
         raise CheckpointError(f"there is no checkpoint {where.checkpoint} to resume: leave out --resume")
@@ -82,12 +82,12 @@ def _beginning(config: Config, where: Places, resume: bool) -> State | None:
         return None
     state = checkpoint.load(where.checkpoint)
     say(f"going on from {where.checkpoint}: epoch {state['epoch']}, step {state['step']}")
-    # --resume goes on with a run that may have begun so: to do it again would undo what came after.
+    # --resume goes on with a run that may have begun from the best: again, that would undo later training.
     return from_best(state) if config.checkpoint.use_best and not resume else state
 
 
 def _over_before(config: Config, state: State | None) -> str:
-    """Why there was nothing to train, and what to do to go on."""
+    """Return why there was nothing to train, and what to do to go on."""
     allowed = config.stop_after_epochs_without_gain
     early = state and stopped_early(state["history"], config.num_epochs, allowed)
     if early:

@@ -22,9 +22,9 @@ from capsnet.state import CheckpointError, State, config_of, from_best
 class Trained:
     """A network as a run left it, and what it was trained on; the images are read when first asked for."""
 
-    config: Config  # its data set lies where the command says, if it does
+    config: Config  # its data set lies in the folder that the command names, if any
     network: Network  # in test mode, on the device of `execution`
-    execution: Execution  # as fits this machine, whatever the one was that trained; applied already
+    execution: Execution  # for this machine, not the one that trained; applied already
     epoch: int  # finished epochs
     path: Path  # the checkpoint's file
     step: int  # finished training steps of the epoch after them
@@ -70,7 +70,7 @@ def load_trained(path: str, *, best: bool = False, data: str | None = None) -> T
 
 
 def placed(dataset: Dataset, root: str | None) -> Dataset:
-    """The data set in another folder than the run had it in; as it is where `root` is None."""
+    """Return the data set with its folder replaced by `root`; unchanged where `root` is None."""
     if root is None:
         return dataset
     if not isinstance(dataset, StoredDataset):
@@ -79,7 +79,7 @@ def placed(dataset: Dataset, root: str | None) -> Dataset:
 
 
 def _read(file: Path, best: bool) -> tuple[Config, State]:
-    """What is in a file, with the best weights for weights where they are asked for."""
+    """Return the configuration and state in a file; `best`: the best weights are the state's weights."""
     state = checkpoint.load(file)
     try:
         if best:
@@ -90,7 +90,7 @@ def _read(file: Path, best: bool) -> tuple[Config, State]:
 
 
 def _difference(expected: dict[str, torch.Tensor], weights: Any) -> str | None:
-    """The first thing in which the weights in a checkpoint are not a network's."""
+    """Return the first difference of a checkpoint's weights from a network's, or None."""
     if not isinstance(weights, dict):
         return "no dictionary"
     for name, tensor in expected.items():

@@ -1,4 +1,4 @@
-"""Classes that are taken for other ones: the errors in colour, the right answers in grey.
+"""Picture of the confusion of classes: the errors in colour, the right answers in grey.
 
 Letters of shapes: J classes.
 """
@@ -29,7 +29,7 @@ SHARE_OF_NONE = 1.0  # percent: where the scale ends if there are no errors
 
 
 def picture(subject: Subject, test: Images, answers: torch.Tensor) -> Figure:
-    """Of the test images and what they are taken for."""
+    """Draw the confusion of test images, by their labels and predicted classes."""
     counts = evaluation.confusion(test.labels.cpu(), answers, shape(subject.config.dataset).classes)
     return draw(counts, accuracy(test.labels, answers), subject.origin)
 
@@ -41,7 +41,7 @@ def errors(counts: torch.Tensor) -> torch.Tensor:
 
 
 def draw(counts: torch.Tensor, title: str, origin: str) -> Figure:
-    """Counts int64 [J, J], rows the labels, columns the answers."""
+    """Draw counts int64 [J, J], rows the labels, columns the answers."""
     from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
@@ -85,7 +85,7 @@ def _number(axes: Axes, counts: torch.Tensor, heights: np.ndarray) -> None:
 
 
 def _round_ones(classes: int) -> list[int]:
-    """Some of the numbers of so many classes."""
+    """Return round ones among the numbers of so many classes."""
     from matplotlib.ticker import MaxNLocator
 
     found = MaxNLocator(8, integer=True).tick_values(0, classes - 1)

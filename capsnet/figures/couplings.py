@@ -1,6 +1,6 @@
-"""How routing sharpens: the couplings of each iteration (Sabour et al. 2017, Appendix A).
+"""Picture of how routing sharpens: the couplings of each iteration (Sabour et al. 2017, Appendix A).
 
-Self-routing has no iterations but learns where to: its couplings before training, which are even, and after.
+Self-routing has no iterations: its couplings are shown before training, when they are even, and after it.
 
 Letters of shapes: B batch, I primary capsules, J classes, R routing iterations, or before and after
 training, T types of primary capsules, P positions of each.
@@ -62,7 +62,7 @@ def last(subject: Subject, capsules: torch.Tensor) -> torch.Tensor:
 
 
 def stages(config: Config) -> list[str]:
-    """What each of the R is called."""
+    """Return the names of the R iterations, or of before and after training."""
     model = config.model
     if isinstance(model, CapsNetModel) and isinstance(model.routing, SelfRouting):
         return ["before training", "after training"]
@@ -86,7 +86,7 @@ def of_iteration(subject: Subject, capsules: torch.Tensor, number: int) -> torch
 def entropies(coupling: torch.Tensor) -> torch.Tensor:
     """Couplings [..., J, B, I] -> the entropy in bits [..., B, I] of where each primary capsule goes.
 
-    What it keeps to itself (`model.none_of_the_above`) counts as one more place.
+    A share that goes to no class (`model.none_of_the_above`) counts as one more place.
     """
     kept = (1 - coupling.sum(-3, keepdim=True)).clamp(min=0)
     shares = torch.cat([coupling, kept], dim=-3)
@@ -109,7 +109,7 @@ class Example:
 
 
 def example(subject: Subject, image: Images, sample: int) -> Example:
-    """A batch of one image. Each capsule counts by its length: one of no length says nothing."""
+    """Compute the example of a batch of one image. Each capsule is weighted by its length: 0 means absent."""
     capsules = primary(subject, image)
     weights = norm(capsules)[..., 0]  # [1, I]
     coupling = by_iteration(subject, capsules)
@@ -120,7 +120,7 @@ def example(subject: Subject, image: Images, sample: int) -> Example:
 def picture(
     subject: Subject, test: Images, seed: int, sample: int, count: int = IMAGES["couplings"]
 ) -> Figure:
-    """Of at most `count` test images chosen by `seed`, and of the one of the number `sample`."""
+    """Draw the couplings of at most `count` test images, chosen by `seed`, and of test image `sample`."""
     indices = spread_out(torch.arange(len(test)), count, seed, "couplings").to(test.labels.device)
     shown = example(subject, test[sample : sample + 1], sample)
     model = subject.config.model
@@ -130,7 +130,7 @@ def picture(
 
 
 def draw(found: torch.Tensor, shown: Example, places: int, names: list[str], origin: str) -> Figure:
-    """Entropies [R, N, I] of couplings to so many `places`, and the example; R names."""
+    """Draw entropies [R, N, I] of couplings to so many `places`, and the example; R names."""
     title = f"Routing couplings: {found.shape[1]} test images of {found.shape[2]:,} primary capsules"
     figure = style.chart(style.PAGE, HEIGHT, title, origin)
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.3))

@@ -1,4 +1,4 @@
-"""What each kind of picture needs of a network and its data set. Imports no PyTorch."""
+"""Requirements of each kind of picture on a network and its data set. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from capsnet.images import shape
 
 
 def obstacle(kind: str, config: Config) -> str | None:
-    """Why the network of `config` gives no picture of this kind; None where it does."""
+    """Return why the network of `config` gives no picture of this kind; None where it gives one."""
     if kind in ("perturb", "primary", "couplings") and isinstance(config.model, CNNModel):
         return "model.name: cnn has no capsules"
     if kind in ("primary", "couplings"):

@@ -1,4 +1,4 @@
-"""Where pictures are written, and that it can be done. Imports neither PyTorch nor matplotlib."""
+"""Paths of pictures, and checks that they can be written. Imports neither PyTorch nor matplotlib."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _named(text: str) -> Path:
 
 
 def _require_folder(path: Path) -> None:
-    """A misspelt folder is not made: it would be looked for elsewhere."""
+    """Raise FigureError unless there is such a folder: making a misspelt one would hide the pictures."""
     if path.parent.is_dir():
         return
     if path.parent.exists():
@@ -100,7 +100,7 @@ def can_hold(path: Path) -> Path:
 
 
 def _try(path: Path) -> None:
-    """Make a file and take it away: not every folder takes one, as /proc, nor every name."""
+    """Make a file and delete it again: some folders, as /proc, refuse files, and some names are invalid."""
     temporary = temporary_path(path, shared=True)
     try:
         temporary.touch()
@@ -110,9 +110,9 @@ def _try(path: Path) -> None:
 
 @contextmanager
 def mistakes(path: Path) -> Iterator[None]:
-    """Within it an error of the place that the user has named is a FigureError, with that name.
+    """Turn errors of the place that the user has named into FigureError, with that name.
 
-    A full or broken disk is none: that place would do.
+    Errors of a full or broken disk stay OSErrors: that place is valid.
     """
     try:
         yield

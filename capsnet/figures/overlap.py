@@ -1,4 +1,4 @@
-"""Overlaid digits told apart: both reconstructions in two colours (Sabour et al. 2017, Figure 5).
+"""Picture of overlaid digits, separated: both reconstructions in two colours (Sabour et al. 2017, Figure 5).
 
 Letters of shapes: N images, L = 2 labels of each, C channels, H height, W width.
 """
@@ -27,7 +27,7 @@ COLOURS = (style.BLUE, style.ORANGE)  # of the labels, on white
 
 @dataclass(frozen=True)
 class Pairs:
-    """Some test images of two digits; parts and reconstructions float [N, 2, C, H, W]."""
+    """Test images of two digits; parts and reconstructions float [N, 2, C, H, W]."""
 
     images: Images
     answers: torch.Tensor  # int64 [N, 2], each right one where its label stands
@@ -38,7 +38,7 @@ class Pairs:
 
 
 def pairs(subject: Subject, test: Images, answers: torch.Tensor, chosen: torch.Tensor) -> Pairs | None:
-    """The test images of the numbers `chosen`; None where there are none."""
+    """Return the test images of the numbers `chosen`; None where there are none."""
     if not len(chosen):
         return None
     images, answered = test[chosen.to(test.labels.device)], answers[chosen]
@@ -56,13 +56,13 @@ def coloured(parts: torch.Tensor) -> torch.Tensor:
 def picture(
     subject: Subject, test: Images, answers: torch.Tensor, seed: int, count: int = IMAGES["overlap"]
 ) -> Figure:
-    """At most `count` right ones and as many wrong ones of the test images, chosen by `seed`."""
+    """Draw at most `count` right ones and as many wrong ones of the test images, chosen by `seed`."""
     hits, misses = (pairs(subject, test, answers, chosen) for chosen in split(test, answers, seed, count))
     return draw(hits, misses, accuracy(test.labels, answers), subject.origin)
 
 
 def draw(hits: Pairs | None, misses: Pairs | None, title: str, origin: str) -> Figure:
-    """The right ones above the wrong ones, labels and answers in the colours of their digits."""
+    """Draw the right ones above the wrong ones, labels and answers in the colours of their digits."""
     found = (("both right", hits), ("wrong", misses))
     blocks = [_block(name, some) for name, some in found if some is not None]
     return sheet.draw(blocks, title, origin)

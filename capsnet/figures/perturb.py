@@ -1,4 +1,4 @@
-"""What each dimension of a class capsule stands for (Sabour et al. 2017, Figure 4).
+"""Picture of the meaning of each dimension of a class capsule (Sabour et al. 2017, Figure 4).
 
 Letters of shapes: J classes, D dimension of a class capsule, S steps, C channels, H height, W width.
 """
@@ -38,9 +38,9 @@ def effects(images: torch.Tensor) -> torch.Tensor:
 
 
 def picture(subject: Subject, test: Images, sample: int, label: int, order: str = "index") -> Figure:
-    """Of the test image of this number, and of the class `label` that it shows.
+    """Draw the picture of test image `sample` and of the class `label` that the image shows.
 
-    `order`: the dimensions by their number, "index", or by what they change, "effect", the most first.
+    `order`: of the dimensions, by number, "index", or by how much they change, "effect", most first.
     """
     image = test[sample : sample + 1]
     images = grid(subject, subject.output(image).capsules, label)
@@ -48,7 +48,7 @@ def picture(subject: Subject, test: Images, sample: int, label: int, order: str 
 
 
 def draw(image: Images, label: int, images: torch.Tensor, sample: int, origin: str, order: str) -> Figure:
-    """A batch of one image, and the grid of its class: a row for each dimension."""
+    """Draw a batch of one image, and the grid of its class: a row for each dimension."""
     changes = effects(images)
     by_effect = changes.argsort(descending=True, stable=True).tolist()
     numbers = by_effect if order == "effect" else range(len(images))

@@ -1,16 +1,17 @@
-"""What single primary capsules stand for.
+"""Picture of the meaning of single primary capsules.
 
-The class decoder knows nothing of primary capsules, so another one is trained for them while the network
-stays as it is. It is told what routing passes on to the class that the network answers: each primary
-capsule times its coupling to that class (times the number of classes, so that 1 is an even share). In
-training it is told of some capsules only, of each image others and other many, from a single one to all,
-the rest being zero, and is to give the image: so it learns what an image is like as far as a few capsules
-tell.
+The class decoder does not take primary capsules, so another decoder is trained for them while the network
+stays as it is. Its input is what routing passes on to the predicted class: each primary capsule times its
+coupling to that class (times the number of classes, so that 1 is an even share). In training it gets only
+some capsules of an image, which and how many being drawn for each image, from a single one to all. The rest
+are zero, and the decoder is to reconstruct the image: so it learns how an image looks as far as a few
+capsules determine it.
 
 The picture has a row for each of some capsules, the one of its type that passes on the most. The square is
-the part of the image that it sees. Told of that capsule alone, the decoder shows what it stands for, sharp
-where it knows and blurred where it does not. The capsule is scaled from 0 (told nothing, the decoder shows
-the mean of all images) to its whole coupling. In the first row it is told of all of them.
+the part of the image that the capsule sees. With that capsule alone as its input, the decoder shows what the
+capsule means, sharp where the capsule determines the image and blurred where it does not. The capsule is
+scaled from 0 (without input, the decoder shows the mean of all images) to its whole coupling. In the first
+row the input is all capsules.
 
 Letters of shapes: B batch, I primary capsules, K their dimension, T their types, J classes, S scales,
 C channels, H height, W width.
@@ -53,7 +54,7 @@ TOLD = 50  # steps from one line of progress to the next
 
 @torch.no_grad()
 def passed_on(subject: Subject, images: Images) -> torch.Tensor:
-    """What routing passes on to the class that each image is taken for: [B, I, K]."""
+    """Return the capsules times their couplings to the predicted class, 1 an even share: [B, I, K]."""
     assert isinstance(subject.network, CapsNet)
     capsules = couplings.primary(subject, images)
     coupling = couplings.last(subject, capsules)  # [J, B, I]
@@ -65,9 +66,9 @@ def passed_on(subject: Subject, images: Images) -> torch.Tensor:
 def train(
     subject: Subject, images: Images, seed: int, steps: int = STEPS, say: Callable[[str], None] = print
 ) -> nn.Module:
-    """A decoder [B, I, K] -> [B, C, H, W] for primary capsules, trained on training images.
+    """Train a decoder [B, I, K] -> [B, C, H, W] for primary capsules on training images, and return it.
 
-    A function of its arguments; the network is not changed. `say` hears now and then how far it is.
+    The result depends on the arguments alone; the network is not changed. `say` gets lines of progress.
     """
     images = _some(subject, images, seed, steps)
     decoder = _decoder(subject, images, seed)
@@ -88,7 +89,7 @@ def train(
 
 
 def _some(subject: Subject, images: Images, seed: int, steps: int) -> Images:
-    """As many of the training images as the steps take, as a network takes them in a test."""
+    """Return as many of the training images as the steps take, cropped as in a test."""
     order = randomness.permutation(seed, len(images), "figures", "primary images")[: steps * BATCH]
     return cropped(images[order], subject.config.dataset)
 
@@ -111,7 +112,7 @@ def _decoder(subject: Subject, images: Images, seed: int) -> nn.Module:
 
 
 def _mask(told: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """Which capsules [B, I, 1] the decoder is told of: about as often few as many, and one at least."""
+    """Draw which capsules the decoder gets, [B, I, 1]: at least one, and few about as often as many."""
     batch, inputs = told.shape[:2]
     random = randomness.generator(seed, "figures", "primary masks", step)
     counts = np.floor(np.exp(random.uniform(0, math.log(inputs + 1), (batch, 1))))
@@ -121,7 +122,7 @@ def _mask(told: torch.Tensor, seed: int, step: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Capsule:
-    """A primary capsule by its number, with the share that it has in what the class gets."""
+    """A primary capsule by its number, with its share of all that is passed on to the class."""
 
     number: int
     type: int
@@ -131,7 +132,7 @@ class Capsule:
 
 
 def strongest(subject: Subject, told: torch.Tensor, count: int = ROWS) -> list[Capsule]:
-    """Of told [1, I, K], of each type the capsule that passes on the most; of these the foremost `count`."""
+    """Return the capsule of each type that passes on the most, of `told` [1, I, K]: the largest `count`."""
     model = subject.config.model
     assert isinstance(model, CapsNetModel)
     size = datasets.shape(subject.config.dataset)
@@ -160,7 +161,7 @@ def seen_by(subject: Subject, capsule: Capsule) -> tuple[slice, slice]:
 
 @torch.no_grad()
 def scaled(decoder: nn.Module, told: torch.Tensor, chosen: list[Capsule]) -> torch.Tensor:
-    """One image's [1, I, K] -> images [1 + chosen, S, C, H, W]: told of all, then of one of the chosen."""
+    """Decode one image's [1, I, K], all capsules and then each chosen one: [1 + chosen, S, C, H, W]."""
     masks = torch.zeros(1 + len(chosen), told.shape[1], device=told.device)
     masks[0] = 1
     masks[range(1, len(masks)), [one.number for one in chosen]] = 1
@@ -171,7 +172,7 @@ def scaled(decoder: nn.Module, told: torch.Tensor, chosen: list[Capsule]) -> tor
 
 
 def picture(subject: Subject, decoder: nn.Module, test: Images, sample: int) -> Figure:
-    """Of the test image of this number."""
+    """Draw the picture of test image `sample`."""
     image = test[sample : sample + 1]
     told = passed_on(subject, image)
     chosen = strongest(subject, told)
@@ -196,7 +197,7 @@ def _framed(image: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
 def draw(
     first: list[torch.Tensor], images: torch.Tensor, chosen: list[Capsule], title: str, origin: str
 ) -> Figure:
-    """The image with what a capsule sees, and its row of images [S, C, H, W], for all and for each chosen."""
+    """Draw a row for all capsules and for each chosen one: what it sees of the image, images [S, C, H, W]."""
     names = ["all capsules"]
     names += [f"type {one.type} at {one.row},{one.column} ({one.share:.1%})" for one in chosen]
     rows = [

@@ -1,4 +1,4 @@
-"""Test images above what the decoder makes of them.
+"""Picture of test images above their reconstructions by the decoder.
 
 Letters of shapes: N images, C channels, H height, W width, L labels of an image.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cases:
-    """Some test images, what they are taken for, and their reconstructions float [N, C, H, W]."""
+    """Test images, their predicted classes, and their reconstructions float [N, C, H, W]."""
 
     images: Images
     answers: torch.Tensor  # int64 [N] or [N, L]
@@ -36,7 +36,7 @@ class Cases:
 def split(
     test: Images, answers: torch.Tensor, seed: int, count: int = IMAGES["reconstruct"]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The numbers of at most `count` test images with right answers, and of as many with wrong ones."""
+    """Return the numbers of at most `count` test images with right answers, and as many with wrong ones."""
     hits = right(test.labels.cpu(), answers)
     found = [(hits == wanted).nonzero()[:, 0] for wanted in (True, False)]
     chosen = [spread_out(indices, count, seed, "cases") for indices in found]
@@ -44,7 +44,7 @@ def split(
 
 
 def cases(subject: Subject, test: Images, answers: torch.Tensor, chosen: torch.Tensor) -> Cases | None:
-    """The test images of the numbers `chosen`; None where there are none."""
+    """Return the test images of the numbers `chosen`; None where there are none."""
     if not len(chosen):
         return None
     images, answered = test[chosen.to(test.labels.device)], answers[chosen]
@@ -56,13 +56,13 @@ def cases(subject: Subject, test: Images, answers: torch.Tensor, chosen: torch.T
 def picture(
     subject: Subject, test: Images, answers: torch.Tensor, seed: int, count: int = IMAGES["reconstruct"]
 ) -> Figure:
-    """At most `count` right ones and as many wrong ones of the test images, chosen by `seed`."""
+    """Draw at most `count` right ones and as many wrong ones of the test images, chosen by `seed`."""
     hits, misses = (cases(subject, test, answers, chosen) for chosen in split(test, answers, seed, count))
     return draw(hits, misses, accuracy(test.labels, answers), subject.origin)
 
 
 def draw(hits: Cases | None, misses: Cases | None, title: str, origin: str) -> Figure:
-    """The right ones above the wrong ones; those also as they look by the capsule of the label."""
+    """Draw the right ones above the wrong ones; those also as reconstructed from the label's capsule."""
     blocks = []
     if hits is not None:
         blocks.append(sheet.Block(_rows(hits), [("label → answer", _labels(hits))], "right"))

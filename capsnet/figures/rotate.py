@@ -1,6 +1,6 @@
-"""What a network sees in an image that is turned, shifted, scaled or sheared.
+"""Charts of a network's answers for an image that is turned, shifted, scaled or sheared.
 
-Letters of shapes: A amounts of it, N images, J classes, C channels, H height, W width.
+Letters of shapes: A amounts of a motion, N images, J classes, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MEASURED = 24  # amounts, about, at which it is
+MEASURED = 24  # amounts, about, at which accuracy is measured
 THUMBNAILS = 13  # at most
 THUMBNAIL = 72  # dots: the most that one has a side
 HEIGHT = 4.0  # inches of the charts
@@ -30,7 +30,7 @@ LEGEND = 17  # points between the axes and the thumbnails
 
 @dataclass(frozen=True)
 class Motion:
-    """One way to move an image: by which amounts, and how they are called."""
+    """One way to move an image: its amounts and their names."""
 
     amounts: tuple[float, ...]
     maps: Callable[[torch.Tensor], torch.Tensor]  # amounts float64 [A] -> [A, 2, 3] (capsnet.affine)
@@ -40,7 +40,7 @@ class Motion:
     round_trip: bool = False  # the last amount is the first one again
 
     def measured(self) -> list[int]:
-        """The places of the amounts at which accuracy is measured, the first and the last among them."""
+        """Return the indices of the amounts at which accuracy is measured, the first and last included."""
         step = max(1, (len(self.amounts) - 1) // MEASURED)
         return list(range(0, len(self.amounts), step))
 
@@ -80,12 +80,12 @@ class Moved:
     images: torch.Tensor  # uint8 [A, C, H, W]
     lengths: torch.Tensor  # float [A, J]
     reconstructions: torch.Tensor | None  # float [A, C, H, W]; None without a decoder
-    scores: str  # what the lengths are
+    scores: str  # the name of the lengths
     origin: str  # the run, the model, the data set
 
 
 def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved:
-    """A batch of one image, moved by each amount, seen by the network and reconstructed as at test."""
+    """Move a batch of one image by each amount; run the network on it and reconstruct it as at test."""
     count = len(motion.amounts)
     maps = motion.maps(torch.tensor(motion.amounts, dtype=torch.float64))
     many = image[torch.zeros(count, dtype=torch.int64)]
@@ -107,7 +107,7 @@ def moved(subject: Subject, image: Images, sample: int, motion: Motion) -> Moved
 
 
 def _scores(config: Config) -> str:
-    """What stands for the lengths of class capsules, where capsules have none or those do not count."""
+    """Return the name of the scores: "length", or another one where lengths are missing or do not count."""
     match config.model:
         case CNNModel():
             return "probability"
@@ -126,7 +126,7 @@ def _seen(subject: Subject, batch: Images) -> tuple[torch.Tensor, torch.Tensor |
 
 
 def accuracies(subject: Subject, images: Images, motion: Motion) -> list[tuple[float, float]]:
-    """Amounts, and the share of `images` that is still recognised when moved by so much."""
+    """Return pairs of an amount and the share of `images` that is recognised when moved by it."""
     found = []
     for place in motion.measured():
         amount = motion.amounts[place]
@@ -137,7 +137,7 @@ def accuracies(subject: Subject, images: Images, motion: Motion) -> list[tuple[f
 
 
 def draw(seen: Moved, measured: list[tuple[float, float]], count: int) -> Figure:
-    """The length of each class over the amount, and the accuracy on `count` test images."""
+    """Draw the length of each class over the amount, and the accuracy on `count` test images."""
     figure = style.chart(style.PAGE, HEIGHT, title(seen), seen.origin)
     lengths, shares = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
     _draw_lengths(lengths, seen)
@@ -157,21 +157,21 @@ def draw(seen: Moved, measured: list[tuple[float, float]], count: int) -> Figure
 
 
 def title(seen: Moved) -> str:
-    """Say in words which image is seen, and how it is moved."""
+    """Return a title that names the image and how it is moved."""
     shows = " and ".join(map(str, seen.labels))
     amounts = seen.motion.text(seen.motion.amounts[0], seen.motion.amounts[-1])
     return f"Test image {seen.sample}, which shows {shows}, {amounts}"
 
 
 def _marked(motion: Motion) -> list[int]:
-    """The places of the amounts that are marked, all as far apart."""
+    """Return the indices of the marked amounts, evenly spaced."""
     last = len(motion.amounts) - 1
     parts = max(number for number in range(1, THUMBNAILS) if last % number == 0)
     return list(range(0, last + 1, last // parts))
 
 
 def _draw_lengths(axes: Axes, seen: Moved) -> None:
-    """The label's class bold, those that are longest somewhere in colours, the others pale."""
+    """Draw the label's class bold, classes that are longest at some amount coloured, the others pale."""
     labels = seen.labels
     winners = [c for c in seen.lengths.argmax(1).unique().tolist() if c not in labels]
     often = sorted(winners, key=lambda c: -int((seen.lengths.argmax(1) == c).sum()))
@@ -203,7 +203,7 @@ def _draw_lengths(axes: Axes, seen: Moved) -> None:
 
 
 def _draw_thumbnails(axes: Axes, seen: Moved) -> None:
-    """The image at the marked amounts, each above its place on the axis."""
+    """Draw the image at the marked amounts, each above its place on the axis."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     places = _marked(seen.motion)

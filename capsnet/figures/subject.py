@@ -1,4 +1,4 @@
-"""What pictures ask of a trained network.
+"""Answers, outputs and reconstructions of a trained network, for pictures.
 
 Letters of shapes: N images, C channels, H height, W width, J classes, D dimension of their capsules,
 L labels of an image.
@@ -22,12 +22,12 @@ from capsnet.network import Network, Output
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, how it was configured, how it is computed, and what headings call it."""
+    """A trained network with its configuration, its execution and its name in headings."""
 
     config: Config
     network: Network
     execution: Execution
-    label: str | None = None  # the run's, where that is not its name
+    label: str | None = None  # the run's label, where that is not its name
     epoch: int | None = None  # of the weights
     best: bool = False  # validation chose that epoch
 
@@ -38,13 +38,13 @@ class Subject:
 
     @torch.no_grad()
     def output(self, images: Images) -> Output:
-        """What the network says of a batch of test images, on its device."""
+        """Return the network's output for a batch of test images, on its device."""
         self.network.eval()
         with self.execution.autocast():
             return self.network(for_test(images.to(self.execution.device), self.config.dataset).inputs)
 
     def answers(self, images: Images) -> torch.Tensor:
-        """The classes that test images are taken for, int64 as their labels [N] or [N, L], on the CPU."""
+        """Return the predicted classes of test images, int64 like their labels [N] or [N, L], on the CPU."""
         found = []
         for start in range(0, len(images), self.config.batch_size):
             batch = images[start : start + self.config.batch_size]
@@ -52,14 +52,14 @@ class Subject:
         return torch.cat(found)
 
     def answer(self, output: Output, batch: Images) -> torch.Tensor:
-        """The classes that the images of a batch are taken for, likewise."""
+        """Return the predicted classes of the images of one batch, as `answers` does."""
         return objective.predicted(output.lengths.cpu(), batch.labels.cpu())
 
     @torch.no_grad()
     def reconstruct(self, capsules: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """Class capsules [N, J, D] -> images float [N, C, H, W] on the CPU of the classes [N] or [N, L].
 
-        Several of one image are added, as overlaid digits are.
+        The reconstructions of an image's several classes are added, as overlaid digits are.
         """
         self.network.eval()
         columns = classes.to(capsules.device).view(len(classes), -1).unbind(1)
@@ -69,12 +69,12 @@ class Subject:
 
 
 def right(labels: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-    """Which answers [N] or [N, L] are right, bool [N]; of several classes all must be."""
+    """Return which answers [N] or [N, L] are right, bool [N]; of several classes all must be."""
     return (labels == answers).view(len(labels), -1).all(1)
 
 
 def accuracy(labels: torch.Tensor, answers: torch.Tensor) -> str:
-    """A title: how many of the test images were answered rightly."""
+    """Return a title that says how many of the test images were answered rightly."""
     wrong = int((~right(labels.cpu(), answers)).sum())
     errors = f"{wrong:,} error{'' if wrong == 1 else 's'}"
     return f"{1 - wrong / len(labels):.2%} right: {errors} in {len(labels):,} test images"
@@ -87,14 +87,14 @@ def spread_out(indices: torch.Tensor, count: int, seed: int, purpose: str) -> to
 
 
 def classes(image: Images) -> str:
-    """What a batch of one image shows, in words: "4", "4 and 9"."""
+    """Return the classes that a batch of one image shows, in words: "4", "4 and 9"."""
     return " and ".join(map(str, image.labels.flatten().tolist()))
 
 
 def choose(
     images: Images, seed: int, *, sample: int | None = None, digit: int | None = None
 ) -> tuple[int, int]:
-    """The number of one image and a class that it shows: as asked for, otherwise by `seed`.
+    """Return the number of one image and a class that it shows: as asked for, otherwise by `seed`.
 
     Raises FigureError where there is no such image.
     """
