@@ -41,7 +41,7 @@ LINGER_SECONDS = 10.0  # before rank 0 follows another worker that has gone
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the scheduler hands to a worker: all that it will ever know of the queue."""
+    """Everything that the scheduler hands to a worker, which learns nothing else about the queue."""
 
     home: str
     run: int
@@ -64,7 +64,7 @@ class Assignment:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """What `plain` has made, perhaps in another version."""
+        """Build an assignment from the values of `plain`, perhaps of another version."""
         return cls(**protocol.known(cls, values))
 
     def plain(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Status:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """What `plain` has made, perhaps in another version."""
+        """Build a status from the values of `plain`, perhaps of another version."""
         said, ending = values["fields"], values["ending"]
         fields = {name: said[name] for name in ProgressFields.__annotations__ if name in said}
         fields["devices"] = tuple(fields.get("devices", ()))
@@ -241,7 +241,10 @@ def _leave_with_the_others(error: BaseException, standing: Standing) -> None:
 
 
 def hindrance() -> tuple[EndingKind, str] | None:
-    """What keeps any run from training here: this machine lacks something, or the code runs on none."""
+    """Return why no run can train here, None where runs can.
+
+    The kind is "unable" where this machine lacks something, "failed" where the code runs on no machine.
+    """
     try:
         from capsnet import training
         from runner import keeper
@@ -287,7 +290,7 @@ def explained(error: BaseException, assignment: Assignment) -> str:
 
 
 def _ways_to_data(assignment: Assignment) -> str:
-    """What the user can do where there are no data on this host."""
+    """Return what the user can do where this host lacks the data."""
     resume = f"resume this run with {OTHER_DATA}"
     config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
     if getattr(config.dataset, "root", None) is not None:
@@ -460,7 +463,7 @@ def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
 
 
 def _report(progress: Progress) -> ProgressFields:
-    """What the row shows of a moment of training."""
+    """Return the fields of the run's row for the present progress of training."""
     fields = ProgressFields(
         epoch=progress.epoch,
         step=progress.step,

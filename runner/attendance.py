@@ -1,6 +1,7 @@
-"""What to do about a running run, given what its worker answered: pure decisions.
+"""Decisions about a running run, given what its worker answered; pure functions.
 
-The scheduler looks (Ray's answers, the ending on disk, the row), this decides, and the scheduler acts.
+The scheduler observes (Ray's answers, the ending on disk, the row), this module decides, and the scheduler
+acts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SILENT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Seen:
-    """What there is to see of a worker at one moment."""
+    """Observation of a worker at one moment."""
 
     status: Status | None = None  # it has answered
     silent_seconds: float = 0.0  # it has not, for so long

@@ -1,4 +1,4 @@
-"""What MLflow runs to load a logged model. It travels inside the model, beside a copy of capsnet.
+"""Loader that MLflow runs for a logged model. It is saved in the model, beside a copy of capsnet.
 
 Letters of shapes: B batch, C channels, H height, W width, J classes.
 """
@@ -45,5 +45,5 @@ class Classifier:
 
 
 def _load_pyfunc(path: str) -> Classifier:
-    """What MLflow calls with the folder of the model's data."""
+    """Load the model; MLflow calls this function with the folder of the model's data."""
     return Classifier(Path(path))

@@ -80,7 +80,7 @@ def shortened(text: str) -> str:
 
 
 def in_few_words(items: Sequence[str]) -> str:
-    """As many whole items as fit, and how many more there are."""
+    """Join as many whole items as fit, at least one, and say how many more there are."""
     for count in range(len(items), 1, -1):
         text = " ".join(items[:count]) + _more(len(items) - count)
         if len(text) <= LONGEST:

@@ -113,7 +113,7 @@ def run() -> int:
 
 
 def usage_error(error: Exception) -> str | None:
-    """What Typer prints of a command line that it cannot read, which it quotes; None: another error."""
+    """Return Typer's message on a command line that it cannot read, which it quotes; None: another error."""
     show = getattr(error, "show", None)  # its class has another module in each version of Typer
     if show is None:
         return None
@@ -123,7 +123,7 @@ def usage_error(error: Exception) -> str | None:
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
-    """What a user can cause; imported only once something has gone wrong."""
+    """Return the errors that a user can cause, imported only once something has gone wrong."""
     from capsnet.yamlfile import ConfigError
     from runner.local_ray import LocalRayError
     from runner.ownership import PlaceTaken

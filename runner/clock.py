@@ -13,7 +13,7 @@ PROMPT_SECONDS = 0.5  # an answer that took longer is asked for once more
 
 
 class ServerClock:
-    """What the server's clock shows, from when it was last asked and the time that has passed here since.
+    """Time of the server's clock: its answer when last asked, plus the time that has passed here since.
 
     This machine's own clock plays no part: it may be an hour off, and may be set.
     """

@@ -42,7 +42,10 @@ class Database(ABC):
         self.writer.dispose()
 
     def look(self) -> schema.Found | None:
-        """What is there of a queue. Raises StoreError where that is none of ours, or of a newer schema."""
+        """Return the queue, None in an empty database.
+
+        Raises StoreError where the database is not one of this program, or its schema is newer.
+        """
         with self.reader.connect() as connection:
             try:
                 return schema.look(connection)
@@ -87,7 +90,7 @@ class Database(ABC):
 
     @abstractmethod
     def explain(self, error: DBAPIError) -> StoreError:
-        """What the driver said, in one line that says what to do."""
+        """Return the driver's error as a StoreError, in one line that says what to do."""
 
     def commit(self, transaction: Transaction) -> None:
         """End a transaction; where the connection breaks meanwhile, nobody knows here how it ended."""

@@ -1,4 +1,4 @@
-"""What a resume may change of a run, and the resolved YAML that comes of it."""
+"""Changes that a resume may make to a run, and the resolved YAML that results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SAME_OPTIMIZER = "a resume goes on with its optimizer; for another one submit an
 
 
 class Edit(NamedTuple):
-    """What the row gets; None: stays as it is."""
+    """Changes to the run's row; a field that is None stays as it is in the row."""
 
     config: str | None = None
     num_epochs: int | None = None
@@ -143,7 +143,10 @@ def _may_go_longer(before: Config, now: Config) -> bool:
 
 
 def _wants(run: Run, spec: Spec, settings: Sequence[str]) -> Wants:
-    """What the run needs now. What its `gpus: auto` came to stays, unless the GPUs themselves are set."""
+    """Return the run's needs after the edit.
+
+    Where `gpus: auto` came to GPUs or to none, that stays, unless the GPUs themselves are set.
+    """
     gpus = spec.gpus
     if gpus == "auto" and run.gpus != "auto" and "runner.gpus" not in map(key_of, settings):
         gpus = spec.processes if run.gpus else run.gpus  # one for each worker, or there were none

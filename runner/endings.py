@@ -35,7 +35,7 @@ class Question:
 
 
 class Endings:
-    """What is known of the ends of attempts; in one thread."""
+    """Known ends of attempts; for use in one thread."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -65,7 +65,10 @@ class Endings:
             self.of(run).over.wait(max(0.0, deadline - time.monotonic()))
 
     def of(self, run: Run) -> Question:
-        """What is known of the end of the run's newest attempt, which was asked for."""
+        """Return the question about the end of the run's newest attempt, with its answer once known.
+
+        `ask` must have been called for the run.
+        """
         return self._questions[run.id, run.attempt]
 
     def kept(self, run: Run) -> Row | None:

@@ -42,9 +42,9 @@ class TimedOut(Exception):  # noqa: N818 - the name says what happened
 
 
 def patiently(ask: Callable[[], Found], deadline: float = math.inf) -> Found:
-    """What `ask` finds out, however long the database is away meanwhile, which is said once.
+    """Return the result of `ask`, retried while the database is away; the first failure is printed.
 
-    Raises TimedOut where it is away at the monotonic time `deadline`.
+    Raises TimedOut where the database is still away at the monotonic time `deadline`.
     """
     from runner.store import Unreachable
 

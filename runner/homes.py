@@ -39,7 +39,7 @@ class KnownHome:
 
     @property
     def name(self) -> str:
-        """What people know it by: its folder, or where its queue is."""
+        """Name of the home for people: the URL of its queue, or its folder where the queue lies in it."""
         return self.database or self.root
 
     @property

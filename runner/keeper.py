@@ -1,4 +1,4 @@
-"""What an attempt keeps of its training, beyond what every training keeps: where the queue can find it."""
+"""Records that an attempt keeps beyond those of every training, where the queue can find them."""
 
 from __future__ import annotations
 

@@ -103,6 +103,6 @@ def _experiment(
 
 
 def _taken(config: Config, document: Document) -> list[Mistake]:
-    """What the run would write over although no run has written it."""
+    """Return a mistake for each path that the run would overwrite although no run has written it."""
     named = with_absolute_paths(config, Path.cwd()).checkpoint
     return [document.mistake(("checkpoint", key), what) for key, what in overwritten(named)]

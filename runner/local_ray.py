@@ -263,7 +263,10 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def _left(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended in time. (psutil's own wait takes one that nobody has reaped for living.)"""
+    """Wait for processes to end, and return those alive after STOP_SECONDS.
+
+    (psutil's own wait counts an ended process that nobody has reaped as alive.)
+    """
     deadline = time.monotonic() + STOP_SECONDS
     while (processes := [each for each in processes if _lives(each)]) and time.monotonic() < deadline:
         time.sleep(0.02)

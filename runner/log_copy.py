@@ -36,7 +36,7 @@ class Copy:
 
 
 class LogCopy:
-    """What a process remembers of the logs that it copies: in one thread; any may ask."""
+    """Copies of the runs' logs, made in one thread; `settled` may be called from any."""
 
     def __init__(self, store: Store, home: Home) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""What each move changes in a run's row: pure decisions, which the store writes down.
+"""Changes of a run's row on each move: pure functions, whose results the store writes.
 
 Every function takes the row as it is and returns the columns that change.
 """

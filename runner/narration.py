@@ -41,7 +41,7 @@ class Moment:
 
 
 def unserved(situation: Situation) -> str:
-    """What there is to say once where runs wait or run and no scheduler does."""
+    """Return the line that is shown once where runs wait or run and no scheduler runs."""
     return f"no scheduler runs, so nothing goes on: {situation.start} starts it"
 
 
@@ -195,7 +195,7 @@ class Best(NamedTuple):
 
 
 def result(run: Run, folder: str, best: Best | None = None) -> list[str]:
-    """What came of an ended run, where it is, and what to do next."""
+    """Return the lines on an ended run: its results, where it is, and what to do next."""
     return [
         *(f"  {LABELS[key]:<18} {metric(key, run.metrics[key])}" for key in LABELS if key in run.metrics),
         *([] if best is None else [f"  {'best on validation':<18} {best.text}"]),

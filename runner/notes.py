@@ -1,4 +1,4 @@
-"""What there is to say about a run in a few words. Pure functions of its row and the situation."""
+"""Notes on a run in a few words: pure functions of its row and the situation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SILENT_SECONDS = 10.0  # a worker is asked about once a second; one that misses 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a run's row does not say about it."""
+    """Facts about a run that its row does not hold."""
 
     now: float  # unix seconds
     served: bool  # a scheduler is alive
@@ -29,7 +29,7 @@ class Situation:
 
 
 def note(run: Run, situation: Situation) -> str:
-    """What there is to say about its state, and why MLflow lacks something of it."""
+    """Return the note on the run's state, and why MLflow lacks something of the run."""
     return "; ".join(filter(None, [state_note(run, situation), unpublished_note(run)]))
 
 
@@ -50,7 +50,7 @@ def state_note(run: Run, situation: Situation) -> str:
 
 
 def gone_soon(run: Run) -> str:
-    """What to say of a run whose files are being deleted, or could not be."""
+    """Return the note on a run whose files are being deleted, or could not be."""
     return f"is being deleted: `{PROGRAM} rm {run.id}` finishes that"
 
 

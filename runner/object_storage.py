@@ -27,7 +27,7 @@ BOARD = "tensorboard"
 
 @dataclass(frozen=True)
 class Log:
-    """What the worker of one rank printed."""
+    """Output that the worker of one rank printed."""
 
     rank: int = 0
 

@@ -64,7 +64,7 @@ class Objects:
                 self._call("put_file", str(content), self._path(key), size=content.stat().st_size)
 
     def get(self, key: str) -> bytes | None:
-        """What an object holds; None where there is none."""
+        """Return the content of an object; None where there is no such object."""
         with self._one_line_errors(), suppress(FileNotFoundError):
             return self._call("cat_file", self._path(key))
         return None

@@ -30,7 +30,7 @@ def open_database(place: str | Path, create: bool, upgrade: bool = True) -> tupl
 
 
 def as_url(text: str) -> str:
-    """What is to be a URL, which a path is not. Raises StoreError, without repeating it, where it is none."""
+    """Return `text` where it is a URL. Raises StoreError, which does not repeat it, where it is a path."""
     if "://" not in text:
         raise StoreError(f"RUNNER_DATABASE_URL is not the URL of a database: {USE}")
     return text

@@ -1,4 +1,4 @@
-"""What the scheduler has told an attempt, for its two threads: one is told, the other obeys."""
+"""Orders of the scheduler to an attempt, for its two threads: one receives them, the other obeys."""
 
 from __future__ import annotations
 

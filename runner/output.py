@@ -1,4 +1,4 @@
-"""What commands print, and where: data on stdout, hints on stderr, colours and bars on a terminal only.
+"""Printing of commands: data on stdout, hints on stderr, colours and bars on a terminal only.
 
 Text that may come from a configuration, a file's name or a library is printed through this module, which
 hides secrets and escapes control characters.
@@ -106,7 +106,7 @@ def unread_is_fine() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """What to say of an error; those of the system lead with what they are about."""
+    """Return an error's text; that of a system error on a file begins with the file's name."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

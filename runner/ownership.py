@@ -17,7 +17,7 @@ CLOCKS_SECONDS = 60.0  # by which the clocks of a database server and a file ser
 
 
 class PlaceTaken(Exception):  # noqa: N818 - the name says what happened
-    """What lies where an attempt would write is not its own: one line that says what to do."""
+    """Files that are not an attempt's own lie where it would write: one line that says what to do."""
 
 
 class ForeignRun(PlaceTaken):

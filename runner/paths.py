@@ -38,12 +38,15 @@ class AttemptPaths:
         return self.folder / "log.txt"
 
     def log_of(self, rank: int) -> Path:
-        """What a worker printed, of several that train the run together; that of rank 0 is the attempt's."""
+        """Return the path of the log of one of several workers that train the run together.
+
+        That of rank 0 is the attempt's.
+        """
         return self.folder / f"log.rank-{rank}.txt" if rank else self.log
 
     @property
     def logs(self) -> list[Path]:
-        """Those that are there."""
+        """Logs of the workers, as far as they exist."""
         return sorted(self.folder.glob("log*.txt"))
 
     @property
@@ -173,7 +176,7 @@ def storage_named(text: str, root: Path) -> str | None:
 
 
 def recorded(text: str) -> Home:
-    """What `Home.record` wrote."""
+    """Parse a home that `Home.record` wrote."""
     root, _, storage = text.partition("\n")
     return Home(Path(root), storage=storage or None)
 

@@ -36,7 +36,7 @@ def of_file(file: Path) -> FilePlace:
 
 
 def read_file_place(text: str) -> FilePlace | None:
-    """What `FilePlace.text` was; None for anything else."""
+    """Parse the text of `FilePlace.text`; None for anything else."""
     try:
         return FilePlace(**json.loads(text))
     except (TypeError, ValueError):

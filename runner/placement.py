@@ -40,7 +40,7 @@ __all__ = [
 
 
 class Wanted(Protocol):
-    """What a run's row says about its needs."""
+    """Needs of a run, as its row states them."""
 
     @property
     def id(self) -> int: ...
@@ -69,7 +69,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to start now, and the node that each run keeps which must wait and keeps one."""
+    """Runs to start now, and the nodes that are kept for runs that must wait."""
 
     starts: list[Start]
     kept: Mapping[int, str]
@@ -77,7 +77,7 @@ class Plan:
 
 
 def resolve(run: Wanted, nodes: Sequence[Node]) -> Request:
-    """What a run needs here, where it may have left that to us.
+    """Return the needs of a run on these nodes, with numbers in place of "auto".
 
     "auto" means one GPU for each worker where the cluster has any; without a GPU the cores of the largest
     machine, with one a core for each worker and one for each process that loads its data.

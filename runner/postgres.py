@@ -117,7 +117,7 @@ class PostgresDatabase(Database):
         return f"the database {found[0][0]}" if found else None
 
     def _asked(self, query: str, **values: Any) -> Sequence[Row[Any]]:
-        """What a query finds, in a transaction of its own."""
+        """Return the rows of a query, which runs in a transaction of its own."""
         with self.one_line_errors(), self.reader.connect() as connection:
             return connection.execute(text(query), values).all()
 
@@ -130,7 +130,7 @@ class PostgresDatabase(Database):
             return float(connection.execute(select(extract("epoch", func.clock_timestamp()))).scalar_one())
 
     def explain(self, error: DBAPIError) -> StoreError:
-        """What the server or the driver said, and whether it may pass."""
+        """Return the server's or the driver's error: Unreachable where it may pass, else StoreError."""
         said, passes = postgres_errors.explain(str(error.orig), getattr(error.orig, "sqlstate", None))
         return (Unreachable if passes else StoreError)(f"{self.name}: {said}")
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL and its driver say, as one line of what to do: pure decisions."""
+"""Messages of PostgreSQL and its driver as one line that says what to do; pure functions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LASTING_SIGNS = ("SSL", "ssl", "certificate", "invalid", "bad value")
 
 
 def explain(message: str, code: str | None) -> tuple[str, bool]:
-    """What to tell the user, and whether it may pass by itself."""
+    """Return the line for the user, and whether the error may pass by itself."""
     said = one_line(message)
     for words, advice in LASTING.items():
         if words in said:

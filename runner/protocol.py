@@ -1,4 +1,4 @@
-"""What the scheduler and a worker say to each other: plain values, for each may be of another version's code.
+"""Messages between scheduler and worker: plain values, for the two may be of different versions of the code.
 
 A run keeps the code of its submission, so its worker may be older than the scheduler, or newer. Neither
 unpickles the other's classes: an assignment goes in as a dictionary, an answer comes out as one, and each

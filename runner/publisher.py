@@ -55,7 +55,7 @@ class Wait:
 
 
 class Publisher:
-    """What a publishing process remembers between two looks at the queue."""
+    """Publisher of a queue's runs to MLflow, with its memory of what is published."""
 
     def __init__(self, store: Store, home: Home, tracker: Tracker, logs: LogCopy | None = None) -> None:
         """`logs`: what is copied of the logs; no end is published before it is settled there."""
@@ -105,7 +105,7 @@ class Publisher:
             self._try(run, fingerprint, now)
 
     def _due(self, run: Run, now: float) -> Fingerprint | None:
-        """What the run looks like now, if that is not published yet."""
+        """Return the run's fingerprint if it must be published now; None if it is already, or must wait."""
         wait = self._waits.get(run.id)
         if wait and now < wait.until:
             return None
@@ -216,7 +216,7 @@ class Publisher:
         return record.tags(run, self._store.queue_id, folder, _user(), capsnet.__version__)
 
     def _open(self, run: Run, started_at: float, tags: Mapping[str, str | None]) -> Record:
-        """What MLflow holds of the run; where it is made now, all publishers agree which one it is."""
+        """Return MLflow's record of the run, made if there is none; all publishers agree which one it is."""
         found = self._tracker.open(run.mlflow_run_id, record.label(run), started_at, tags)
         if found.id != run.mlflow_run_id:
             agreed = self._store.bind(run.id, run.mlflow_run_id, found.id)
@@ -249,7 +249,7 @@ class Publisher:
             self._tracker.add_file(known, picture, str(picture.parent.relative_to(paths.folder)))
 
     def _add_result(self, run: Run, known: Record, paths: RunPaths, rows: list[Row]) -> None:
-        """What a finished run has come to: the epoch that validation chose, and the model."""
+        """Add a finished run's results: the metrics of the epoch that validation chose, and the model."""
         if known.epoch < run.last_epoch:  # a shared file system may show the newest history late
             raise TrackingError(f"{_history(run, paths)}: ends at epoch {known.epoch} of {run.last_epoch}")
         self._tracker.add_points(known, [record.best(rows)])

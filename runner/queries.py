@@ -17,7 +17,7 @@ from runner.tables import ATTEMPT, RUN, attempts, queue, runs
 
 
 def all_runs(connection: Connection, query: Select[Any]) -> list[Run]:
-    """What a query for the columns RUN finds."""
+    """Return the runs that a query for the columns RUN finds."""
     # Not Run(**row) over .mappings(), which takes twice as long: a listing may have ten thousand rows.
     names = [field.name for field in fields(Run)]
     return [Run(**dict(zip(names, row, strict=True))) for row in connection.execute(query)]

@@ -163,9 +163,9 @@ def epochs(history: Iterable[Mapping[str, Any]]) -> Iterator[list[Point]]:
 
 
 def best(history: Sequence[Row]) -> list[Point]:
-    """What the epoch that the validation split chose came to, at the last epoch; nothing without one.
+    """Return the metrics of the epoch that validation chose, as points at the last epoch; [] without one.
 
-    Under names beside those of the curves: a page of charts should begin with these.
+    Their names are not those of the curves: a page of charts should begin with these.
     """
     at, epoch = _milliseconds(history[-1]["time"]), int(history[-1][EPOCH])
     figures = results(history)

@@ -29,7 +29,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Pointer:
-    """What is whole: the newest checkpoint, and the one before."""
+    """Completely uploaded checkpoints: the newest, and the one before."""
 
     newest: Saved
     previous: Saved | None

@@ -1,4 +1,4 @@
-"""What is free on each machine, as placement may count on it: pure.
+"""Free resources of each machine, as placement may count on them; pure functions.
 
 Ray's own figures lag by about a second and do not say which GPU a fraction was cut from, so the
 queue's bookings are subtracted here, and Ray's figures only lower what is left: they show what another
@@ -18,7 +18,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Booking:
-    """What one attempt holds on a machine."""
+    """Resources that one attempt holds on a machine."""
 
     machine: str  # its id
     gpus: float

@@ -28,7 +28,7 @@ class Node:
 
 
 class Request(NamedTuple):
-    """What a run needs of one machine; a tuple, for thousands are made many times a minute."""
+    """Resources that a run needs of one machine; a tuple, for thousands are made many times a minute."""
 
     run_id: int
     gpus: float  # a share of one GPU below 1, else a whole number of whole GPUs
@@ -43,7 +43,7 @@ def fits_when_empty(request: Request, node: Node) -> bool:
 
 
 class Room:
-    """What is left of a node while starts are decided, and what the runs that must wait will need of it."""
+    """Free part of a node while starts are decided, and the part that runs which must wait will need."""
 
     def __init__(self, node: Node) -> None:
         self.node = node

@@ -1,4 +1,4 @@
-"""What the queue's tables hold, as immutable values. Times are unix seconds."""
+"""Rows of the queue's tables, as immutable values. Times are unix seconds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NewRun:
 
 
 class Wants(NamedTuple):
-    """What a run needs, as the fields of that name of NewRun."""
+    """Needs of a run, as the fields of NewRun of the same names."""
 
     gpus: float | Auto
     cpus: float | Auto
@@ -153,7 +153,7 @@ class Run:
 
 
 class Waiting(NamedTuple):
-    """What decides when a queued run starts: little, for there may be ten thousand of them."""
+    """Columns that decide when a queued run starts: few, for there may be ten thousand such runs."""
 
     id: int
     gpus: float | Auto
@@ -164,7 +164,7 @@ class Waiting(NamedTuple):
 
 
 class Title(NamedTuple):
-    """What tells a run from others."""
+    """Number, name and state of a run: enough to tell it from others."""
 
     id: int
     name: str
@@ -193,7 +193,7 @@ class Attempt:
 
 
 class Machine(TypedDict):
-    """What a machine of the cluster has in all, as the scheduler sees it."""
+    """Total resources of a machine of the cluster, as the scheduler sees them."""
 
     name: str
     gpus: int
@@ -230,7 +230,7 @@ class Down:
 
 
 class ProgressFields(TypedDict, total=False):
-    """What a worker's answer may change in its run's row; what it leaves out stays."""
+    """Columns of a run's row that its worker's answer may change; those it leaves out stay."""
 
     reason: str | None  # why it cannot save at the moment
     epoch: int | None

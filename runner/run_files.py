@@ -1,4 +1,4 @@
-"""What a run keeps in its folder besides its checkpoint: the only file that writes it there.
+"""Files that a run keeps in its folder besides its checkpoint; only this module writes them.
 
 An outcome is written before it is reported, so that a scheduler which finds a worker gone knows whether
 the worker had finished.
@@ -62,7 +62,7 @@ def read_ending(paths: AttemptPaths) -> Ending | None:
 
 
 def parsed_ending(text: bytes, place: str) -> Ending | None:
-    """What `ending_text` wrote; None, and said, for anything else."""
+    """Parse the text of `ending_text`; for anything else log a warning and return None."""
     try:
         return Ending(**known(Ending, dict(json.loads(text))))
     except (TypeError, ValueError) as error:

@@ -379,7 +379,7 @@ class Scheduler:
         return Charge(first, bookings[0], list(map(Follower, ranks, others, bookings[1:])))
 
     def _code_of(self, run: Run) -> Archive:
-        """What the run's worker is made of. Raises SourceError, in a line that says what to do."""
+        """Return the code of the run's worker. Raises SourceError, in a line that says what to do."""
         if run.code is None:
             return self._own
         kept = self._store.source(run.code)
@@ -433,7 +433,7 @@ class Scheduler:
 
 
 def _understood(answers: Mapping[str, Reply]) -> dict[str, Reply]:
-    """What workers have answered, which comes as plain values."""
+    """Return the replies with each answer, which comes as plain values, made a Status."""
     return {
         name: Answer(Status.of(answer.status)) if isinstance(answer, Answer) else answer
         for name, answer in answers.items()

@@ -1,4 +1,4 @@
-"""What stays up: Ray, the scheduler, the publisher. Started, found, ended; imports no ray.
+"""Starting, finding and ending what stays up: Ray, the scheduler, the publisher; imports no ray.
 
 Whatever needs Ray runs in a child process (`runner.launch`) started from a neutral directory: a Ray
 worker's sys.path begins with the directory of the process that connected.
@@ -330,7 +330,10 @@ def _launch(action: str, home: Home, ray: LocalRay | None, seconds: float | None
 def _outlasted(
     child: subprocess.Popen[str], ray: LocalRay | None, address: str, seconds: float
 ) -> tuple[str, str]:
-    """What a child prints until its end. Raises ServiceError where the Ray that it talks to ends first."""
+    """Wait for a child to end, and return its stdout and stderr.
+
+    Raises ServiceError, and kills the child, where the Ray that it talks to ends first or `seconds` are over.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:

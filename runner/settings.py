@@ -33,7 +33,7 @@ NETWORK = PROXIES + CERTIFICATES
 
 
 def given(home: Home, environ: Mapping[str, str], local: bool) -> dict[str, str]:
-    """What is handed on: how to reach the tracking server and, where the runs lie there, the object store.
+    """Return the variables to hand on: for the tracking server and, where runs lie in one, the object store.
 
     `local`: to processes of the local Ray, which itself has none of these variables; the machines of a
     cluster have their own way to the network and to the database.

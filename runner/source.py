@@ -48,7 +48,7 @@ class Archive(NamedTuple):
     data: bytes
 
     def files(self) -> dict[str, bytes]:
-        """What it holds, by name. Raises SourceError where it is damaged."""
+        """Return the files in the archive, by name. Raises SourceError where the archive is damaged."""
         files = unpack(self.data)
         if (found := digest(files)) != self.digest:
             raise SourceError(f"code {self.digest} is damaged: what is kept of it is {found}")
@@ -157,7 +157,10 @@ def _decompressed(data: bytes) -> bytes:
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    """What a file in the archive holds; SourceError for what is none, or lies outside of our packages."""
+    """Return the content of a file in the archive.
+
+    Raises SourceError for an entry that is no plain file, is too large or lies outside of our packages.
+    """
     parts = PurePosixPath(entry.name).parts
     if not parts or parts[0] not in PACKAGES or ".." in parts or "\0" in entry.name:
         raise SourceError(f"the archive of the code holds {entry.name!r}, which is no file of our packages")

@@ -40,7 +40,7 @@ def keep(connection: Connection, source: Source) -> None:
 
 
 def of(connection: Connection, run_id: int) -> set[str]:
-    """What a run and its attempts need."""
+    """Return the digests of the source that a run and its attempts need."""
     wanted = select(runs.c.code).where(runs.c.id == run_id)
     ran = select(attempts.c.code).where(attempts.c.run == run_id)
     return {code for code in connection.execute(wanted.union(ran)).scalars() if code is not None}

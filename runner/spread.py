@@ -60,15 +60,16 @@ def _most(request: Request, room: Room, holds: Callable[[Room, Request], bool]) 
 
 
 def share(total: float, workers: int) -> float:
-    """What each of so many workers holds of GPUs or cores: rounded down, as Ray would not find the whole of
-    three times 0.6667 on a machine of 2.
+    """Return one worker's part of so many GPUs or cores, rounded down.
+
+    Rounded up it would not fit: Ray would not find three times 0.6667 on a machine of 2.
     """
     unit = 10**DIGITS
     return math.floor(round(total * unit) / workers) / unit
 
 
 def part_of(request: Request, workers: int) -> Request:
-    """What so many of the run's workers need."""
+    """Return the request for so many of the run's workers."""
     share = workers / request.workers
     gpus, cpus = round(request.gpus * share, DIGITS), round(request.cpus * share, DIGITS)
     return request._replace(gpus=gpus, cpus=cpus, workers=workers)

@@ -48,7 +48,7 @@ class SqliteDatabase(Database):
         self.writer = self.reader.execution_options(writes=True)
 
     def look(self) -> schema.Found | None:
-        """What is there of a queue; an empty file is none yet."""
+        """Return the queue; None where the file is missing or still empty."""
         return super().look() if _has_content(self._file) else None
 
     def make(self) -> None:
@@ -135,7 +135,7 @@ class SqliteDatabase(Database):
         return time.time()
 
     def explain(self, error: DBAPIError) -> StoreError:
-        """What SQLite said."""
+        """Return SQLite's error as a StoreError, with advice in place of its text where there is some."""
         said = str(error.orig).splitlines()[0]
         return StoreError(f"{self.name}: {ADVICE.get(said, said)}")
 

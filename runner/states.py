@@ -17,7 +17,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What happens to a run. The value is the past participle, as messages say it."""
+    """Event in the life of a run. The value is the past participle, as messages say it."""
 
     CLAIM = "started"
     INTERRUPT = "interrupted"

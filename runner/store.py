@@ -228,7 +228,7 @@ class Store:
         return None if at is None else Down(at=at, force=bool(force))
 
     def log(self, run_id: int, attempt: int, position: int = 0) -> bytes:
-        """What is kept here of an attempt's log, from the byte at `position` on."""
+        """Return the part of an attempt's log that is kept here, from the byte at `position` on."""
         start = log_pieces.c.position
         pieces = select(start, log_pieces.c.data).where(_of_attempt(run_id, attempt))
         last = select(func.max(start)).where(_of_attempt(run_id, attempt), start <= position)

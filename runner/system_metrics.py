@@ -1,4 +1,4 @@
-"""What a run takes of its machine: its own processes and its own GPUs, never its neighbours'.
+"""Samples of a run's use of its machine: of its own processes and its own GPUs, not those of other runs.
 
 The worker appends samples to its attempt's system.csv; the publisher reads them there. Names of the GPU
 columns are MLflow's own, so that its page of system metrics shows them as it shows those of other tools.

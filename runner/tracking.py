@@ -126,7 +126,7 @@ def quiet() -> Iterator[None]:
 
 @dataclass
 class Record:
-    """What MLflow holds of a run, as far as this process needs to know."""
+    """MLflow's data of a run, as far as this process needs them."""
 
     id: str
     experiment_id: str

@@ -61,7 +61,7 @@ class AlreadyServed(Exception):  # noqa: N818 - the name says what happened
 
 @dataclass(frozen=True)
 class Services:
-    """What is being served."""
+    """Pages that are being served, with the child processes and the server's thread."""
 
     pages: tuple[Page, ...]
     children: tuple[Child, ...] = ()

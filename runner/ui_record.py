@@ -32,7 +32,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Served:
-    """What a process serves; without pages: what one has served, which has ended."""
+    """Pages that a process serves, and where; without pages: the record of a process that has ended."""
 
     path: str  # below which all pages are, the same at the next start: links within them stay
     port: int | None = None

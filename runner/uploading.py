@@ -1,4 +1,4 @@
-"""What an attempt writes to its scratch folder, copied up to an object store while it works."""
+"""Upload of the files in an attempt's scratch folder to an object store while the attempt runs."""
 
 from __future__ import annotations
 

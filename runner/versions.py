@@ -15,7 +15,7 @@ class Versions(NamedTuple):
 
 
 def here() -> Versions:
-    """Those of this process."""
+    """Return the versions in this process."""
     try:
         return Versions(platform.python_version(), version("torch"))
     except PackageNotFoundError:  # a laptop from which runs are submitted
@@ -23,7 +23,7 @@ def here() -> Versions:
 
 
 def differences(found: Versions, submitted: Versions) -> list[str]:
-    """What differs on a run's node from its submission, as far as results may differ for it."""
+    """Return the version differences between a run's node and its submission that may change results."""
     pairs = {
         "Python": (found.python, submitted.python, _minor),
         "PyTorch": (found.torch, submitted.torch, _public),

@@ -106,7 +106,7 @@ class Bar:
 
 
 def _numbers(run: Run) -> Numbers | None:
-    """What a bar shows of a row; nothing before training has begun."""
+    """Return the numbers of a running run's bar; None while it is not running or training has not begun."""
     from capsnet.progressbar import Numbers
 
     if run.state is not State.RUNNING or run.epoch is None or run.loss is None or not run.steps_per_epoch:

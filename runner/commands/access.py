@@ -77,7 +77,7 @@ def _require_original(home: Home, store: Store, only_looks: bool) -> None:
 
 
 def copied(home: Home, original: str) -> str:
-    """What to do in a copy of a queue."""
+    """Return the line that says what to do in a copy of the queue `original`."""
     here = "this queue" if home.database_url else str(home.root)
     return (
         f"{here} is a copy of {original}: `{PROGRAM} adopt` makes it one of its own, which leaves the "
@@ -86,7 +86,7 @@ def copied(home: Home, original: str) -> str:
 
 
 def how_to_start(home: Home) -> str:
-    """What to do where no scheduler serves the queue."""
+    """Return what to do where no scheduler serves the queue."""
     return f"`{PROGRAM} up` on a host of the cluster" if is_elsewhere(home) else f"`{PROGRAM} up`"
 
 

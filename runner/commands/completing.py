@@ -78,7 +78,7 @@ def settings(ctx: typer.Context, incomplete: str) -> Candidates:
 
 
 def _next_parts(keys: list[str], incomplete: str) -> Candidates:
-    """What may follow the sections that are typed: `optim.` after `op`, `optim.lr=` after `optim.l`."""
+    """Return the parts that may follow the typed sections: `optim.` for `op`, `optim.lr=` for `optim.l`."""
     section = incomplete[: incomplete.rfind(".") + 1]
     below = [key.removeprefix(section) for key in keys if key.startswith(section)]
     inside = {part for part, dot, _ in (key.partition(".") for key in below) if dot}

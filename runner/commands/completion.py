@@ -179,7 +179,7 @@ def append_line(file: Path, line: str, mark: str) -> bool:
 
 
 def left_over(place: Place) -> list[str]:
-    """What to do about the script of an earlier version, with which TAB after `python` fails."""
+    """Return what to do about an earlier version's script, with which TAB after `python` fails; else []."""
     earlier = place.script.with_name(place.script.name.replace(COMMAND, f"python -m {COMMAND}"))
     if not earlier.exists():
         return []

@@ -104,7 +104,7 @@ class Logs(Protocol):
         ...
 
     def pieces(self, attempt: int, position: int) -> Iterator[bytes]:
-        """What is here of an attempt's log from `position` on; nothing where it has none (yet)."""
+        """Yield what is here of an attempt's log from byte `position` on; nothing without a log (yet)."""
         ...
 
 

@@ -198,9 +198,9 @@ def run_counts(counts: Mapping[str, int]) -> str:
 
 
 def status_lines(found: dict[str, Any], start: str, width: int | None = None) -> list[str]:
-    """What `runner.service.status` found, one line a part; `start`: what to do where no scheduler runs.
+    """Format the findings of `runner.service.status`, a line a part; `start`: what to do without a scheduler.
 
-    `width`: of the terminal, in cells, for which the table of the hosts is laid out.
+    `width`: of the terminal, in cells; the table of the hosts is laid out for it.
     """
     parts = {
         "home": found["home"],

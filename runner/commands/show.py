@@ -108,7 +108,10 @@ def configuration_lines(run: Run) -> list[str]:
 
 
 def newest_checkpoint(run: Run, home: Home) -> Path | None:
-    """That of the newest attempt which has saved one; of an object store nothing is asked."""
+    """Return the checkpoint of the newest attempt that has saved one, None without one.
+
+    None, too, where the folder is another run's, and for runs in an object store, which is not asked.
+    """
     paths = home.run(run.id, run.name)
     if home.remote or not ownership.is_own(paths, run.identity, run.submitted_at):
         return None
@@ -119,7 +122,10 @@ def newest_checkpoint(run: Run, home: Home) -> Path | None:
 def details(
     run: Run, home: Home, situation: Situation, checkpoint: Path | None, tracking: str, code_here: str
 ) -> dict[str, str]:
-    """What `show` prints of a run, by label; empty text is left out. `code_here`: the digest of ours."""
+    """Return what `show` prints of a run, by label; empty text is not printed.
+
+    `code_here`: the digest of this process's code.
+    """
     now = situation.now
     note = notes.state_note(run, situation)
     return {

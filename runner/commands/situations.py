@@ -104,7 +104,7 @@ def _waits(store: Store, beat: Beat) -> dict[int, str]:
 
 
 def _shut_out(requests: Sequence[Request], cluster: Cluster) -> dict[int, str]:
-    """What to say of runs that could start, but only where nothing starts at the moment."""
+    """Return, by run, a remark on runs that fit only with the machines where nothing starts at the moment."""
     from runner.spread import fits
 
     if len(cluster.staying) == len(cluster.machines):
@@ -118,7 +118,7 @@ def _shut_out(requests: Sequence[Request], cluster: Cluster) -> dict[int, str]:
 
 
 def _cluster(beat: Beat) -> Cluster | None:
-    """What a beat says of the cluster; None where the scheduler has just begun, and has not looked yet."""
+    """Return the cluster that a beat describes; None where a new scheduler has not looked at it yet."""
     if beat.cores is None:
         return None
     known = beat.machines or _in_one(beat)
@@ -126,7 +126,10 @@ def _cluster(beat: Beat) -> Cluster | None:
 
 
 def _in_one(beat: Beat) -> Sequence[Machine]:
-    """What a scheduler of the first version says, which goes on while its queue is migrated: a sum."""
+    """Return the cluster as one machine, for the beat of a scheduler of the first version.
+
+    Such a scheduler reports only sums over the cluster, and goes on while its queue is migrated.
+    """
     cores, gpus = beat.cores or 0.0, int(beat.gpus or 0)
     return [{"name": "cluster", "gpus": gpus, "cpus": cores, "leaving": False}] if cores or gpus else []
 

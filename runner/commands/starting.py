@@ -112,7 +112,7 @@ def never(store: Store, queued: Sequence[Wanted]) -> list[str]:
 
 
 def differences(home: Home, store: Store) -> list[str]:
-    """What the running scheduler does otherwise than one that this command would start."""
+    """Return the differences between the running scheduler and one that this command would start."""
     from runner.paths import recorded
     from runner.protocol import PROTOCOL
     from runner.redaction import redacted

@@ -132,7 +132,7 @@ def to_rows(
     environment: Mapping[str, str] | None,
     overrides: Sequence[str] = (),
 ) -> list[NewRun]:
-    """What is queued for each experiment when it is submitted from `directory`; see `Experiment.resolved`.
+    """Build the row of each experiment, submitted from `directory`; see `Experiment.resolved`.
 
     `overrides`: the `--set` that were put over their files; --name and --priority have fields of their own.
     """
@@ -200,7 +200,7 @@ def require_utf8(*paths: str) -> None:
 
 
 def written_outside(config: Config) -> tuple[str, ...]:
-    """What a run writes outside its own folder: its checkpoint and TensorBoard's folder, links followed."""
+    """Return the paths of checkpoint and TensorBoard outside the run's own folder, links followed."""
     from capsnet.files import locate
 
     named = config.checkpoint
