@@ -16,8 +16,8 @@ from runner.storage import Ending
 
 START_SECONDS = 60.0  # within which a worker must answer for the first time
 DOWN_GRACE_SECONDS = 30.0  # in which `down` lets a worker save
-# After which a worker that has answered before and does not any more, stopped by a signal say, gives up its
-# place. Longer than the time after which it leaves by itself when it wakes (orders.UNHEARD_SECONDS).
+# After which a worker that has answered before and does not any more (stopped by a signal, say) is given up.
+# Longer than the time after which it leaves by itself when it wakes (orders.UNHEARD_SECONDS).
 SILENT_SECONDS = 120.0
 
 
@@ -52,7 +52,7 @@ class TellToStop:
 class Close:
     """The attempt is over: end its process, release what it holds, move the run.
 
-    The store settles what the event comes to where the user intended something meanwhile.
+    Where the user has asked for something meanwhile, the store decides which event counts.
     """
 
     event: Event
@@ -73,14 +73,14 @@ Action = Note | TellToStop | Close | Avoid
 
 
 def taken_for_dead(run: Run, seen: Seen) -> Seen:
-    """`seen`, with a worker that has been silent for too long as one that is gone."""
+    """Return `seen`, in which a worker that was silent for too long counts as gone."""
     if seen.dead is None and run.answered_at is not None and seen.silent_seconds > SILENT_SECONDS:
         return replace(seen, dead=silent("its process"))
     return seen
 
 
 def silent(who: str) -> str:
-    """Why a worker that is silent for too long is given up."""
+    """Return why a worker that is silent for too long is given up."""
     return f"{who} has not answered for {SILENT_SECONDS:g} s: it was stopped, or hangs"
 
 
@@ -109,7 +109,7 @@ def attend(
 
 
 def _move_away(seen: Seen, lack: str) -> list[Action]:
-    """Put back a run whose machine cannot run it: others may, and it is not the run's fault."""
+    """Put back a run whose machine cannot run it: others may, and the run has not failed."""
     reason = f"{seen.machine} cannot run it: {lack}"
     return [Avoid(reason), Close(Event.RELEASE, "lost", reason)]
 

@@ -44,7 +44,7 @@ def _of_one_name(runs: Sequence[Run]) -> Iterator[tuple[int, str]]:
 
 
 def differing(known: Iterable[Settings]) -> set[str]:
-    """The keys of training whose values are not all alike.
+    """Return the keys of training whose values are not all alike.
 
     A key that only some have, all with one value, is left out: it belongs to another kind of network, say,
     whose name is among the keys.

@@ -85,14 +85,14 @@ app.command("ls", hidden=True, epilog=exits.OF_COMMANDS)(listing.queue)
 
 def main() -> None:
     """Obey the command line and exit; what a user can cause is one line on stderr and exit code 2."""
-    if reason := streams.prepare():  # before anything is done, for nobody would hear of it
+    if reason := streams.prepare():  # before anything is done whose output would be lost
         hint(reason)
         sys.exit(exits.USAGE)
     sys.exit(run())
 
 
 def run() -> int:
-    """Obey the command line; the exit code. What is printed of an error goes through `hint`."""
+    """Obey the command line and return the exit code. What is printed of an error goes through `hint`."""
     try:
         if completion.asked(sys.argv[1:]):
             completion.obey(sys.argv[1:])

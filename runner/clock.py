@@ -27,7 +27,7 @@ class ServerClock:
         self._asked_at = float("-inf")
 
     def now(self) -> float:
-        """The server's time; while it does not answer, as it would have gone on.
+        """Return the server's time, reckoned from its last answer while it does not answer.
 
         Raises Unreachable where it has never answered.
         """
@@ -48,7 +48,7 @@ class ServerClock:
                 if self._asked_at - before < PROMPT_SECONDS:
                     break  # else it had to connect first, perhaps for long: the middle is not when it looked
         except Unreachable:
-            self._asked_at = self._passed()  # nobody is to wait for it at every look
+            self._asked_at = self._passed()  # so that not every look waits for the server
             if self._ahead is None:
                 raise
         finally:

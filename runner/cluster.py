@@ -58,7 +58,7 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """A node of the cluster: what it has, and what nobody holds at the moment."""
+    """Node of the cluster, with its total and its free resources."""
 
     id: str
     name: str

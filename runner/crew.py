@@ -1,4 +1,4 @@
-"""The workers of one run beside the first: what befalls one of them befalls the run.
+"""Workers of one run beside the first: where one of them fails or is lost, so does the whole run.
 
 The first one, of rank 0, is the attempt's worker; it reports, saves and stops for all.
 """

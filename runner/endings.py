@@ -1,4 +1,4 @@
-"""Asks a storage how attempts ended, in a few threads, so that the scheduler waits for none that is slow."""
+"""Questions to a storage on how attempts ended, in a few threads: the scheduler waits for no slow answer."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Endings:
 
     @property
     def trouble(self) -> str | None:
-        """Why some end is not known, in one line."""
+        """Reason why some end is not known, in one line; None without one."""
         return next((asked.trouble for asked in list(self._questions.values()) if asked.trouble), None)
 
     def ask(self, runs: Collection[Run]) -> None:
-        """Have it found out how the newest attempts of these runs, which are gone, ended.
+        """Start to find out how the newest attempts of these runs, whose workers are gone, ended.
 
-        Waits for at most WAIT_SECONDS, however many they are; each is asked on until it is known.
+        Waits for at most WAIT_SECONDS in all; each question is repeated until its answer is known.
         """
         new = [run for run in runs if (run.id, run.attempt) not in self._questions]
         for run in new:
@@ -83,11 +83,11 @@ class Endings:
         while True:
             run, asked = self._open.get()
             if self._questions.get((run.id, run.attempt)) is not asked:
-                continue  # nobody wants to know any more
+                continue  # it was forgotten meanwhile
             try:
                 asked.answer = self._storage.ending(run)
                 asked.kept = self._newest_epoch(run)
-            except Exception as error:  # a library's own too: nobody else would ever hear of it
+            except Exception as error:  # a library's own too: it would be reported nowhere else
                 if asked.trouble is None:
                     log.warning("run %d: how attempt %d ended is not known: %s", run.id, run.attempt, error)
                 asked.trouble = f"how run {run.id} ended is not known: {error}"
@@ -98,7 +98,7 @@ class Endings:
                 asked.over.set()
 
     def _newest_epoch(self, run: Run) -> Row | None:
-        """The newest epoch that the run has kept; None, and said, where a file of it cannot be understood."""
+        """Return the newest epoch that the run has kept; None, with a warning, if a file cannot be parsed."""
         try:
             return self._storage.newest_epoch(run)
         except (KeyError, ValueError) as error:  # asked again, it would say the same

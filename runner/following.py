@@ -1,4 +1,4 @@
-"""Staying with runs until they have ended: what `wait`, `watch` and `submit --follow` have in common."""
+"""Following of runs until they have ended, shared by `wait`, `watch` and `submit --follow`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runner.views import View
 
 POLL_SECONDS = 0.2
-SITUATION_SECONDS = 1.0  # how old what concerns all runs may be
+SITUATION_SECONDS = 1.0  # how old the shared situation of all runs may be
 RETRY_SECONDS = 1.0  # before a database that did not answer is asked again
 
 Found = TypeVar("Found")
@@ -121,7 +121,7 @@ def exit_code(states: Iterable[State]) -> int:
 
 
 def wait_for(store: Store, ids: Sequence[int], timeout: float | None = None) -> int:
-    """Wait, without a word, until the runs have ended; the exit code."""
+    """Wait, showing no progress, until the runs have ended; return the exit code."""
     try:
         (last,) = deque(looks(store, ids, timeout), maxlen=1)
     except TimedOut:
@@ -155,7 +155,7 @@ def best_of(home: Home, run: Run) -> Best | None:
 
 
 def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
-    """Show the runs' progress on `stream` until they have ended, then what came of them; the exit code."""
+    """Show the runs' progress on `stream` until they have ended, then their results; return the exit code."""
     from runner.views import Bar, Lines, Table
 
     if not interactive(stream):

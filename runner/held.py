@@ -24,7 +24,7 @@ class Held:
     _lock: int
 
     def leave(self) -> None:
-        """Delete the folder, the sign of who held it last: who is killed meanwhile leaves that too."""
+        """Delete the folder, its lock file last: if the process is killed meanwhile, that file stays too."""
         with contextlib.suppress(OSError):  # what cannot be deleted now is left to the next process
             for path in self.folder.iterdir():
                 if path.is_dir() and not path.is_symlink():

@@ -51,7 +51,7 @@ Tell = Callable[[str], None]  # takes the stage that begins, in a few words
 
 
 def untold(stage: str) -> None:
-    """Tell nobody of a stage."""
+    """Ignore a stage."""
 
 
 class LocalRayError(Exception):
@@ -111,7 +111,7 @@ class LocalRay:
 
     @property
     def answers(self) -> bool:
-        """Whether anybody listens at its address: the network may have changed under it."""
+        """Whether its address accepts connections: the network may have changed since it started."""
         host, _, port = self.address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
@@ -168,13 +168,13 @@ def _is_of_use(ray: LocalRay) -> bool:
 
 
 def stop(ray: LocalRay) -> None:
-    """End exactly this Ray, with every process that it started; one that has ended is let rest."""
+    """End exactly this Ray, with every process that it started; one that has ended is left alone."""
     with _locked():
         _end(ray)
 
 
 def clear_away(tell: Tell = untold) -> bool:
-    """End a Ray that has lost its node, or that starts and nobody waits for; whether there was one."""
+    """End a Ray that has lost its node, or whose starter was killed; return whether there was one."""
     if recorded() is None:
         return False
     with _locked(tell):  # whoever starts one holds it until that is up

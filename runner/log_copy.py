@@ -1,7 +1,7 @@
-"""Keeps what workers print in the queue's database, for hosts that do not see the runs' folders.
+"""Copies of the workers' logs in the queue's database, for hosts that do not see the runs' folders.
 
 A log is copied while it grows, in whole bytes and in order, until some seconds after its attempt has ended.
-How far a copy has come is asked of the database when this process meets the attempt.
+How far a copy has come is read from the database when this process first handles the attempt.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class LogCopy:
                 self._unreadable.pop(run.id, None)
 
     def _look(self, run: Run, now: float) -> None:
-        """Let the run's folder hold its logs, unless that was so a moment ago."""
+        """Bring the logs in the run's folder up to date, unless that was done a moment ago."""
         at, state = self._looked.get(run.id, (-math.inf, None))
         if run.state is not state or now >= at + LOOK_SECONDS:
             self._storage.read(run, storage.Log())
             self._looked[run.id] = now, run.state
 
     def settled(self, run: Run) -> bool:
-        """Whether nothing more will come of a run that does not run, or nobody can read what it said."""
+        """Return whether a run's logs are copied to their end; true, too, while it runs or if unreadable."""
         if run.state is State.RUNNING or run.id in self._unreadable:
             return True
         copies = [self._copies.get((run.id, number)) for number in range(1, run.attempt + 1)]

@@ -25,7 +25,7 @@ LABELS = {  # of the metrics that the result shows, in this order
 
 @dataclass(frozen=True)
 class Moment:
-    """A look at a run."""
+    """State of a run at one look."""
 
     run: Run
     note: str
@@ -51,7 +51,7 @@ def changes(before: Moment | None, after: Moment) -> list[str]:
 
 
 def moved(before: Moment | None, after: Moment) -> list[str]:
-    """A line when it has moved, or something troubles it."""
+    """Return a line on the run's state where more than numbers has changed since the last look."""
     if before is not None and not is_news(before, after):
         return []
     run = after.run
@@ -62,7 +62,7 @@ def moved(before: Moment | None, after: Moment) -> list[str]:
 
 
 def computing(before: Moment | None, after: Moment) -> list[str]:
-    """A line at the start of an attempt, as soon as it is known how it computes, and from where on."""
+    """Return a line at the start of an attempt, once it is known how it computes and from where it starts."""
     run = after.run
     was_known = before is not None and before.run.attempt == run.attempt and before.run.computes is not None
     if run.state is not State.RUNNING or run.computes is None or was_known:
@@ -72,7 +72,7 @@ def computing(before: Moment | None, after: Moment) -> list[str]:
 
 
 def is_news(before: Moment, after: Moment) -> bool:
-    """Whether more than numbers has changed."""
+    """Return whether more than numbers has changed."""
     was, now = before.run, after.run
     moved = (was.state, was.attempt, was.intent) != (now.state, now.attempt, now.intent)
     waits_for_else = now.state is State.QUEUED and before.note != after.note

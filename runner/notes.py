@@ -15,7 +15,7 @@ from runner.wording import NOTHING, duration, request
 if TYPE_CHECKING:
     from runner.rows import Run
 
-SILENT_SECONDS = 10.0  # a worker is asked about once a second; one that misses ten answers is worth a word
+SILENT_SECONDS = 10.0  # a worker is asked about once a second; one that misses ten answers gets a note
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,11 @@ class ObjectStorage:
         return max([copied, *map(run_number, self._objects.folders())])
 
     def newest_attempt(self, run: Run) -> int:
-        """Its worker finds out, for to ask takes a while."""
+        """Return 0, not known: asking the store takes a while, and the run's worker does it."""
         return 0
 
     def prepare(self, run: Run) -> None:
-        """A worker makes its folder itself, on whichever host it is."""
+        """Do nothing: a worker makes its folder itself, on its own host."""
 
     def ending(self, run: Run) -> Ending | None:
         if not self._has_own(run):

@@ -1,16 +1,16 @@
-"""Which queued run starts where: lists in, starts out. Pure, and the same answer for the same lists.
+"""Placement of queued runs on machines: lists in, starts out. Pure: equal lists give equal starts.
 
-A run starts on one machine: what two have together serves nobody but a run of several workers that no machine
-could hold (runner.spread), which starts with all of them or not at all. The order is strict among runs that
-need the same. A run that fits the cluster but has to wait is overtaken only by what does not delay it: of
-those that need GPUs, and those that need none, the first that must wait keeps one machine, the one that lacks
-least of what it needs, and those behind it keep what is left of that machine. All other machines are filled
-with whatever fits, so that one large run idles one machine and not the cluster. Nobody is starved: what the
-kept machine lacks only becomes less from one decision to the next, also where another machine is then nearer
-and is kept instead, and whoever waits is the first of its kind one day. A run that spans machines keeps, when
+A run starts on one machine. Only a run of several workers that no machine could hold is spread over several
+(runner.spread); it starts with all of them or not at all. The order is strict among runs that need the same.
+A run that fits the cluster but has to wait is overtaken only by runs that do not delay it: of the runs that
+need GPUs, and of those that need none, the first that must wait keeps one machine, the one that lacks least
+of what it needs, and the runs behind it keep what is left of that machine. All other machines are filled with
+whatever fits, so that one large run idles one machine and not the cluster. No run is starved: what the kept
+machine lacks only becomes less from one decision to the next, also where another machine is then nearer and
+is kept instead, and each waiting run is the first of its kind one day. A run that spans machines keeps, when
 it is the first, the largest ones that hold it. A run that can never fit, or waits for another run's files or
-for a machine on which nothing starts at the moment, holds nobody up: nobody waits for such a machine while
-another one will do.
+for a machine on which nothing starts at the moment, delays no other run: no run waits for such a machine
+while another one will do.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Plan:
 
     starts: list[Start]
     kept: Mapping[int, str]
-    kept_as_well: frozenset[str] = frozenset()  # the other nodes that one keeps which spans several
+    kept_as_well: frozenset[str] = frozenset()  # the further nodes that are kept for a run that spans several
 
 
 def resolve(run: Wanted, nodes: Sequence[Node]) -> Request:
@@ -86,7 +86,7 @@ def resolve(run: Wanted, nodes: Sequence[Node]) -> Request:
 
 
 def resolve_all(runs: Iterable[Wanted], nodes: Sequence[Node]) -> list[Request]:
-    """The same for many runs, of which most ask for the same as others do."""
+    """Resolve many runs; the numbers are computed once for all runs that ask for the same."""
     known: dict[tuple[object, ...], tuple[float, float]] = {}
     requests = []
     for run in runs:
@@ -98,7 +98,7 @@ def resolve_all(runs: Iterable[Wanted], nodes: Sequence[Node]) -> list[Request]:
 
 
 def _needed(run: Wanted, nodes: Sequence[Node]) -> tuple[float, float]:
-    """GPUs and cores."""
+    """Return how many GPUs and cores a run needs."""
     has_gpus = any(node.total_gpus for node in nodes)
     gpus = float(has_gpus * run.workers) if run.gpus == "auto" else run.gpus
     if run.cpus != "auto":

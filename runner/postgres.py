@@ -1,8 +1,8 @@
 """A queue in a PostgreSQL database: for several hosts, and a network that may break at any moment.
 
-What writes runs at READ COMMITTED, where SELECT ... FOR UPDATE waits for whoever changes the row and then
-reads what he left there: every move reads its run so before it decides. What only reads runs at REPEATABLE
-READ, so that several statements see one state.
+What writes runs at READ COMMITTED, where SELECT ... FOR UPDATE waits for a transaction that changes the row
+and then reads the changed row: every move reads its run so before it decides. What only reads runs at
+REPEATABLE READ, so that several statements see one state.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _engine(url: URL) -> Engine:
         ) from error
 
     class PatientConnection(psycopg.Connection[Any]):
-        """Gives a server up that has stopped: its kernel goes on answering the network's own questions."""
+        """Connection that gives up a stopped server, whose kernel goes on answering TCP's keepalives."""
 
         patience_seconds = ANSWER_SECONDS
 

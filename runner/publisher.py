@@ -1,8 +1,8 @@
-"""Brings MLflow up to date from the runs' folders and the queue's rows. No Ray, no GPU, no hurry.
+"""Publishing to MLflow from the runs' folders and the queue's rows. Uses no Ray and no GPU.
 
 Only what is durable is published: an epoch when it stands in the history.csv that follows its checkpoint.
-So nothing that was published can un-happen. How far MLflow has come is asked of MLflow itself when this
-process meets a run, which makes a crash between its write and ours harmless.
+So nothing that was published is lost later. How far MLflow has come is read from MLflow itself when this
+process first handles a run, which makes a crash between MLflow's write and the queue's harmless.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Publisher:
         self._published: dict[int, Fingerprint] = {}
         self._sampled: dict[tuple[str, Path], Sampled] = {}  # by MLflow run and system.csv
         self._waits: dict[int, Wait] = {}
-        self._tried: dict[int, float] = {}  # when each run last had its turn
+        self._tried: dict[int, float] = {}  # when each run was last tried
         self._backlog = Backlog(store)
         self._epoch = self._scheduler_epoch()
 
@@ -120,13 +120,13 @@ class Publisher:
         return None if run.is_published and self._published.get(run.id) == fingerprint else fingerprint
 
     def _paths(self, run: Run) -> RunPaths:
-        """The run's folder; one that is not there for a run whose place another run's files have taken."""
+        """Return the run's folder; one that does not exist where another run's files lie in its place."""
         paths = self._home.run(run.id, run.name)
         own = ownership.is_own(paths, run.identity, run.submitted_at)
         return paths if own else RunPaths(paths.folder / NOWHERE)
 
     def _has_looked(self, run: Run, now: float) -> bool:
-        """Let the run's folder hold what is durable; False, and noted, where the storage does not say."""
+        """Bring the run's folder up to date; return False, and note why, where the storage fails."""
         row = (run.state, run.attempt, run.queued_at)
         at, before = self._looked.get(run.id, (-math.inf, ()))
         if not self._home.remote or not run.attempt or (row == before and now < at + LOOK_SECONDS):
@@ -286,7 +286,7 @@ def is_annotated_only(run: Run) -> bool:
 
 
 def _fingerprint(run: Run, paths: RunPaths) -> Fingerprint:
-    """Changes whenever there is something new to publish."""
+    """Return a value that changes whenever there is something new to publish."""
     files = (_history(run, paths), paths.attempt(run.attempt).system)
     row = (run.state, run.attempt, run.queued_at, run.reason, run.host, run.devices)
     return (*row, *map(_version_of, files))

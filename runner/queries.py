@@ -58,7 +58,7 @@ def locked_run(connection: Connection, run_id: int) -> Run | None:
 
 
 def write(connection: Connection, run: Run, changes: Changes) -> State:
-    """Writes changes of a run's row; its state after."""
+    """Write changes of a run's row; return its state after."""
     connection.execute(update(runs).where(runs.c.id == run.id).values(changes))
     return changes.get("state", run.state)
 
@@ -76,7 +76,7 @@ def attempts_of(connection: Connection, run_id: int) -> list[Attempt]:
 
 
 def write_attempt(connection: Connection, run_id: int, number: int, changes: Changes) -> None:
-    """Writes changes of an attempt's row."""
+    """Write changes of an attempt's row."""
     this = (attempts.c.run == run_id) & (attempts.c.number == number)
     connection.execute(update(attempts).where(this).values(changes))
 

@@ -53,7 +53,7 @@ def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 class Redactor:
-    """Hides the secrets that these variables hold, and what looks like one; for many texts."""
+    """Redaction of many texts: of the secrets that these variables hold, and of what looks like one."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         spellings = {spelling for secret in _secrets(environ) for spelling in _spellings(secret)}

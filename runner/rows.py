@@ -223,7 +223,7 @@ class Beat:
 
 @dataclass(frozen=True, kw_only=True)
 class Down:
-    """A wish that the scheduler save what runs, queue it again, and leave."""
+    """Request to the scheduler to save what runs, queue it again, and leave."""
 
     at: float
     force: bool

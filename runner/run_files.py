@@ -32,7 +32,7 @@ EndingKind = Literal["finished", "failed", "stopped", "unable"]  # unable: its m
 
 @dataclass(frozen=True)
 class Ending:
-    """How an attempt ended, in the worker's own words."""
+    """End of an attempt, as its worker recorded it."""
 
     attempt: int
     kind: EndingKind
@@ -51,7 +51,7 @@ def ending_text(ending: Ending) -> bytes:
 
 
 def read_ending(paths: AttemptPaths) -> Ending | None:
-    """Return how the attempt ended, or None when it never said so, or nobody can read what it said."""
+    """Return how the attempt ended, or None where no outcome was written, or it cannot be read."""
     try:
         return parsed_ending(paths.outcome.read_bytes(), str(paths.outcome))
     except FileNotFoundError:
@@ -174,7 +174,7 @@ def _forget_before(paths: RunPaths, attempt: int) -> None:
 
 
 def link(name: Path, target: Path) -> None:
-    """Let `name` lead to `target`, whatever it led to before."""
+    """Link `name` to `target`, whatever it was linked to before."""
     part = temporary_path(name, shared=True)
     part.symlink_to(target)
     part.replace(name)

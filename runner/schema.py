@@ -65,7 +65,7 @@ def look(connection: Connection) -> Found | None:
 
 
 def fill(connection: Connection) -> None:
-    """Makes a queue in an empty database."""
+    """Make a queue in an empty database."""
     complete(connection.dialect.name)
     metadata.create_all(connection)
     alembic_version.create(connection)
@@ -75,7 +75,7 @@ def fill(connection: Connection) -> None:
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Migrates an older schema, inside the caller's transaction."""
+    """Migrate an older schema, inside the caller's transaction."""
     from alembic import command
     from alembic.config import Config
 

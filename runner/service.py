@@ -56,7 +56,7 @@ def is_alive(store: Store, now: float) -> bool:
 
 
 def is_beating(at: float | None, cluster: str, now: float) -> bool:
-    """Whether the scheduler of a cluster lives that has beaten at a time; None: it has left, or never did."""
+    """Return whether a cluster's scheduler lives, by the time of its last beat; None: it has none."""
     if at is None or now - at > ALIVE_SECONDS:
         return False
     if cluster != own_cluster():  # of which its beat is all that there is to see
@@ -82,7 +82,7 @@ def ensure(home: Home, store: Store, tell: Tell = untold) -> None:
 
 
 def bring_up(home: Home, store: Store, tell: Tell = untold) -> None:
-    """Do so in this host's own cluster: `ensure` is content with a scheduler in any other.
+    """Start both in this host's own cluster: to `ensure`, a scheduler in any other is enough.
 
     Raises:
         ServiceError: one of them did not start, or another cluster serves this queue.
@@ -287,7 +287,7 @@ def _ray(tell: Tell) -> LocalRay | None:
 
 
 def _await_rest(store: Store) -> None:
-    """Wait until nothing runs any more."""
+    """Wait until no run runs any more."""
     deadline = time.monotonic() + DOWN_SECONDS
     while store.runs([State.RUNNING]):
         if time.monotonic() > deadline or not is_alive(store, store.now()):

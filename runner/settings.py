@@ -72,12 +72,12 @@ def _absolute_path(path: str) -> str:
 
 
 def of_worker(settings: Mapping[str, str]) -> dict[str, str]:
-    """The part that a worker needs."""
+    """Return the variables that a worker needs."""
     return {key: value for key, value in settings.items() if key.startswith(OBJECT_STORE) or key in NETWORK}
 
 
 def adopt(settings: Mapping[str, str]) -> None:
-    """Let this process have them, and none of its host's own that could contradict one of them."""
+    """Set these variables in this process, and remove its host's own that could contradict one of them."""
     # Hosts of a cloud may have credentials of their own, and no others are given them.
     alone = TRACKING + (CREDENTIALS if any(key.startswith(CREDENTIALS) for key in settings) else ())
     for key in [key for key in os.environ if key.startswith(alone)]:

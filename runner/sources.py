@@ -31,7 +31,7 @@ def find(connection: Connection, code: str) -> Kept | None:
 
 
 def keep(connection: Connection, source: Source) -> None:
-    """Keeps source of this version; packs it only where it is new."""
+    """Keep source of this version; packs it only where it is new."""
     if connection.execute(select(sources.c.digest).where(sources.c.digest == source.digest)).first():
         return
     archive = source.archive
@@ -47,7 +47,7 @@ def of(connection: Connection, run_id: int) -> set[str]:
 
 
 def drop(connection: Connection, codes: Iterable[str]) -> None:
-    """Deletes those that no run and no attempt needs any more."""
+    """Delete those of the digests that no run and no attempt needs any more."""
     for code in codes:
         needed = exists().where(runs.c.code == code) | exists().where(attempts.c.code == code)
         connection.execute(delete(sources).where(sources.c.digest == code, ~needed))

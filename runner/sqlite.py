@@ -1,4 +1,4 @@
-"""A queue in an SQLite file: for one machine, and whoever shares its disk."""
+"""A queue in an SQLite file: for one machine, and all processes on it that share its disk."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class SqliteDatabase(Database):
             yield
 
     def take_turn(self, connection: Connection) -> None:
-        """Nothing to wait for: a transaction that writes has the whole file to itself."""
+        """Do nothing: a transaction that writes has the whole file to itself."""
 
     def number_above(self, connection: Connection, number: int) -> None:
         """Raise the last number that SQLite remembers of an AUTOINCREMENT column."""
@@ -131,7 +131,7 @@ class SqliteDatabase(Database):
         return f"{file.parent if file.name == DATABASE else file}{elsewhere}"
 
     def now(self) -> float:
-        """This machine's time: whoever opens the file goes by it too."""
+        """Return this machine's time, which every process that opens the file uses."""
         return time.time()
 
     def explain(self, error: DBAPIError) -> StoreError:

@@ -1,6 +1,6 @@
-"""Where the runs' files are kept: folders that all hosts see, or an object store. The seam between the two.
+"""Where the runs' files are kept: folders that all hosts see, or an object store. One interface to both.
 
-Whoever reads asks for what it needs and gets a folder that holds it; attempts write through
+A reader names the parts that it needs and gets a folder that holds them; attempts write through
 `runner.workplace`.
 """
 
@@ -74,7 +74,7 @@ class Storage(Protocol):
         ...
 
     def ending(self, run: Run) -> Ending | None:
-        """How the run's newest attempt ended, in its worker's own words, or None when it never said so."""
+        """How the run's newest attempt ended, as its worker recorded it; None where nothing is recorded."""
         ...
 
     def newest_epoch(self, run: Run) -> Row | None:
@@ -170,7 +170,7 @@ class Folders:
         yield next((file for file in files if file.exists() or previous_path(file).exists()), None)
 
     def keep_figures(self, checkpoint: Path) -> None:
-        """They lie where they are kept."""
+        """Do nothing: the pictures lie already where they are kept."""
 
     def size(self, run: Run) -> int:
         return run_files.size(self._paths(run)) if self._has_own(run) else 0

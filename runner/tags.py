@@ -27,7 +27,7 @@ def is_ours(key: str) -> bool:
 
 
 def require_text(text: str, allowed: str = "") -> None:
-    """Raises ValueError for what is too long or holds signs that are no text, but for the `allowed` ones."""
+    """Raise ValueError for text that is too long or holds signs that are no text, except `allowed` ones."""
     if len(text) > LONGEST:
         raise ValueError(f"must have at most {LONGEST:,} characters (this has {len(text):,})")
     found = (sign for sign in text if unicodedata.category(sign) in NO_TEXT and sign not in allowed)

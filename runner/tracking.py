@@ -115,7 +115,7 @@ def locked(lock: Path | None) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """To import MLflow in: with our settings, and without its warnings, on which no user can act."""
+    """Context for the import of MLflow: with our settings, and without warnings, on which no user can act."""
     bypass_proxies()
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -147,7 +147,7 @@ class Tracker:
         self._experiment_id: str | None = None
 
     def check(self) -> None:
-        """Raises unless the store answers and the experiment, created where it is missing, is in use."""
+        """Raise unless the store answers and the experiment, created where it is missing, is in use."""
         if self._client is None:
             with locked(self.target.lock):
                 for before in follow_home(self.target):
@@ -270,21 +270,21 @@ class Tracker:
             return None
 
     def add_points(self, run: Record, groups: Iterable[Sequence[Point]]) -> None:
-        """Writes groups of points, in order; a group is written whole or not at all."""
+        """Write groups of points, in order; a group is written whole or not at all."""
         for batch in _batches(filter(None, groups), POINTS_A_BATCH):
             points = [point for group in batch for point in group]
             self.client.log_batch(run.id, metrics=[_metric(point) for point in points])
             run.epoch = max([run.epoch, *(point.step for point in points if point.key == record.EPOCH)])
 
     def add_params(self, run: Record, params: Mapping[str, str]) -> None:
-        """Writes params once; those of a run never change."""
+        """Write params once; those of a run never change."""
         from mlflow.entities import Param
 
         self.client.log_batch(run.id, params=[Param(key, value) for key, value in params.items()])
         run.params |= params
 
     def set_tags(self, run: Record, tags: Mapping[str, str | None]) -> None:
-        """Writes the tags that differ from what MLflow has; None takes a tag away.
+        """Write the tags that differ from what MLflow has; None takes a tag away.
 
         Those that go, go first: a tag that says which others there are never leaves one out that is there.
         """
@@ -301,7 +301,7 @@ class Tracker:
             run.tags |= dict(batch)
 
     def set_status(self, run: Record, status: str, seconds: float | None) -> None:
-        """Writes the status and, of a run that has ended, for how many seconds it went on in all.
+        """Write the status and, of a run that has ended, for how many seconds it went on in all.
 
         MLflow shows the time from its start to its end, so the end is that long after the start. It keeps an
         earlier end while a resumed run goes on.
@@ -314,13 +314,13 @@ class Tracker:
             run.status = status
 
     def add_file(self, run: Record, file: Path, folder: str | None = None) -> None:
-        """Copies a file to the run's artifacts, over an earlier one of the same name."""
+        """Copy a file to the run's artifacts, over an earlier one of the same name."""
         self.client.log_artifact(run.id, str(file), folder)
 
     def add_model(
         self, run: Record, name: str, epoch: int, points: Sequence[Point], save: Callable[[Path, Any], None]
     ) -> None:
-        """Adds what `save(folder, mlflow_model)` makes as the run's model after `epoch`, unless it is there.
+        """Add the model that `save(folder, mlflow_model)` makes to the run, for `epoch`, unless it is there.
 
         `points` are that epoch's metrics, which MLflow then shows beside the model too.
         """
@@ -380,7 +380,7 @@ def models_folder() -> Path:
 
 
 def _age(model: LoggedModel) -> tuple[int, str]:
-    """Sorts models by when they were made."""
+    """Return a key that sorts models by when they were made."""
     return model.creation_timestamp, model.model_id
 
 
@@ -429,7 +429,7 @@ def _connect(target: Target) -> MlflowClient:
 
 
 def _require_server(uri: str) -> None:
-    """Raises unless the server answers and is, as far as it says, one that takes all that is published."""
+    """Raise unless the server answers and is, as far as it says, one that takes all that is published."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
     from mlflow.version import VERSION

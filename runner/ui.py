@@ -111,7 +111,7 @@ def serve(
 
 @contextmanager
 def _claimed(home: Home) -> Iterator[Path]:
-    """Be the only process that serves a home; its folder. Raises AlreadyServed and UIError."""
+    """Lock the folder of a home's server for this process; yield it. Raises AlreadyServed and UIError."""
     try:
         place = ui_record.folder(home.root)
     except PermissionError as error:

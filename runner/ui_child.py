@@ -69,7 +69,7 @@ class Child:
         return " | ".join(list(filter(None, lines))[-LINES:]) or "it said nothing"
 
     def await_answer(self, path: str) -> None:
-        """Return when it serves `path`."""
+        """Wait until it serves `path`. Raises UIError after START_SECONDS."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             self.require_alive()
@@ -80,14 +80,14 @@ class Child:
         raise UIError(f"{self.name} did not answer for {START_SECONDS:.0f} s: {self.last_words()}")
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """The status and the body of its answer."""
+        """Return the status and the body of its answer to a GET of `path`."""
         with contextlib.closing(_SocketConnection(self.socket)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read()
 
     def stop(self) -> None:
-        """Ask it and its children to end; insist after a while."""
+        """End it and its children: by SIGTERM, then by SIGKILL after STOP_SECONDS at most."""
         for order in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, order)

@@ -1,6 +1,6 @@
-"""Which process serves the pages of a home, on this host and for this user, and where.
+"""Record of the process that serves the pages of a home, on this host and for this user.
 
-A lock says that there is one, for as long as it lives; a record says where, with the token, readable by this
+A lock is held for as long as the process lives; a record names the address, with the token, readable by this
 user alone.
 """
 

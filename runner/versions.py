@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Versions(NamedTuple):
-    """Of Python and of PyTorch; None: not known, or not installed."""
+    """Versions of Python and of PyTorch; None: not known, or not installed."""
 
     python: str | None
     torch: str | None
@@ -40,5 +40,5 @@ def _minor(python: str) -> str:
 
 
 def _public(torch: str) -> str:
-    """Without what a build adds, such as "+cpu"."""
+    """Return the version without what a build adds, such as "+cpu"."""
     return torch.partition("+")[0]

@@ -34,7 +34,7 @@ OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # what aioht
 
 
 class SocketProxy:
-    """Passes requests on with their path, query and Host as they are: the server knows its own prefix.
+    """Proxy that keeps the path, query and Host of requests as they are: the server knows its own prefix.
 
     WebSockets are refused: neither MLflow nor TensorBoard uses them. Close it in the event loop that served.
     """

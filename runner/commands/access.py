@@ -112,7 +112,7 @@ def trains_here(home: Home) -> bool:
 
 
 def require_folders(home: Home, what: str) -> None:
-    """Raises CommandError where the runs' folders are not to be seen from here, before `what` is done."""
+    """Raise CommandError where the runs' folders are not to be seen from here, before `what` is done."""
     if home.shared and not home.remote and not home.runs.is_dir():
         raise CommandError(
             f"{home.runs} with the runs' folders is not to be seen from this host: {what} on a host of the "

@@ -84,7 +84,7 @@ def kept(store: Store, run: Run, attempt: int | None) -> dict[str, bytes]:
 
 
 def require_new(output: Path) -> None:
-    """Raises CommandError unless files can be written into a folder that is new or empty."""
+    """Raise CommandError unless files can be written into a folder that is new or empty."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CommandError(f"{output}: is there already: name a new folder")
 

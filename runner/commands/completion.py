@@ -114,7 +114,7 @@ def _shell() -> str:
 
 
 def require_command(shell: str) -> None:
-    """Raises CommandError where the shell would not find the command that is to be completed."""
+    """Raise CommandError where the shell would not find the command that is to be completed."""
     found = shutil.which(COMMAND)
     if found is not None and SOURCE_OF_COMMAND in _beginning(Path(found)):
         return

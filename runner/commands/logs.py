@@ -88,7 +88,7 @@ def print_log(store: Store, run: Run, source: Logs, attempt: int | None, follow:
 
 
 def require_worker(run: Run, rank: int, logs: Logs) -> None:
-    """Raises CommandError where the run has no worker of this rank, nor had one in an earlier attempt."""
+    """Raise CommandError where the run has no worker of this rank, nor had one in an earlier attempt."""
     if rank < run.workers:
         return
     if not any(any(logs.pieces(number, 0)) for number in range(1, run.attempt + 1)):
@@ -100,7 +100,7 @@ class Logs(Protocol):
     """Where the logs of a run's attempts are to be read."""
 
     def whole(self, attempt: int) -> bool:
-        """Whether all is here that an attempt which has ended printed."""
+        """Return whether the whole output of an attempt that has ended is here."""
         ...
 
     def pieces(self, attempt: int, position: int) -> Iterator[bytes]:
@@ -189,7 +189,7 @@ def output(store: Store, run: Run, logs: Logs, only: int | None, follow: bool) -
 
 
 class Patience:
-    """Ends some time after it was first asked about an attempt: whoever copies its log may be gone."""
+    """Time limit of waiting for the end of an attempt's log: the process that copies it may be gone."""
 
     def __init__(self) -> None:
         self._ends: dict[int, float] = {}  # by attempt

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`: what runs the runs."""
+"""`up`, `down`, `status`: start, stop and show the services that run the runs."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ RECENT = 20  # ended ones
 
 
 class Cluster(NamedTuple):
-    """The machines that a scheduler knows, with what they have in all: of what is free no beat tells."""
+    """Machines that a scheduler knows, with their total resources: a beat does not report what is free."""
 
     machines: list[Node]
     staying: list[Node]  # those of them that are not leaving
@@ -63,7 +63,7 @@ def number_of_gpus(store: Store) -> int:
 def hopeless(store: Store, runs: Sequence[Wanted]) -> dict[int, str]:
     """Why these runs can never start on the machines that there are, by number; without those that can.
 
-    Nothing is known, and nobody waited for, before a scheduler has said what its cluster has.
+    Returns nothing, without waiting, before a scheduler has said what its cluster has.
     """
     from runner import placement
     from runner.spread import fits

@@ -1,4 +1,4 @@
-"""Starting what runs the queued runs, where it does not run already."""
+"""Start of the services that run the queued runs, where they do not run already."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
 
 
 def require_storage(home: Home, store: Store) -> None:
-    """Raises CommandError, before anything is queued or started, where no run could be kept.
+    """Raise CommandError, before anything is queued or started, where no run could be kept.
 
     One that a scheduler uses is not asked, for that takes a second.
     """

@@ -191,7 +191,7 @@ def tell_of_files_of_hosts(experiments: Sequence[Experiment], home: Home) -> Non
 
 
 def require_utf8(*paths: str) -> None:
-    """Raises CommandError for a path that is not text: neither the queue nor a YAML can hold it."""
+    """Raise CommandError for a path that is not text: neither the queue nor a YAML can hold it."""
     for path in paths:
         try:
             path.encode()
@@ -210,7 +210,7 @@ def written_outside(config: Config) -> tuple[str, ...]:
 
 
 def see_through(access: Access, ids: list[int], follow: bool, wait: bool) -> int:
-    """Stay with the runs as far as that was asked for; the exit code."""
+    """Follow the runs or wait for them where asked to; return the exit code."""
     from runner.following import follow_runs, tell, wait_for
 
     if follow:
