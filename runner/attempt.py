@@ -210,7 +210,7 @@ def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tu
 
 
 def place_taken(assignment: Assignment, standing: Standing, patient: bool) -> str | None:
-    """Why this attempt must not write anything where its run's files belong, in one line.
+    """Return why this attempt must not write anything where its run's files belong, in one line.
 
     `patient`: a storage that fails is tried again.
     """

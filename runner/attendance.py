@@ -141,7 +141,7 @@ def _bury(run: Run, seen: Seen, down_since: float | None) -> Close:
 
 
 def overdue(run: Run, now: float, down_since: float | None) -> float | None:
-    """The seconds that a worker was given to save and stop, where they are over."""
+    """Return the seconds that a worker was given to save and stop, where they are over."""
     if run.intent_at is not None and run.grace_seconds is not None:
         since, given = run.intent_at, run.grace_seconds
     elif down_since is not None:

@@ -59,20 +59,20 @@ def differing(known: Iterable[Settings]) -> set[str]:
 
 
 def changed(run: Run, settings: Settings, apart: Collection[str]) -> list[str]:
-    """The keys of a run that were set, or in which runs are apart; in the order of the file."""
+    """Return the keys of a run that were set, or in which runs are apart; in the order of the file."""
     named = {key for override in run.overrides for key in overrides.keys_of(override)}
     return [key for key in settings if key in apart or key in named]
 
 
 def item(key: str, value: Any) -> str:
-    """A key with its value, shortened so that nobody takes it for another one."""
+    """Return a key with its value, shortened so that nobody takes it for another one."""
     from capsnet.yamlwords import inline
 
     return f"{key}={shortened(inline(value))}"
 
 
 def shortened(text: str) -> str:
-    """A long value without its end or, where that tells more, as of a path, without its beginning."""
+    """Return a long value without its end or, where that tells more, as of a path, without its beginning."""
     if len(text) <= LONGEST_VALUE:
         return text
     kept = LONGEST_VALUE - 3

@@ -158,7 +158,7 @@ def identity() -> str:
 
 
 def own_node() -> str:
-    """The id of the node on which this runs."""
+    """Return the id of the node on which this runs."""
     return ray.get_runtime_context().get_node_id()
 
 

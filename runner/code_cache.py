@@ -43,7 +43,7 @@ def bring(archive: Archive) -> None:
 
 
 def settle(archive: Archive, cache: Path | None = None) -> Path:
-    """The folder that holds this source; made where there is none, made anew where it is damaged.
+    """Return the folder that holds this source; made where there is none, made anew where it is damaged.
 
     `cache`: that of all source; by default one of this user's own on this machine. Raises SourceError for a
     damaged archive, and OSError.

@@ -79,7 +79,7 @@ class Database(ABC):
 
     @abstractmethod
     def original(self, place: str, queue_id: str) -> str | None:
-        """The queue of which this one is a copy, for people to read; None where it is none.
+        """Return the queue of which this one is a copy, for people to read; None where it is none.
 
         `place`: of a queue with this id, as that one's `place` says.
         """

@@ -72,7 +72,7 @@ class Endings:
         return self._questions[run.id, run.attempt]
 
     def kept(self, run: Run) -> Row | None:
-        """The newest epoch that the run has kept, as far as that was asked for and is known."""
+        """Return the newest epoch that the run has kept, as far as that was asked for and is known."""
         asked = self._questions.get((run.id, run.attempt))
         return asked.kept if asked is not None and asked.answered else None
 

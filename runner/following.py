@@ -107,7 +107,7 @@ def _current(store: Store) -> list[Run]:
 
 
 def outcome(ids: Sequence[int], ended: Sequence[Run]) -> int:
-    """The exit code for the runs `ids`, of which `ended` are left; names those that were removed."""
+    """Return the exit code for the runs `ids`, of which `ended` are left; names those that were removed."""
     removed = [id_ for id_ in ids if id_ not in {run.id for run in ended}]
     for id_ in removed:
         hint(f"run {id_} was removed")
@@ -115,7 +115,7 @@ def outcome(ids: Sequence[int], ended: Sequence[Run]) -> int:
 
 
 def exit_code(states: Iterable[State]) -> int:
-    """The exit code for runs that ended so: of several the worst."""
+    """Return the exit code for runs that ended so: of several the worst."""
     found = set(states)
     return next((code for state, code in WORST_FIRST.items() if state in found), exits.OK)
 

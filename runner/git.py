@@ -21,7 +21,7 @@ UNKNOWN = Revision(None, None)
 
 
 def revision(directory: Path) -> Revision:
-    """The revision of the repository around `directory`; UNKNOWN without git, repository or commit.
+    """Return the revision of the repository around `directory`; UNKNOWN without git, repository or commit.
 
     Untracked files do not count as dirty, as in `git describe --dirty`: a new YAML is recorded anyway.
     """

@@ -143,7 +143,7 @@ class AttemptKeeper:
 
 
 def owned(state: State, identity: str | None) -> State:
-    """The state with the identity of the run that it belongs to."""
+    """Return the state with the identity of the run that it belongs to."""
     return state | {"run": identity}
 
 

@@ -121,7 +121,7 @@ class LocalRay:
 
 
 def folder() -> Path:
-    """Where the record lies: `RUNNER_RAY_DIR`, or a private folder in the temporary directory."""
+    """Return where the record lies: `RUNNER_RAY_DIR`, or a private folder in the temporary directory."""
     try:
         return runner_folder()
     except OSError as error:  # NotPrivate says what to do, the system what is wrong with which path
@@ -163,7 +163,7 @@ def ensure(tell: Tell = untold) -> LocalRay:
 
 
 def _is_of_use(ray: LocalRay) -> bool:
-    """Whether it is up, or about to be."""
+    """Return whether it is up, or about to be."""
     return ray.serves or (ray.alive and not ray.address)
 
 
@@ -291,7 +291,7 @@ def _survivors(ray: LocalRay) -> list[psutil.Process]:
 
 
 def _is_part(process: psutil.Process, words: list[str], ray: LocalRay) -> bool:
-    """Whether a process is of this Ray.
+    """Return whether a process is of this Ray.
 
     Ray's own name its folder on their command lines. A worker, which has another title, has the token in its
     environment; an agent's title has overwritten that, and both are in the head's session.
@@ -370,7 +370,7 @@ def _awaited(ray: LocalRay) -> LocalRay:
 
 
 def _announced(ray: LocalRay) -> str:
-    """The address that Ray writes down last of all, some time after its log says that it has started.
+    """Return the address that Ray writes down last of all, some time after its log says that it has started.
 
     Taken from a file of this user only: to that address the token is sent.
     """
@@ -407,7 +407,7 @@ def _is_agent(process: psutil.Process) -> bool:
 
 
 def _start_mark(pid: int) -> str | None:
-    """When a living process was started; unlike unix seconds it does not move when the clock is set."""
+    """Return a living process's start time; unlike unix seconds it does not move when the clock is set."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -426,7 +426,7 @@ def _log() -> Path:
 
 
 def _options() -> list[str]:
-    """How Ray is started, but for its folder. Raises LocalRayError where a variable says nothing sensible."""
+    """Return Ray's options but for its folder. Raises LocalRayError where a variable cannot be used."""
     gpus = _count("RUNNER_GPUS", 0)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if (
@@ -449,7 +449,7 @@ def _options() -> list[str]:
 
 
 def _count(variable: str, least: int) -> int | None:
-    """The whole number that a variable holds; None where it is not set."""
+    """Return the whole number that a variable holds; None where it is not set."""
     text = os.environ.get(variable)
     if not text:
         return None

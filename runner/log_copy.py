@@ -110,7 +110,7 @@ class LogCopy:
                 self._add(run_id, number, copy, rest.encode())
 
     def _add(self, run_id: int, number: int, copy: Copy, piece: bytes) -> bool:
-        """Add a piece to a copy, unless another process has or the run is gone; whether it has grown."""
+        """Add a piece to a copy, unless another process has or the run is gone; return whether it grew."""
         before, copy.kept = copy.kept, self._store.add_log(run_id, number, copy.kept, piece)
         return copy.kept > before
 

@@ -68,7 +68,7 @@ def _save(
 
 
 def _public_version(package: str) -> str:
-    """The version as an index knows it: a local build's "+cpu" is in none."""
+    """Return the version as an index knows it: a local build's "+cpu" is in none."""
     return importlib.metadata.version(package).partition("+")[0]
 
 
@@ -92,7 +92,7 @@ def _extract(checkpoint: Path, packages: Path, folder: Path) -> tuple[tuple[int,
 
 
 def _write_weights(checkpoint: Path, folder: Path) -> list[int]:
-    """The child's part; [channels, height, width, classes]."""
+    """Write weights.npz and config.yaml, in the child; return [channels, height, width, classes]."""
     import numpy as np
 
     from capsnet import checkpoint as checkpoints

@@ -23,7 +23,7 @@ OF_ATTEMPT = frozenset({"host", "pid", "devices", "from_epoch", "from_step", "co
 
 
 def added(new: NewRun, identity: str, now: float) -> Changes:
-    """The row of a run that is new to the queue; `identity`: 32 random hexadecimal digits."""
+    """Return the row of a run that is new to the queue; `identity`: 32 random hexadecimal digits."""
     start = {"state": State.QUEUED, "attempt": 0, "losses": 0, "use_best": False}
     return {**vars(new), **start, "identity": identity, "submitted_at": now, "queued_at": now}
 
@@ -99,7 +99,7 @@ def ended(
 
 
 def _where_it_goes_on(run: Run, kept: Row | None) -> Changes:
-    """The position and the metrics of what is durable of a run that has just stopped running.
+    """Return the position and the metrics of what is durable of a run that has just stopped running.
 
     What its worker reported beyond that is lost. Where `kept` does not tell the metrics of the newest durable
     epoch, they stay as reported if they are of that epoch, and else are not known.
@@ -124,7 +124,7 @@ def _where_it_goes_on(run: Run, kept: Row | None) -> Changes:
 
 
 def _metrics_are_beyond(run: Run, epochs: int) -> bool:
-    """Whether the metrics that a run has reported may be of an epoch after so many."""
+    """Return whether the metrics that a run has reported may be of an epoch after so many."""
     if run.epoch is None:  # its attempt has reported none
         return False
     in_hand_is_over = run.steps_per_epoch is not None and (run.step or 0) >= run.steps_per_epoch
@@ -226,7 +226,7 @@ def _require_more(run: Run, num_epochs: int | None, longer: bool) -> None:
 
 
 def extension(run: Run) -> str:
-    """The option by which a finished run can be resumed."""
+    """Return the option by which a finished run can be resumed."""
     if run.stopped_early:
         return "--set stop_after_epochs_without_gain=null"
     return f"--set num_epochs={2 * run.num_epochs}"

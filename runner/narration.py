@@ -80,7 +80,7 @@ def is_news(before: Moment, after: Moment) -> bool:
 
 
 def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
-    """A line when an epoch has ended between two looks; of several the last one."""
+    """Return a line when an epoch has ended between two looks; of several the last one."""
     run = after.run
     if before is None:
         return []
@@ -99,7 +99,7 @@ def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
 
 
 def finished_epochs(run: Run) -> int:
-    """How many epochs are over, as far as its newest attempt has said."""
+    """Return how many epochs are over, as far as the run's newest attempt has reported."""
     if not run.epoch or not is_training(run):
         return run.from_epoch or 0
     if run.state is State.FINISHED:
@@ -111,12 +111,12 @@ def finished_epochs(run: Run) -> int:
 
 
 def is_training(run: Run) -> bool:
-    """Whether the newest attempt has said how it trains: before that, the row's epoch is an earlier one's."""
+    """Return whether the newest attempt has said how it computes: before, the epoch is an earlier one's."""
     return run.computes is not None
 
 
 def unfinished_epoch(run: Run) -> list[str]:
-    """A line about the epoch in hand of a running run; none before the first."""
+    """Return a line about the epoch in hand of a running run; none before the first."""
     going = run.state is State.RUNNING and run.epoch and is_training(run)
     return [f"{title(run)}: {progress(run)}"] if going else []
 
@@ -126,7 +126,7 @@ def title(run: Run) -> str:
 
 
 def place(run: Run) -> str:
-    """Where it runs."""
+    """Return where a run runs."""
     devices = f"GPU {','.join(run.devices)}" if run.devices else "CPU"
     return f"{devices} of {run.host}" if run.host else devices
 
@@ -160,7 +160,7 @@ def _listed(parts: Iterable[str | None]) -> str:
 
 
 def ending(run: Run) -> str:
-    """How it ended, after how long in all its attempts, and why."""
+    """Return how a run ended, after how long in all its attempts, and why."""
     took = f" after {notes.trained(run.trained_seconds, run.attempt)}" if run.attempt else ""
     reason = f": {run.reason}" if run.reason else ""
     ended_so = f"{title(run)} is {run.state}{took}{reason}"
@@ -168,7 +168,7 @@ def ending(run: Run) -> str:
 
 
 def outcome_line(run: Run, best: Best | None = None) -> str:
-    """How a run ended and what it reached, in one line; of one that failed also where its output is."""
+    """Return how a run ended and what it reached, in one line; for a failed one where its output is, too."""
     figures = [
         reached(run),
         None if run.accuracy is None else f"test accuracy {percent(run.accuracy)}",
@@ -179,7 +179,7 @@ def outcome_line(run: Run, best: Best | None = None) -> str:
 
 
 def reached(run: Run) -> str | None:
-    """How far an ended run came: where a resume goes on."""
+    """Return how far an ended run came: where a resume goes on."""
     return f"{notes.epochs(run)} epochs" if run.attempt else None
 
 

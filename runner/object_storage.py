@@ -97,7 +97,7 @@ class ObjectStorage:
 
     @contextmanager
     def checkpoint(self, run: Run) -> Iterator[Path | None]:
-        """A copy of this reader's own: another one, or a newer checkpoint, cannot take its place.
+        """Yield a copy for this reader alone: another one, or a newer checkpoint, cannot take its place.
 
         That of a killed reader goes with the next reader's, or the next `rm`.
         """
@@ -137,11 +137,11 @@ class ObjectStorage:
             held.clear(self._home.copies)
 
     def _own(self, run: Run) -> dict[str, Item]:
-        """All objects of the run."""
+        """Return all objects of the run."""
         return self._objects.list(run_folder(run.id, run.name)) if self._has_own(run) else {}
 
     def _has_own(self, run: Run) -> bool:
-        """Whether what lies in the run's place is the run's own; one that has not begun has nothing there."""
+        """Return whether the objects in the run's place are its own; False before its first attempt."""
         if run.attempt == 0:
             return False
         known = (run.id, run.identity)
@@ -191,17 +191,17 @@ class ObjectStorage:
 
 
 def attempt_key(run_id: int, name: str, number: int) -> str:
-    """The key of an attempt's folder: what it writes lies below it, and nobody else writes there."""
+    """Return the key of an attempt's folder: what it writes lies below it, and nobody else writes there."""
     return f"{run_folder(run_id, name)}/attempts/{number}"
 
 
 def identity_key(run_id: int, name: str) -> str:
-    """The key of the object that says which run a folder belongs to."""
+    """Return the key of the object that says which run a folder belongs to."""
     return f"{run_folder(run_id, name)}/identity"
 
 
 def owner(objects: Objects, run_id: int, name: str) -> str | None:
-    """The identity of the run whose files lie under this number and name; None where there is none."""
+    """Return the identity of the run whose files lie under this number and name; None where there is none."""
     text = objects.get(identity_key(run_id, name))
     return text.decode(errors="replace").strip() or None if text else None
 

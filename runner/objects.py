@@ -70,7 +70,7 @@ class Objects:
         return None
 
     def fetch(self, key: str, file: Path, size: int = 0) -> bool:
-        """Copy an object, which has so many bytes, to a file; whether there is one."""
+        """Copy an object, which has so many bytes, to a file; return whether there is one."""
         with self._one_line_errors(), suppress(FileNotFoundError):
             self._call("get_file", self._path(key), str(file), size=size)
             return True
@@ -78,14 +78,14 @@ class Objects:
         return False
 
     def list(self, below: str) -> dict[str, Item]:
-        """All objects whose keys begin with this folder's name, by key."""
+        """Return all objects whose keys begin with this folder's name, by key."""
         with self._one_line_errors():
             found = self._call("find", self._path(below), detail=True)
         start = len(self._root) + 1
         return {path[start:]: Item(info["size"], _version(info)) for path, info in found.items()}
 
     def folders(self) -> list[str]:
-        """The names of the folders right below the URL."""
+        """Return the names of the folders right below the URL."""
         with self._one_line_errors(), suppress(FileNotFoundError):
             found = self._call("ls", self._root, detail=True)
             return [

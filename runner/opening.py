@@ -15,7 +15,7 @@ USE = f"use {DRIVER}://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH"
 
 
 def open_database(place: str | Path, create: bool, upgrade: bool = True) -> tuple[Database, str]:
-    """The database at a path or URL, and the id of the queue in it.
+    """Return the database at a path or URL, and the id of the queue in it.
 
     Where there is none it is made, or NoQueue raised; raises StoreError where it cannot be used, and without
     `upgrade` where its schema is an older one.
@@ -66,7 +66,7 @@ def _database(place: str | Path) -> Database:
 
 
 def _url(place: str) -> URL:
-    """The parts of a URL. What is said about a wrong one never repeats it: it may hold a password."""
+    """Return the parts of a URL. What is said about a wrong one never repeats it: it may hold a password."""
     scheme, _, rest = place.partition("://")
     if rest.partition("?")[0].count("@") > 1:
         raise StoreError("the database's URL: more than one @: in a user's name or password write %40 for it")

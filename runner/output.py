@@ -169,7 +169,7 @@ def lacks_width(left_out: Sequence[str], elsewhere: str) -> str:
 
 
 def cells(rows: Sequence[Sequence[str]]) -> list[Cells]:
-    """The cells of a table, each of one line, without secrets and raw control characters."""
+    """Return the cells of a table, each of one line, without secrets and raw control characters."""
     redact = Redactor()
     return [[printable(redact(cell)) for cell in row] for row in rows]
 
@@ -186,7 +186,7 @@ def plain_table(
 
 
 def table_lines(fitted: layout.Fitted) -> list[Cells]:
-    """The lines of a table; one that stands below a row is one cell."""
+    """Return the lines of a table; one that stands below a row is one cell."""
     lines = [fitted.titles]
     for row in fitted.rows:
         lines += [row.cells, *([text] for text in row.below)]
@@ -205,7 +205,7 @@ def _emit_lines(lines: Sequence[Cells], titles: Sequence[int] = (0,)) -> None:
 
 
 def styled(lines: Sequence[Cells], titles: Sequence[int] = (0,)) -> Text:
-    """The lines of a table as rich text: titles bold, a cell that is a state's name in its colour."""
+    """Return the lines of a table as rich text: titles bold, a cell that is a state's name in its colour."""
     from rich.text import Text
 
     def styled_line(cells: Cells, style: str) -> Text:

@@ -41,7 +41,7 @@ class AttemptKept(PlaceTaken):
 
 
 def owner(paths: RunPaths) -> str | None:
-    """The identity of the run that a folder belongs to; None where it names none."""
+    """Return the identity of the run that a folder belongs to; None where it names none."""
     try:
         return paths.identity.read_text().strip() or None
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def owner(paths: RunPaths) -> str | None:
 
 
 def is_own(paths: RunPaths, identity: str | None, submitted_at: float) -> bool:
-    """Whether the folder, where there is one, belongs to the run of this identity (None: it has none)."""
+    """Return whether the folder, if it exists, belongs to the run of this identity (None: it has none)."""
     found = owner(paths)
     if found is not None or identity is None:
         return found == identity

@@ -30,7 +30,7 @@ class FilePlace:
 
 
 def of_file(file: Path) -> FilePlace:
-    """The place of a file that is there."""
+    """Return the place of a file that is there."""
     found = file.stat()
     return FilePlace(str(file.resolve()), platform.node(), found.st_ino, found.st_dev)
 
@@ -44,7 +44,7 @@ def read_file_place(text: str) -> FilePlace | None:
 
 
 def is_copy(noted: FilePlace, here: FilePlace, is_there: Callable[[str], bool]) -> bool:
-    """Whether the file is a copy of the one at the place that it has noted.
+    """Return whether the file is a copy of the one at the place that it has noted.
 
     `is_there`: whether the queue, too, is in a file of this host.
     """
@@ -67,7 +67,7 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 def holds(file: str, queue_id: str) -> bool:
-    """Whether a file holds the queue of this id, as far as it can be read; nothing is written beside it."""
+    """Return whether a file holds the queue of this id, if it can be read; nothing is written beside it."""
     path = Path(file)
     if not path.is_file():
         return False

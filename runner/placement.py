@@ -109,12 +109,12 @@ def _needed(run: Wanted, nodes: Sequence[Node]) -> tuple[float, float]:
 
 
 def place(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> list[Start]:
-    """The runs to start now, in the order given; of the running ones only their files matter."""
+    """Return the runs to start now, in the order given; of the running ones only their files matter."""
     return plan(queued, running, nodes).starts
 
 
 def plan(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> Plan:
-    """The runs to start now, and what is kept for those that must wait."""
+    """Return the runs to start now, and what is kept for those that must wait."""
     rooms = [Room(node) for node in nodes if not node.closed]
     taken = {path for request in running for path in request.exclusive}
     starts: list[Start] = []
@@ -170,7 +170,7 @@ def _start(request: Request, crew: spread.Crew) -> Start:
 
 
 def _to_keep(request: Request, rooms: Sequence[Room], of_the_first: Room | None) -> Room | None:
-    """The machine that a run which must wait keeps; None where it keeps none."""
+    """Return the machine that a run which must wait keeps; None where it keeps none."""
     candidates = [room for room in rooms if room.can_keep(request)]
     if of_the_first is not None:
         return of_the_first if of_the_first in candidates else None
@@ -178,7 +178,7 @@ def _to_keep(request: Request, rooms: Sequence[Room], of_the_first: Room | None)
 
 
 def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> dict[int, str]:
-    """Why each queued run waits, by its number; of the nodes only what they have in all matters."""
+    """Return why each queued run waits, by its number; of the nodes only what they have in all matters."""
     writers = {path: request.run_id for request in running for path in request.exclusive}
     reasons = {}
     ahead = 0
@@ -198,7 +198,7 @@ def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequen
 
 
 def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float:
-    """The cores of `cpus: auto`: with GPUs no more than their share, else all but one for each GPU.
+    """Return the cores of `cpus: auto`: with GPUs no more than their share, else all but one for each GPU.
 
     So neither kind of run keeps the other from starting, and every GPU of a machine can be used, also
     where there are fewer cores than GPUs.
@@ -211,7 +211,7 @@ def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float
 
 
 def impossible(request: Request, nodes: Sequence[Node]) -> str | None:
-    """Why a run can never start on these nodes, of which there is one at least; None where it can."""
+    """Return why a run can never start on these nodes, of which there is one at least; None where it can."""
     if spread.fits(request, nodes):
         return None
     in_all, in_one = sum(node.total_gpus for node in nodes), max(node.total_gpus for node in nodes)

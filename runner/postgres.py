@@ -93,7 +93,7 @@ class PostgresDatabase(Database):
         connection.execute(text(f"SELECT setval({sequence}, :number) WHERE {is_behind}"), {"number": number})
 
     def place(self) -> str:
-        """Which server it is, and which database there: hosts may reach it by different names."""
+        """Return which server it is, and which database there: hosts may reach it by different names."""
         [[database]] = self._asked("SELECT oid FROM pg_database WHERE datname = current_database()")
         try:
             [[server]] = self._asked("SELECT system_identifier FROM pg_control_system()")
@@ -122,7 +122,7 @@ class PostgresDatabase(Database):
             return connection.execute(text(query), values).all()
 
     def now(self) -> float:
-        """The server's time, without asking it each time."""
+        """Return the server's time, without asking it each time."""
         return self._clock.now()
 
     def _server_time(self) -> float:
@@ -141,7 +141,7 @@ def _without_password(url: URL) -> str:
 
 
 def _engine(url: URL) -> Engine:
-    """An engine whose every wait ends: for a connection, an answer, a lock, a place in the pool."""
+    """Return an engine whose every wait ends: for a connection, an answer, a lock, a place in the pool."""
     try:
         import psycopg
     except ImportError as error:
@@ -185,7 +185,7 @@ def _patience(connection: Connection, seconds: float) -> Iterator[None]:
 
 
 def _impatient(steps: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
-    """The driver's own steps, as long as the server gives a sign of life in so many seconds.
+    """Yield the driver's own steps, as long as the server gives a sign of life in so many seconds.
 
     Raises TimeoutError. The driver goes on with a false value where nothing has come for a moment.
     """

@@ -65,6 +65,6 @@ def explain(message: str, code: str | None) -> tuple[str, bool]:
 
 
 def one_line(message: str) -> str:
-    """The first line without the driver's introduction; hints and other addresses follow it."""
+    """Return the first line without the driver's introduction; hints and other addresses follow it."""
     first = message.strip().partition("\n")[0]
     return " ".join(first.rpartition(" failed: ")[2].removeprefix("connection is bad: ").split())

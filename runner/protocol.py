@@ -28,7 +28,7 @@ def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cannot_speak(protocol: int) -> str | None:
-    """Why the scheduler cannot run code that speaks this protocol, and what to do, in one line."""
+    """Return why the scheduler cannot run code that speaks this protocol, and what to do, in one line."""
     if protocol in SPOKEN:
         return None
     which = f"its code speaks protocol {protocol}, the scheduler {', '.join(map(str, sorted(SPOKEN)))}"

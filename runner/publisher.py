@@ -196,7 +196,7 @@ class Publisher:
         )
 
     def _describe(self, run: Run, paths: RunPaths) -> Record:
-        """Bring the run's params, tags and status up to date; what MLflow holds of it."""
+        """Bring the run's params, tags and status up to date; return MLflow's record of the run."""
         own, attempts = self._own_tags(run), self._store.attempts(run.id)
         if run.id not in self._records or run.state in ENDED:
             # At the end MLflow is asked again: one that hung may have made a double of the run since.
@@ -237,7 +237,7 @@ class Publisher:
                 self._sampled[known.id, file] = Sampled(first, end)
 
     def _add_files(self, run: Run, known: Record, paths: RunPaths) -> None:
-        """The files of a run that has ended, laid out as in its own folder."""
+        """Add the files of a run that has ended, laid out as in its own folder."""
         for file in (paths.config, _history(run, paths)):
             if file and file.exists():
                 self._tracker.add_file(known, file)
@@ -261,13 +261,13 @@ class Publisher:
             self._tracker.add_model(known, run.name, known.epoch, newest, save)
 
     def _packages(self, run: Run) -> Path:
-        """The folder of the code that trained the run."""
+        """Return the folder of the code that trained the run."""
         kept = self._store.source(run.code) if run.code else None
         return settle(kept.archive) if kept else source.folder("capsnet").parent
 
 
 def _history(run: Run, paths: RunPaths) -> Path | None:
-    """The file that holds what is durable of the run.
+    """Return the file that holds what is durable of the run.
 
     While a newer attempt may still re-measure what an older one measured, only the newest one's counts:
     an older one may be written by a worker that was cut off and does not know that it lost its run.
@@ -279,7 +279,7 @@ def _history(run: Run, paths: RunPaths) -> Path | None:
 
 
 def is_annotated_only(run: Run) -> bool:
-    """Whether tracking has all of an ended run but the newest tags or note."""
+    """Return whether tracking has all of an ended run but the newest tags or note."""
     is_whole = run.state in ENDED and run.published_state is run.state and run.mlflow_run_id is not None
     has_epochs = (run.durable_epoch or 0) <= (run.published_epoch or 0)
     return is_whole and has_epochs and run.annotations != run.published_annotations
@@ -293,7 +293,7 @@ def _fingerprint(run: Run, paths: RunPaths) -> Fingerprint:
 
 
 def _version_of(file: Path | None) -> tuple[int, int, int] | None:
-    """Which content a file holds, without reading it."""
+    """Return which content a file holds, without reading it."""
     try:
         status = file.stat() if file else None
     except FileNotFoundError:
@@ -302,7 +302,7 @@ def _version_of(file: Path | None) -> tuple[int, int, int] | None:
 
 
 def _user() -> str:
-    """The name of this process's user; in a container there may be none."""
+    """Return the name of this process's user; in a container there may be none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -76,7 +76,7 @@ class PublisherActor:
                 time.sleep(ROUND_SECONDS)
 
     def _copied_logs(self, store: Store) -> LogCopy:
-        """The logs, copied in a thread of its own: MLflow may keep the other one for minutes."""
+        """Return the logs, copied in a thread of its own: MLflow may keep the other one for minutes."""
         from runner.log_copy import LogCopy
 
         logs = LogCopy(store, self._home)

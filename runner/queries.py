@@ -24,7 +24,7 @@ def all_runs(connection: Connection, query: Select[Any]) -> list[Run]:
 
 
 def matching(connection: Connection, wanted: Filter) -> list[Run]:
-    """The runs that a filter admits, by number."""
+    """Return the runs that a filter admits, by number."""
     query = select(*RUN).where(*_conditions(wanted)).order_by(runs.c.id)
     return [run for run in all_runs(connection, query) if wanted.admits(run)]
 
@@ -45,12 +45,12 @@ def _conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
 
 
 def one_run(connection: Connection, run_id: int) -> Run | None:
-    """The run of this number."""
+    """Return the run of this number."""
     return _first(all_runs(connection, select(*RUN).where(runs.c.id == run_id)))
 
 
 def locked_run(connection: Connection, run_id: int) -> Run | None:
-    """The run of this number, which nobody else may change before this transaction ends.
+    """Return the run of this number, which nobody else may change before this transaction ends.
 
     SQLite ignores FOR UPDATE: there the whole database is this transaction's already.
     """
@@ -64,13 +64,13 @@ def write(connection: Connection, run: Run, changes: Changes) -> State:
 
 
 def run_in_attempt(connection: Connection, run_id: int, number: int) -> Run | None:
-    """The run, where it is RUNNING in exactly this attempt."""
+    """Return the run, where it is RUNNING in exactly this attempt."""
     run = locked_run(connection, run_id)
     return run if run is not None and run.state is State.RUNNING and run.attempt == number else None
 
 
 def attempts_of(connection: Connection, run_id: int) -> list[Attempt]:
-    """The attempts of a run, the oldest first."""
+    """Return the attempts of a run, the oldest first."""
     query = select(*ATTEMPT).where(attempts.c.run == run_id).order_by(attempts.c.number)
     return [Attempt(**row) for row in connection.execute(query).mappings()]
 
@@ -82,7 +82,7 @@ def write_attempt(connection: Connection, run_id: int, number: int, changes: Cha
 
 
 def scheduler_epoch(connection: Connection, to_write: bool = False) -> int:
-    """The epoch of the scheduler that may write, which stays so for this transaction.
+    """Return the epoch of the scheduler that may write, which stays so for this transaction.
 
     `to_write`: the row itself is to be written. Two that first share it would wait for each other then.
     """

@@ -67,7 +67,7 @@ class Redactor:
 
 
 def has_password(url: str) -> bool:
-    """Whether a URL holds a secret."""
+    """Return whether a URL holds a secret."""
     return _without_forms(url) != url
 
 
@@ -83,7 +83,7 @@ def _without_forms(text: str) -> str:
 
 
 def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
-    """The secrets in the values of variables, as they are written there."""
+    """Yield the secrets in the values of variables, as they are written there."""
     for name, value in environ.items():
         if SECRET_VARIABLE.search(name):
             yield value
@@ -100,7 +100,7 @@ def _of_url(url: str) -> Iterator[str]:
 
 
 def _spellings(secret: str) -> set[str]:
-    """How libraries may repeat a secret: as it was written, decoded, encoded, as Python writes text."""
+    """Return the spellings of a secret: as it was written, decoded, encoded, as Python writes text."""
     decoded = {secret, urllib.parse.unquote(secret), urllib.parse.unquote_plus(secret)}
     encoded = {
         encode(one, safe=safe)

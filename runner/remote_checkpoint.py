@@ -81,7 +81,7 @@ class Uploads:
 
 
 def described(file: Path) -> Saved:
-    """A file as the pointer names it."""
+    """Return a file as the pointer names it."""
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
         return Saved(f"{NAME}{digest[:16]}.pt", content.tell(), digest)

@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
 
 def fits_when_empty(request: Request, node: Node) -> bool:
-    """Whether the node could serve this request if nothing ran on it."""
+    """Return whether the node could serve this request if nothing ran on it."""
     return node.total_gpus >= request.gpus and node.total_cpus >= request.cpus
 
 
@@ -77,7 +77,7 @@ class Room:
             self.gpu_cpus = round(self.gpu_cpus + request.cpus, DIGITS)
 
     def can_keep(self, request: Request) -> bool:
-        """Whether one more run can wait for this node."""
+        """Return whether one more run can wait for this node."""
         cpus = round(self._unkept_cpus - request.cpus, DIGITS)
         return cpus >= 0 and _without(self._unkept_gpus, request.gpus) is not None
 
@@ -111,7 +111,7 @@ class Room:
 
 
 def _without(shares: tuple[float, ...], gpus: float) -> tuple[float, ...] | None:
-    """The free shares once a request has its GPUs; None where they do not suffice.
+    """Return the free shares once a request has its GPUs; None where they do not suffice.
 
     A share comes from the fullest GPU that has it, so that whole ones stay whole; never from two.
     """

@@ -89,7 +89,7 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
 
 
 def highest_number(folder: Path) -> int:
-    """The highest number of a run whose folder lies in this one; 0 where there is none."""
+    """Return the highest number of a run whose folder lies in this one; 0 where there is none."""
     if not folder.is_dir():
         return 0
     named = ((run_number(entry.name), entry.path) for entry in os.scandir(folder))
@@ -99,7 +99,7 @@ def highest_number(folder: Path) -> int:
 
 
 def newest_attempt(paths: RunPaths) -> int:
-    """The highest number of an attempt that has a folder; 0 where none has."""
+    """Return the highest number of an attempt that has a folder; 0 where none has."""
     try:
         names = [entry.name for entry in os.scandir(paths.attempts)]
     except FileNotFoundError:
@@ -120,12 +120,12 @@ def mirror(source: Path, target: Path) -> None:
 
 
 def is_shared(folder: Path) -> bool:
-    """Whether somebody has given a folder to its group, which is not left to a umask: the group may write."""
+    """Return whether a folder is shared with its group: the group may write to it, others may not."""
     return folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) == stat.S_IWGRP
 
 
 def file_mode(folder: Path) -> int:
-    """The mode of what only the owner of a home, or the group that has it, may read."""
+    """Return the mode of what only the owner of a home, or the group that has it, may read."""
     return 0o660 if is_shared(folder) else 0o600
 
 

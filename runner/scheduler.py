@@ -172,7 +172,7 @@ class Scheduler:
         )
 
     def _shut(self) -> dict[str, Avoided]:
-        """The machines on which nothing is started at the moment, though they are not drained."""
+        """Return the machines on which nothing is started at the moment, though they are not drained."""
         now = time.monotonic()
         return {machine: avoided for machine, avoided in self._avoided.items() if avoided.until > now}
 

@@ -45,7 +45,7 @@ class Found:
 
 
 def look(connection: Connection) -> Found | None:
-    """The queue in a database, None in an empty one. Raises SomethingElse and Newer."""
+    """Return the queue in a database, None in an empty one. Raises SomethingElse and Newer."""
     tables = set(inspect(connection).get_table_names())
     if not tables:
         return None

@@ -50,7 +50,7 @@ class ServiceError(Exception):
 
 
 def is_alive(store: Store, now: float) -> bool:
-    """Whether a scheduler serves this queue; costs a read of one row and a look at one process."""
+    """Return whether a scheduler serves this queue; costs a read of one row and a look at one process."""
     beat = store.scheduler_beat()
     return beat is not None and is_beating(beat.at, beat.cluster, now)
 
@@ -126,7 +126,7 @@ def shut_down(home: Home, store: Store, force: bool = False, tell: Tell = untold
 
 
 def _release(home: Home, store: Store, ray: LocalRay | None, force: bool, tell: Tell) -> str | None:
-    """End what this queue has on Ray once it has saved; how many actors other queues have there."""
+    """End what this queue has on Ray once it has saved; return how many actors other queues have there."""
     if is_alive(store, store.now()):
         if running := [run.id for run in store.runs([State.RUNNING])]:
             tell(f"{'killing' if force else 'saving and stopping'} {runs_named(running)}")
@@ -150,7 +150,7 @@ def _release(home: Home, store: Store, ray: LocalRay | None, force: bool, tell: 
 
 
 def _ended(home: Home, ray: LocalRay | None, force: bool) -> str:
-    """End the scheduler and the publisher; how many actors other queues have there."""
+    """End the scheduler and the publisher; return how many actors other queues have there."""
     try:
         return _launch("down", home, ray, FORCE_SECONDS if force and ray else LAUNCH_SECONDS["down"])
     except ServiceError as error:
@@ -179,7 +179,7 @@ def _is_served_by(store: Store, cluster: str) -> bool:
 
 
 def is_served_elsewhere(store: Store) -> bool:
-    """Whether a scheduler of another cluster than this host's own serves the queue."""
+    """Return whether a scheduler of another cluster than this host's own serves the queue."""
     beat = store.scheduler_beat()
     return beat is not None and beat.cluster != own_cluster() and is_alive(store, store.now())
 
@@ -209,7 +209,7 @@ def _start(home: Home, tell: Tell) -> None:
 
 
 def _address() -> str | None:
-    """The cluster that RAY_ADDRESS names; None where there is to be a local Ray.
+    """Return the cluster that RAY_ADDRESS names; None where there is to be a local Ray.
 
     Raises:
         ServiceError: it names something else.

@@ -58,7 +58,7 @@ def mlflow_paths(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _absolute_uri(uri: str) -> str:
-    """The URI of a store, as MLflow takes it: of a SQLite file or a folder with its absolute path."""
+    """Return the URI of a store, as MLflow takes it: of a SQLite file or a folder with its absolute path."""
     if database := SQLITE.fullmatch(uri):
         return f"{database[1]}{_absolute_path(database[2])}{database[3]}"
     parts = urllib.parse.urlsplit(uri)

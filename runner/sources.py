@@ -25,7 +25,7 @@ class Kept(NamedTuple):
 
 
 def find(connection: Connection, code: str) -> Kept | None:
-    """The source of this digest."""
+    """Return the source of this digest."""
     row = connection.execute(select(sources).where(sources.c.digest == code)).first()
     return Kept(row.protocol, Archive(code, row.archive)) if row else None
 

@@ -122,7 +122,7 @@ class SqliteDatabase(Database):
         return of_file(self._file).text
 
     def original(self, place: str, queue_id: str) -> str | None:
-        """The path of another file that holds the same queue."""
+        """Return the path of another file that holds the same queue."""
         noted = read_file_place(place)
         if noted is None or not is_copy(noted, of_file(self._file), lambda file: holds(file, queue_id)):
             return None

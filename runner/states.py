@@ -57,7 +57,7 @@ class IllegalMove(ValueError):  # noqa: N818 - the name says what happened
 
 
 def move(state: State, event: Event) -> State:
-    """The state after `event`; raises IllegalMove where the table has no such move."""
+    """Return the state after `event`; raises IllegalMove where the table has no such move."""
     after = MOVES.get((state, event))
     if after is None:
         raise IllegalMove(f"it is {state} and cannot be {event}")

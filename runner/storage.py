@@ -58,7 +58,7 @@ class Storage(Protocol):
         ...
 
     def highest_number(self) -> int:
-        """The highest number of a run of which anything is kept; 0 where there is none."""
+        """Return the highest number of a run of which anything is kept; 0 where there is none."""
         ...
 
     def newest_attempt(self, run: Run) -> int:
@@ -74,15 +74,15 @@ class Storage(Protocol):
         ...
 
     def ending(self, run: Run) -> Ending | None:
-        """How the run's newest attempt ended, as its worker recorded it; None where nothing is recorded."""
+        """Return how the run's newest attempt ended, as its worker recorded it; None without a record."""
         ...
 
     def newest_epoch(self, run: Run) -> Row | None:
-        """The last row of the run's metric history; None before its first epoch is kept."""
+        """Return the last row of the run's metric history; None before its first epoch is kept."""
         ...
 
     def read(self, run: Run, *parts: Part) -> RunPaths:
-        """The run's folder, in which these parts of all its attempts are as new as they are kept."""
+        """Return the run's folder, in which these parts of all its attempts are as new as they are kept."""
         ...
 
     def checkpoint(self, run: Run) -> AbstractContextManager[Path | None]:
@@ -94,7 +94,7 @@ class Storage(Protocol):
         ...
 
     def size(self, run: Run) -> int:
-        """The bytes that the run takes."""
+        """Return the bytes that the run takes."""
         ...
 
     def delete(self, run: Run) -> None:
@@ -103,7 +103,7 @@ class Storage(Protocol):
 
 
 def of(home: Home) -> Storage:
-    """The storage of a home's runs; nothing is asked of it yet."""
+    """Return the storage of a home's runs; nothing is asked of it yet."""
     return ObjectStorage(home) if home.remote else Folders(home)
 
 
@@ -187,6 +187,6 @@ class Folders:
 
 
 def _like_a_url(folder: Path) -> str | None:
-    """A folder that was meant to be a URL: "s3:/bucket"."""
+    """Return a folder that was meant to be a URL: "s3:/bucket"."""
     relative = os.path.relpath(folder)
     return relative if relative.partition("/")[0].endswith(":") else None

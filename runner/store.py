@@ -121,47 +121,47 @@ class Store:
         self.close()
 
     def now(self) -> float:
-        """The time, in unix seconds, by the clock that all hosts of this queue go by."""
+        """Return the time, in unix seconds, by the clock that all hosts of this queue go by."""
         return self._database.now()
 
     # Reads, for any process.
 
     def run(self, run_id: int) -> Run | None:
-        """The run of this number; None where there is none."""
+        """Return the run of this number; None where there is none."""
         with self._reading() as connection:
             return one_run(connection, run_id)
 
     def runs(self, states: Collection[State] | None = None) -> list[Run]:
-        """The runs in these states (None: in any), by number."""
+        """Return the runs in these states (None: in any), by number."""
         query = select(*RUN).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query if states is None else query.where(runs.c.state.in_(states)))
 
     def named(self, name: str) -> list[Run]:
-        """The runs of this name, by number."""
+        """Return the runs of this name, by number."""
         query = select(*RUN).where(runs.c.name == name).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query)
 
     def matching(self, wanted: Filter) -> list[Run]:
-        """The runs that a filter admits, by number."""
+        """Return the runs that a filter admits, by number."""
         with self._reading() as connection:
             return matching(connection, wanted)
 
     def queue(self, at_most: int | None = None) -> list[Run]:
-        """The QUEUED runs, or the first of them, in the order in which they are to start."""
+        """Return the QUEUED runs, or the first of them, in the order in which they are to start."""
         query = select(*RUN).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
         with self._reading() as connection:
             return all_runs(connection, query.limit(at_most))
 
     def line(self) -> list[Waiting]:
-        """All QUEUED runs in the same order, with no more than placement must know."""
+        """Return all QUEUED runs in the same order, with no more than placement must know."""
         query = select(*WAITING).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
         with self._reading() as connection:
             return [Waiting._make(row) for row in connection.execute(query)]
 
     def latest(self, at_most: int) -> list[Run]:
-        """The runs that ended last, by number."""
+        """Return the runs that ended last, by number."""
         # By this condition and not by the states, which would make the database sort all that have ended.
         ended = select(*RUN).where(runs.c.ended_at.is_not(None)).order_by(*LATEST_FIRST)
         with self._reading() as connection:
@@ -174,14 +174,14 @@ class Store:
             return [Title._make(row) for row in connection.execute(query)]
 
     def counts(self) -> dict[State, int]:
-        """How many runs there are in each state."""
+        """Return how many runs there are in each state."""
         query = select(runs.c.state, func.count()).group_by(runs.c.state)
         with self._reading() as connection:
             found = {row[0]: row[1] for row in connection.execute(query)}
         return {state: found.get(state, 0) for state in State}
 
     def attempts(self, run_id: int) -> list[Attempt]:
-        """The attempts of a run, the oldest first."""
+        """Return the attempts of a run, the oldest first."""
         with self._reading() as connection:
             return attempts_of(connection, run_id)
 
@@ -192,22 +192,22 @@ class Store:
         return None if row["at"] is None else Beat(**row)
 
     def recorded_home(self) -> str | None:
-        """The folder of the runs as the newest scheduler has named it, also when it has left."""
+        """Return the folder of the runs as the newest scheduler has named it, also when it has left."""
         with self._reading() as connection:
             return connection.execute(select(queue.c.home)).scalar_one()
 
     def recorded_tracking(self) -> str | None:
-        """Where the newest scheduler has published to, also when it has left; without a password."""
+        """Return where the newest scheduler has published to, also when it has left; without a password."""
         with self._reading() as connection:
             return connection.execute(select(queue.c.tracking)).scalar_one()
 
     def place(self) -> str:
-        """Where this queue is, as text that `original` compares."""
+        """Return where this queue is, as text that `original` compares."""
         with self._database.one_line_errors():
             return self._database.place()
 
     def original(self, place: str | None = None) -> str | None:
-        """The queue of which this one is a copy, for people to read; None where it is none.
+        """Return the queue of which this one is a copy, for people to read; None where it is none.
 
         `place`: where a queue with this id is; by default what this one has noted.
         """
@@ -241,17 +241,17 @@ class Store:
         return b"".join(data[max(0, position - first) :] for first, data in found)
 
     def log_size(self, run_id: int, attempt: int) -> int:
-        """How many bytes of an attempt's log are kept here."""
+        """Return how many bytes of an attempt's log are kept here."""
         with self._reading() as connection:
             return _log_end(connection, run_id, attempt)[0]
 
     def log_whole(self, run_id: int, attempt: int) -> bool:
-        """Whether all of an attempt's log is kept here that ever will be."""
+        """Return whether all of an attempt's log is kept here that ever will be."""
         with self._reading() as connection:
             return _log_end(connection, run_id, attempt)[1]
 
     def source(self, code: str) -> sources.Kept | None:
-        """The source of this digest, where it is kept here."""
+        """Return the source of this digest, where it is kept here."""
         with self._reading() as connection:
             return sources.find(connection, code)
 
@@ -426,7 +426,7 @@ class Store:
     # Reads and writes of the publisher.
 
     def unpublished(self) -> list[Run]:
-        """The runs of which tracking may lack something, by number; none that has not started."""
+        """Return the runs of which tracking may lack something, by number; none that has not started."""
         query = select(*RUN).where(BEHIND, TOLD).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query)
@@ -443,7 +443,7 @@ class Store:
             return connection.execute(select(runs.c.id).where(BEHIND, TOLD).limit(1)).first() is not None
 
     def publish_errors(self) -> dict[str, int]:
-        """Why runs could not be published, each reason with the number of runs."""
+        """Return why runs could not be published, each reason with the number of runs."""
         failed = runs.c.publish_error.is_not(None)
         query = select(runs.c.publish_error, func.count()).where(BEHIND, TOLD, failed)
         with self._reading() as connection:
@@ -659,7 +659,7 @@ def _expected(connection: Connection, run_id: int) -> Run:
 
 
 def _moved(connection: Connection, run_id: int, move: Callable[[Run], Changes]) -> Moved:
-    """The state of a run after a move, or why the move is not allowed."""
+    """Return the state of a run after a move, or why the move is not allowed."""
     try:
         run = _expected(connection, run_id)
         changes = move(run)
@@ -673,7 +673,7 @@ def _of_attempt(run_id: int, attempt: int) -> ColumnElement[bool]:
 
 
 def _log_end(connection: Connection, run_id: int, attempt: int) -> tuple[int, bool]:
-    """The byte after the last one that is kept of an attempt's log, and whether no more will come."""
+    """Return the byte after the last one that is kept of an attempt's log, and whether no more will come."""
     position, size = log_pieces.c.position, func.length(log_pieces.c.data)
     pieces = select(position, size).where(_of_attempt(run_id, attempt))
     last = connection.execute(pieces.order_by(position.desc()).limit(1)).first()

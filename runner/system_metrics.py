@@ -70,7 +70,7 @@ class Sampler:
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     return tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
 
 
@@ -100,7 +100,7 @@ def _rows(columns: list[str], lines: list[str]) -> Iterator[dict[str, float]]:
 
 
 def _gpu_reader(gpu: int | str) -> Callable[[], Mapping[str, float]] | None:
-    """A function that reads one GPU, or None where NVIDIA's driver does not know it."""
+    """Return a function that reads one GPU, or None where NVIDIA's driver does not know it."""
     import pynvml as nvml
 
     try:

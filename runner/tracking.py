@@ -92,7 +92,7 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
 
 
 def follow_home(target: Target) -> list[str]:
-    """Let a store of our own name files where its home is now; the folders of the home before.
+    """Let a store of our own name files where its home is now; return the folders of the home before.
 
     The caller holds the target's lock.
     """
@@ -228,7 +228,7 @@ class Tracker:
         return found
 
     def find(self, known_id: str) -> Record | None:
-        """The MLflow run of this id, without its metrics; None where there is none."""
+        """Return the MLflow run of this id, without its metrics; None where there is none."""
         run = self._run(known_id)
         return None if run is None else _record(run)
 
@@ -257,7 +257,7 @@ class Tracker:
         return chosen
 
     def _run(self, run_id: str | None) -> Any:
-        """The run of this id, None where there is none: the store was emptied, or is another one."""
+        """Return the run of this id, None where there is none: the store was emptied, or is another one."""
         from mlflow.exceptions import MlflowException
 
         if run_id is None:
@@ -340,7 +340,7 @@ class Tracker:
         self._delete_doubles(run, epoch, model)
 
     def _model(self, run: Record, name: str, epoch: int) -> LoggedModel:
-        """The run's model after this epoch, perhaps left unfinished by an earlier process."""
+        """Return the run's model after this epoch, perhaps left unfinished by an earlier process."""
         from mlflow.entities import LoggedModelOutput
 
         if not self._models(run, epoch):
@@ -375,7 +375,7 @@ class Tracker:
 
 
 def models_folder() -> Path:
-    """The folder of this user's on this machine in which models are made before they are uploaded."""
+    """Return the folder of this user's on this machine in which models are made before they are uploaded."""
     return private_folder(runner_folder() / "models", f"set {VARIABLE} to a folder of your own")
 
 
@@ -385,7 +385,7 @@ def _age(model: LoggedModel) -> tuple[int, str]:
 
 
 def _record(run: Any) -> Record:
-    """An MLflow run without its metrics. Raises TrackingError for a deleted one."""
+    """Return an MLflow run without its metrics. Raises TrackingError for a deleted one."""
     if not _is_active(run):
         raise TrackingError(f"its MLflow run {run.info.run_id} was deleted: restore it in MLflow's UI")
     return Record(
@@ -399,24 +399,24 @@ def _record(run: Any) -> Record:
 
 
 def _is_active(run: Any) -> bool:
-    """Whether an MLflow run is not deleted."""
+    """Return whether an MLflow run is not deleted."""
     return run.info.lifecycle_stage == "active"
 
 
 def _is_empty(run: Any) -> bool:
-    """Whether nothing but the making of an MLflow run was ever written to it."""
+    """Return whether nothing but the making of an MLflow run was ever written to it."""
     return not run.data.params and not run.data.metrics
 
 
 def _any_stage() -> int:
-    """Which runs to search: those that were deleted too."""
+    """Return which runs to search: those that were deleted too."""
     from mlflow.entities import ViewType
 
     return ViewType.ALL
 
 
 def _connect(target: Target) -> MlflowClient:
-    """A client; in a new SQLite file this makes MLflow's tables, which takes seconds.
+    """Return a client; in a new SQLite file this makes MLflow's tables, which takes seconds.
 
     Raises TrackingError for a server that is too old.
     """

@@ -134,7 +134,7 @@ def _claimed(home: Home) -> Iterator[Path]:
 
 
 def _answers(served: Served) -> bool:
-    """Whether a server takes the token on record; another process may have the port by now."""
+    """Return whether a server takes the token on record; another process may have the port by now."""
     if not served.pages or served.port is None:
         return False
     connection = http.client.HTTPConnection(HOST, served.port, timeout=ANSWER_SECONDS)
@@ -210,7 +210,7 @@ def _opened(
 
 
 def _start_page(name: str, child: Child, tracking: Target, path: str) -> str:
-    """The address, on its own server, of the page to begin with."""
+    """Return the address, on its own server, of the page to begin with."""
     if name == TENSORBOARD:
         pinned = json.dumps([{"plugin": "scalars", "tag": tag} for tag in PINNED], separators=(",", ":"))
         return f"{path}/{TENSORBOARD}/?{urllib.parse.urlencode({'pinnedCards': pinned})}#timeseries"
@@ -223,7 +223,7 @@ def _start_page(name: str, child: Child, tracking: Target, path: str) -> str:
 
 
 def _external(tracking: Target) -> str:
-    """The page of a tracking server with the experiment's runs, or its start page."""
+    """Return the page of a tracking server with the experiment's runs, or its start page."""
     url = redacted(tracking.uri).rstrip("/")
     try:
         with _get(f"{url}{_experiment_query(tracking.experiment)}") as answer:

@@ -109,7 +109,7 @@ class _SocketConnection(http.client.HTTPConnection):
 
 
 def mlflow_variables(tracking: Target, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of MLflow's server.
+    """Return the environment of MLflow's server.
 
     The store's URI is a part of it and not of the command line, which all users may read: it may hold a
     password.
@@ -134,7 +134,7 @@ def tensorboard_command(home: Home, socket: Path, prefix: str) -> list[str]:
 
 
 def _tied(words: Sequence[str]) -> list[str]:
-    """A command that ends with this process, even where that is killed."""
+    """Return a command that ends with this process, even where that is killed."""
     return [sys.executable, "-P", str(Path(__file__).with_name("run_tied.py")), *words]
 
 

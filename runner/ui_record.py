@@ -42,7 +42,7 @@ class Served:
 
 
 def folder(root: Path) -> Path:
-    """The folder of the process that serves the home `root`; its sockets lie there, too.
+    """Return the folder of the process that serves the home `root`; its sockets lie there, too.
 
     Raises PermissionError where it belongs to another user.
     """

@@ -118,7 +118,7 @@ class Gate:
         return secrets.compare_digest(value.encode(), self._token)
 
     def _without_secrets(self, scope: Scope) -> MutableMapping[str, Any]:
-        """The request as it is passed on: without the token, and without claims of who sent it."""
+        """Return the request as it is passed on: without the token, and without claims of who sent it."""
         headers = Headers(scope=scope)
         kept = [
             (name, value)
@@ -134,7 +134,7 @@ class Gate:
 
 
 def is_foreign(headers: Headers) -> bool:
-    """Whether a browser sends a request for a page of another origin, other than by a link that was followed.
+    """Return whether a browser's request comes from another origin's page, and not from a followed link.
 
     Cookies alone do not tell: to a browser all ports of a host are one site.
     """

@@ -83,7 +83,7 @@ class SocketProxy:
             await self._opened.close()
 
     def _session(self) -> aiohttp.ClientSession:
-        """The client, made in the event loop that serves.
+        """Return the client, made in the event loop that serves.
 
         Each request has a connection of its own: a server may close one that waits for the next request at
         the moment at which that is sent, and a request that changes something must not be sent twice.

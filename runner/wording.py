@@ -13,7 +13,7 @@ OTHER_DATA = "--set dataset.root=FOLDER"  # what a run wants at a `resume` where
 
 
 def run_label(number: int, name: str) -> str:
-    """A run in a title: "run 3 (mnist_small)"."""
+    """Return a run in a title: "run 3 (mnist_small)"."""
     return f"run {number} ({name})"
 
 
@@ -32,7 +32,7 @@ def duration(seconds: float | None) -> str:
 
 
 def age(since: float | None, now: float) -> str:
-    """How long ago in one unit: "40s", "3m", "2h", "4d"."""
+    """Return how long ago in one unit: "40s", "3m", "2h", "4d"."""
     if since is None:
         return NOTHING
     return duration(now - since).split()[0]
@@ -56,7 +56,7 @@ def megabytes(size: int) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A fraction in percent with two decimals, as the field quotes accuracies."""
+    """Return a fraction in percent with two decimals, as the field quotes accuracies."""
     return NOTHING if share is None else f"{100 * share:.2f}%"
 
 
@@ -97,12 +97,12 @@ def spans(numbers: Iterable[int]) -> str:
 
 
 def beginning(epoch: int | None, step: int | None) -> str:
-    """Where an attempt began, after so many epochs and steps: "from epoch 3, step 20"; "" if not known."""
+    """Return where an attempt began, after so many epochs and steps: "from epoch 3, step 20"; else ""."""
     if epoch is None:
         return ""
     return f"from epoch {epoch + 1}, step {step or 0}" if epoch or step else "from the beginning"
 
 
 def request(number: float | str) -> str:
-    """How many GPUs or cores a run asks for; "auto" is itself."""
+    """Return how many GPUs or cores a run asks for; "auto" is itself."""
     return number if isinstance(number, str) else f"{number:g}"

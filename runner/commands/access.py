@@ -22,7 +22,7 @@ class Access(NamedTuple):
 
 @contextmanager
 def open_queue(create: bool = False, only_looks: bool = False, adopts: bool = False) -> Iterator[Access]:
-    """The queue of this home; one that does not exist is made only where `create` says so.
+    """Yield the queue of this home; one that does not exist is made only where `create` says so.
 
     Raises CommandError where it is a copy of another one, which a scheduler may serve under the same id. A
     command that `only_looks` says so and goes on; one that `adopts` it is what the others advise.
@@ -91,12 +91,12 @@ def how_to_start(home: Home) -> str:
 
 
 def is_elsewhere(home: Home) -> bool:
-    """Whether the runs of this queue run on a cluster that this host does not belong to."""
+    """Return whether the runs of this queue run on a cluster that this host does not belong to."""
     return home.shared and not os.environ.get("RAY_ADDRESS")
 
 
 def trains_here(home: Home) -> bool:
-    """Whether no other host than this one can train the runs of this queue."""
+    """Return whether no other host than this one can train the runs of this queue."""
     from runner.service import is_served_elsewhere
     from runner.store import StoreError, open_store
 

@@ -27,7 +27,7 @@ class Child:
                 yield line.rstrip("\n")
 
     def has_done(self, what: str) -> bool:
-        """Whether it succeeded; for a child that a signal has ended, say `what` was ended."""
+        """Return whether it succeeded; for a child that a signal has ended, say `what` was ended."""
         code = self._process.returncode
         if code < 0:
             hint(f"{what} was ended by signal {-code}")

@@ -90,7 +90,7 @@ def require_new(output: Path) -> None:
 
 
 def changed(files: Mapping[str, bytes], here: Mapping[str, bytes]) -> list[str]:
-    """The names of those that are others here, or only on one side."""
+    """Return the names of those that are others here, or only on one side."""
     return sorted(name for name in files.keys() | here.keys() if files.get(name) != here.get(name))
 
 

@@ -67,7 +67,7 @@ def data_sets(incomplete: str) -> Candidates:
 
 
 def settings(ctx: typer.Context, incomplete: str) -> Candidates:
-    """The next part of a key for `--set`; of a whole key the values, where there is a list of them."""
+    """Return the next part of a key for `--set`; of a whole key the values, where there is a list of them."""
     from runner.editing import is_changeable
 
     key, equals, _ = incomplete.partition("=")
@@ -118,7 +118,7 @@ def _words(annotation: Any) -> list[str]:
 
 
 def _schemas() -> list[tuple[str, Schema]]:
-    """The two owners of a YAML's keys, each with what its keys begin with."""
+    """Return the two owners of a YAML's keys, each with what its keys begin with."""
     from capsnet.config import Config
     from runner.loading import BLOCK
     from runner.spec import Spec
@@ -127,7 +127,7 @@ def _schemas() -> list[tuple[str, Schema]]:
 
 
 def _titles() -> list[Title]:
-    """The runs of this home, the newest first; none where there is no queue or it cannot be read now.
+    """Return the runs of this home, the newest first; none where there is no queue or it cannot be read now.
 
     Neither makes a queue nor brings one up to date.
     """

@@ -65,7 +65,7 @@ def logs(
 
 
 def logs_of(access: Access, run: Run, attempt: int | None, worker: int) -> Logs:
-    """Where a run's logs are to be read. Raises CommandError where there is no such attempt or worker."""
+    """Return the source of a run's logs. Raises CommandError where there is no such attempt or worker."""
     if attempt is not None and attempt > run.attempt:
         raise CommandError(f"run {run.id} has had {run.attempt} attempts, no attempt {attempt}")
     in_queue = access.home.shared and worker == 0  # what the others print is not copied there

@@ -103,6 +103,6 @@ def _lines(sentences: dict[str, list[int]]) -> list[str]:
 
 
 def about(numbers: list[int], sentence: str) -> str:
-    """A sentence about these runs."""
+    """Return a sentence about these runs."""
     words = {plural: one if len(numbers) == 1 else plural for plural, one in SINGULAR.items()}
     return Template(sentence).substitute(words, runs=runs_named(numbers), numbers=spans(numbers))

@@ -154,7 +154,7 @@ def list_homes(json: bool) -> None:
 
 
 def _look_here() -> HomeStatus:
-    """How the home that commands use now stands; its queue may be on a server."""
+    """Return how the home that commands use now stands; its queue may be on a server."""
     from runner.commands.access import open_queue
     from runner.homes import HomeStatus
     from runner.service import is_alive
@@ -171,7 +171,7 @@ def _look_here() -> HomeStatus:
 
 
 def home_document(known: KnownHome, status: HomeStatus, here: str) -> dict[str, Any]:
-    """A home for programs; `here`: the name of the one that commands use now."""
+    """Return a home for programs; `here`: the name of the one that commands use now."""
     return {
         "home": known.root,
         "database": known.database,
@@ -186,7 +186,7 @@ def home_document(known: KnownHome, status: HomeStatus, here: str) -> dict[str, 
 
 
 def home_row(known: KnownHome, status: HomeStatus, here: str) -> list[str]:
-    """The cells of HOME_COLUMNS."""
+    """Return the cells of HOME_COLUMNS."""
     runs = NOTHING if status.condition == "unknown" else run_counts(status.runs)
     notes = ["used here"] if known.name == here else []
     return [status.condition, known.name, runs, "; ".join([*notes, *filter(None, [status.note])])]
@@ -217,7 +217,7 @@ def status_lines(found: dict[str, Any], start: str, width: int | None = None) ->
 
 
 def machine_lines(machines: Sequence[Machine], width: int | None = None) -> list[str]:
-    """The hosts of a cluster, one a line; `width`: of the terminal, in cells."""
+    """Return the hosts of a cluster, one a line; `width`: of the terminal, in cells."""
     rows = [
         [
             one["name"],
@@ -244,13 +244,13 @@ def scheduler_line(scheduler: dict[str, Any], start: str) -> str:
 
 
 def tracking_line(tracking: str | None, publish_errors: Mapping[str, int]) -> str:
-    """Where runs are published to, and why some could not be."""
+    """Return where runs are published to, and why some could not be."""
     failed = [f"{plural(count, 'run')} not published: {reason}" for reason, count in publish_errors.items()]
     return "; ".join([tracking or NOTHING, *failed[:REASONS], *(["..."] if failed[REASONS:] else [])])
 
 
 def ray_line(ray: dict[str, Any], cluster: str | None) -> str:
-    """Which Ray runs the runs; `cluster`: where that is none of this host's, its name."""
+    """Return which Ray runs the runs; `cluster`: where that is none of this host's, its name."""
     if cluster is not None:
         return f"{cluster}, to which this host does not belong"
     if ray["local"] and ray["state"] in ("starting", "without a node"):

@@ -67,7 +67,7 @@ def show(
 
 
 def full_documents(access: Access, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The runs for programs, with their checkpoints and attempts."""
+    """Return the runs for programs, with their checkpoints and attempts."""
     from runner.commands.listing import document
     from runner.commands.situations import situation
 
@@ -83,7 +83,7 @@ def full_documents(access: Access, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def texts(access: Access, runs: Sequence[Run]) -> Iterator[str]:
-    """The text for each run."""
+    """Yield the text for each run."""
     from runner.commands.situations import situation
 
     home, store = access
@@ -97,7 +97,7 @@ def texts(access: Access, runs: Sequence[Run]) -> Iterator[str]:
 
 
 def configuration_lines(run: Run) -> list[str]:
-    """Every key with its value, a line for each section; those of none are on the first."""
+    """Return every key with its value, a line for each section; those of none are on the first."""
     from capsnet.yamlwords import inline
 
     sections: dict[str, list[str]] = {}
@@ -178,7 +178,7 @@ def revision(run: Run) -> str:
 
 
 def code_line(run: Run, here: str) -> str:
-    """Which code it goes on with, and whether this command has the same."""
+    """Return which code it goes on with, and whether this command has the same."""
     if run.code is None:
         return "not kept, as an earlier version submitted it: it goes on with the scheduler's"
     compared = "the same as here" if run.code == here else f"here it is {source.short(here)}"
@@ -211,7 +211,7 @@ def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
 
 
 def published_to(access: Access) -> str:
-    """Where runs are published to: as this host would or, with a cluster that is elsewhere, as it does."""
+    """Return where runs are published to: by this host or, with a cluster elsewhere, by its scheduler."""
     from runner.commands.access import is_elsewhere
     from runner.redaction import redacted
     from runner.tracking import target
@@ -223,7 +223,7 @@ def published_to(access: Access) -> str:
 
 
 def mlflow_line(run: Run, tracking: str) -> str:
-    """The MLflow run, and up to where it has been published."""
+    """Return the MLflow run, and up to where it has been published."""
     if run.mlflow_run_id is None:
         published = "nothing published yet"
     else:

@@ -31,14 +31,14 @@ class Cluster(NamedTuple):
 
 
 def current_runs(store: Store) -> list[Run]:
-    """The runs worth a look in a queue of any length: what runs, what is next, what ended last; by number."""
+    """Return the most current runs, by number: those that run, those that are next, those that ended last."""
     found = [*store.queue(at_most=NEXT), *store.runs([State.RUNNING]), *store.latest(RECENT)]
     # Three reads, in the order in which a run moves: none is missed, and the last that saw one is right.
     return sorted({run.id: run for run in found}.values(), key=lambda run: run.id)
 
 
 def situation(access: Access) -> Situation:
-    """The situation now. Why runs wait is known once a scheduler has said what its cluster has."""
+    """Return the situation now. Why runs wait is known once a scheduler has said what its cluster has."""
     now = access.store.now()
     beat = _serving(access.store, now)
     waits = {} if beat is None else _waits(access.store, beat)
@@ -46,7 +46,7 @@ def situation(access: Access) -> Situation:
 
 
 def number_of_gpus(store: Store) -> int:
-    """The GPUs of the cluster that serves the queue; one that has just begun is waited for a moment.
+    """Return the GPUs of the cluster that serves the queue; one that has just begun is waited for a moment.
 
     0 where none are known.
     """
@@ -61,7 +61,7 @@ def number_of_gpus(store: Store) -> int:
 
 
 def hopeless(store: Store, runs: Sequence[Wanted]) -> dict[int, str]:
-    """Why these runs can never start on the machines that there are, by number; without those that can.
+    """Return why runs can never start on the machines that there are, by number; without those that can.
 
     Returns nothing, without waiting, before a scheduler has said what its cluster has.
     """
@@ -81,7 +81,7 @@ def hopeless(store: Store, runs: Sequence[Wanted]) -> dict[int, str]:
 
 
 def _serving(store: Store, now: float) -> Beat | None:
-    """The last beat of the scheduler that serves the queue; None where none does."""
+    """Return the last beat of the scheduler that serves the queue; None where none does."""
     from runner.service import is_alive
 
     beat = store.scheduler_beat()
@@ -135,7 +135,7 @@ def _in_one(beat: Beat) -> Sequence[Machine]:
 
 
 def _empty(machines: Sequence[Machine]) -> list[Node]:
-    """The machines, and nothing of them free."""
+    """Return the machines, and nothing of them free."""
     from runner.placement import Node
 
     return [

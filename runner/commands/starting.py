@@ -60,7 +60,7 @@ def require_storage(home: Home, store: Store) -> None:
 
 
 def highest_number(home: Home, store: Store) -> int:
-    """The highest number of a run of which files are kept, as far as this host sees them.
+    """Return the highest number of a run of which files are kept, as far as this host sees them.
 
     A queue that was deleted, or put back from a copy, does not know it. An object store, which takes a second
     to answer, is asked only while no scheduler serves the queue: a scheduler has asked when it began.
@@ -99,7 +99,7 @@ def _started(home: Home, store: Store) -> bool:
 
 
 def never(store: Store, queued: Sequence[Wanted]) -> list[str]:
-    """A line for each reason for which some of these runs can never start."""
+    """Return a line for each reason for which some of these runs can never start."""
     from runner.commands.situations import hopeless
 
     numbers: dict[str, list[int]] = {}

@@ -96,7 +96,7 @@ def as_settings(name: str | None, priority: int | None) -> list[str]:
 
 
 def load_all(files: Sequence[Path], overrides: Sequence[str], home: Home) -> list[Experiment]:
-    """The experiments in `files`, ready to be queued in `home`. Raises ConfigError with all mistakes.
+    """Return the experiments in `files`, ready to be queued in `home`. Raises ConfigError with all mistakes.
 
     Says which keys `--set` has dropped, and what a run would fail for on this host where others may train it.
     """
@@ -121,7 +121,7 @@ def load_all(files: Sequence[Path], overrides: Sequence[str], home: Home) -> lis
 
 
 def doubtful(doubt: Mistake | str) -> str:
-    """A warning of what a run would fail for on this host, where another one may train it."""
+    """Return a warning of what a run would fail for on this host, where another one may train it."""
     return f"warning: {doubt} (on this host; the one that trains may differ)"
 
 

@@ -77,7 +77,7 @@ def list_pages(pages: Iterable[Page]) -> None:
 
 
 def is_served_elsewhere(access: Access) -> bool:
-    """Whether a scheduler keeps the runs under another path: another host's to the same folder, perhaps."""
+    """Return whether a scheduler keeps the runs under another path, perhaps to the same folder."""
     from runner.paths import recorded
     from runner.service import is_alive
 
