@@ -87,7 +87,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Status:
-    """Where an attempt stands."""
+    """State of an attempt at one moment, as its worker reports it."""
 
     node: str
     fields: ProgressFields

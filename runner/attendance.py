@@ -115,7 +115,7 @@ def _move_away(seen: Seen, lack: str) -> list[Action]:
 
 
 def _conclude(run: Run, ending: Ending, seen: Seen) -> Close:
-    """Close an attempt that said how it ended; a stop is what the user intended, else a release."""
+    """Close an attempt that reported how it ended; a stop is what the user intended, else a release."""
     if ending.kind == "finished":
         return Close(Event.FINISH, "finished", ending.reason, ending.epochs, ending.kept)
     if ending.kind == "failed":

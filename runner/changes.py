@@ -22,7 +22,7 @@ Settings = Mapping[str, Any]
 
 
 def changes(runs: Sequence[Run]) -> dict[int, str]:
-    """For each run, by number, the keys in which it differs, as "seed=2 optim.lr=0.002"; "" for none.
+    """Return, by run number, the keys in which a run differs, as "seed=2 optim.lr=0.002"; "" for none.
 
     Nothing is parsed of runs that were submitted without `--set` and are alike.
     """
@@ -65,7 +65,7 @@ def changed(run: Run, settings: Settings, apart: Collection[str]) -> list[str]:
 
 
 def item(key: str, value: Any) -> str:
-    """Return a key with its value, shortened so that nobody takes it for another one."""
+    """Return a key with its value, shortened so that it is not mistaken for another one."""
     from capsnet.yamlwords import inline
 
     return f"{key}={shortened(inline(value))}"

@@ -56,5 +56,5 @@ class ServerClock:
 
 
 def seconds_since_start() -> float:
-    """Seconds since the machine started, those in which it slept too where the system counts them."""
+    """Return the seconds since the machine started, with those asleep where the system counts them."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -38,7 +38,7 @@ def bring(archive: Archive) -> None:
                 f"{package} is imported from {found}, which is code {other}, and not from {place}, "
                 f"code {archive.digest}"
             )
-    if (found := digest(read(_packages(place)))) != archive.digest:  # somebody writes there right now
+    if (found := digest(read(_packages(place)))) != archive.digest:  # another process writes there right now
         raise ImportError(f"what was imported from {place} is code {found} and not code {archive.digest}")
 
 

@@ -23,7 +23,7 @@ class Follower:
     member: Member | None  # None: Ray knows of none
     booking: Booking
     fields: ProgressFields = field(default_factory=ProgressFields)
-    told: str | None = None  # where it was told to meet the first one
+    told: str | None = None  # the address sent to it at which it meets the first one
     finished: bool = False  # it has trained to the end: what becomes of it now does not matter
 
     def note(self, status: Status) -> None:

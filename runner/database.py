@@ -33,7 +33,7 @@ class Database(ABC):
     stays as it was read until the transaction ends.
     """
 
-    name: str  # in what is said about it; never with a password
+    name: str  # in messages about it; never with a password
     elsewhere: str  # how to use another one
     reader: Engine
     writer: Engine

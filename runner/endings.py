@@ -22,7 +22,7 @@ ASKERS = 8  # threads: a host that takes a hundred runs with it must not take th
 
 @dataclass
 class Question:
-    """How one attempt ended."""
+    """Question about how one attempt ended, and its answer."""
 
     answer: Ending | None = None
     kept: Row | None = None  # the newest epoch that its run has kept

@@ -1,4 +1,4 @@
-"""Which commit the directory of `submit` stands on, so that a result can be traced to its code."""
+"""Commit of the directory of `submit`, recorded so that a result can be traced to its code."""
 
 from __future__ import annotations
 

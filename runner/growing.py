@@ -45,7 +45,7 @@ def upload(objects: Objects, key: str, file: Path, start: int) -> int:
 
 
 def download(objects: Objects, key: str, size: int, file: Path) -> None:
-    """Let a file that holds a beginning of it hold all of so many bytes; several may do so at once."""
+    """Complete a file, which holds a beginning, to so many bytes; several processes may do so at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:

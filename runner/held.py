@@ -1,4 +1,4 @@
-"""Folders that one process holds for as long as it lives, so that another can tell what a killed one left."""
+"""Folders that a process locks while it lives, so that others can tell what a killed one has left."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def hold(folder: Path) -> Held | None:
 
 @contextlib.contextmanager
 def own_folder(parent: Path) -> Iterator[Path]:
-    """For a `with` block: a new folder in `parent`, which is deleted after it. Raises OSError.
+    """Yield a new folder in `parent`, which is deleted after the `with` block. Raises OSError.
 
-    That of a process which is killed meanwhile goes with the next one that is made there.
+    Where the process is killed meanwhile, its folder is deleted when the next one is made there.
     """
     own = hold(parent / os.urandom(8).hex())
     assert own is not None, "no other process has a folder of this name"

@@ -57,14 +57,14 @@ class KnownHome:
 
     @property
     def file_name(self) -> str:
-        """Of the file in which it is noted."""
+        """Name of the file in which the home is noted."""
         key = f"{self.name}\n{self.host}"
         return f"{hashlib.blake2b(os.fsencode(key), digest_size=8).hexdigest()}.json"
 
 
 @dataclass(frozen=True)
 class HomeStatus:
-    """How a home stands at the moment."""
+    """State of a home at one moment."""
 
     condition: Condition
     runs: Mapping[str, int] = field(default_factory=dict)  # how many by state, where there are any

@@ -1,4 +1,4 @@
-"""From a YAML file to what is submitted: configuration and `runner:` block together, all mistakes at once."""
+"""Loading of a YAML file to be submitted: configuration and `runner:` block, all mistakes at once."""
 
 from __future__ import annotations
 

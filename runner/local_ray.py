@@ -65,7 +65,7 @@ class StartFailed(LocalRayError):  # noqa: N818 - the name says what happened
 @dataclass(frozen=True)
 class LocalRay:
     pid: int
-    started: str  # when the process was: a pid alone may be somebody else's by now
+    started: str  # when the process was: the pid alone may be another process's by now
     token: str
     temp: str  # a private folder, in which Ray's own lies
     python: str  # the interpreter that started it; another one's Ray may not fit
@@ -91,7 +91,7 @@ class LocalRay:
 
     @property
     def up_seconds(self) -> float:
-        """For how long it has been up; infinity where that was not noted."""
+        """Seconds for which it has been up; infinity where that was not noted."""
         return time.monotonic() - self._noted.get("up_at", -math.inf)
 
     def note(self, parts: list[tuple[int, str]]) -> None:
@@ -177,7 +177,7 @@ def clear_away(tell: Tell = untold) -> bool:
     """End a Ray that has lost its node, or whose starter was killed; return whether there was one."""
     if recorded() is None:
         return False
-    with _locked(tell):  # whoever starts one holds it until that is up
+    with _locked(tell):  # the process that starts a Ray holds it until that is up
         ray = recorded()
         if ray is None or ray.serves:
             return False
@@ -200,7 +200,7 @@ def environment(token: str, base: Mapping[str, str]) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Nobody here reads Ray's metrics, and their ports ask for no token. With a number that no port has,
+        # Ray's metrics are not read here, and their ports ask for no token. With a number that no port has,
         # Ray's own log has one error more and nothing listens.
         "RAY_enable_metrics_collection": "0",
         "AUTOSCALER_METRIC_PORT": "-1",

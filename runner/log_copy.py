@@ -20,15 +20,15 @@ from runner.store import Store
 
 PIECE_BYTES = 256 * 1024
 LONGEST_BYTES = 16 * 2**20  # of an attempt: a run that prints without end must not fill the database
-# After an attempt's end: its process is killed about when the row says so, and only then do its last words
-# leave its host's cache of a network file system.
+# After an attempt's end: its process is killed about when the row says so, and only then does its last
+# output leave its host's cache of a network file system.
 SETTLING_SECONDS = 5.0
 LOOK_SECONDS = 3.0  # between two looks at what an object store holds of a run; less than the above
 
 
 @dataclass
 class Copy:
-    """How far the copy of one attempt's log has come."""
+    """Progress of the copy of one attempt's log."""
 
     kept: int  # bytes
     whole: bool
@@ -45,7 +45,7 @@ class LogCopy:
         self._storage = storage.of(home)
         self._looked: dict[int, tuple[float, State]] = {}  # when, and in which state, by run
         self._copies: dict[tuple[int, int], Copy] = {}  # by run and attempt
-        self._unreadable: dict[int, str] = {}  # what was said of a run's log
+        self._unreadable: dict[int, str] = {}  # the message printed about a run's log
 
     def copy_once(self, now: float) -> None:
         """Copy what is new of every run that runs, or whose end has not been published yet.

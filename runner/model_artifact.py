@@ -73,7 +73,7 @@ def _public_version(package: str) -> str:
 
 
 def _extract(checkpoint: Path, packages: Path, folder: Path) -> tuple[tuple[int, ...], int]:
-    """Have a child write weights.npz and config.yaml; the shape (C, H, W) of an image, and the classes."""
+    """Have a child write weights.npz and config.yaml; return an image's shape (C, H, W) and the classes."""
     # -P: a file in the current directory must not be imported in the place of a module.
     command = [sys.executable, "-P", "-m", "runner.model_artifact", str(checkpoint), str(folder)]
     # Beside a run in training, it takes neither its GPU nor its cores.

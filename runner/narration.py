@@ -46,7 +46,7 @@ def unserved(situation: Situation) -> str:
 
 
 def changes(before: Moment | None, after: Moment) -> list[str]:
-    """Lines for what has happened to the run between two looks (None: before the first)."""
+    """Return lines on the run's changes between two looks (`before` is None before the first)."""
     return [*moved(before, after), *computing(before, after)]
 
 
@@ -132,7 +132,7 @@ def place(run: Run) -> str:
 
 
 def progress(run: Run) -> str:
-    """Epochs done, loss, accuracy, speed and time left, as far as they are known.
+    """Return epochs done, loss, accuracy, speed and time left, as far as they are known.
 
     Of a running run the loss is that of the epoch in hand, the accuracy that of the one before.
     """
@@ -147,7 +147,7 @@ def progress(run: Run) -> str:
 
 
 def pace(run: Run) -> list[str]:
-    """Speed and time left, as far as they are known."""
+    """Return speed and time left, as far as they are known."""
     speed, left = run.images_per_second, run.seconds_left
     return [
         *([f"{speed:,.0f} images/s"] if speed else []),
@@ -209,7 +209,7 @@ def metric(key: str, value: float) -> str:
 
 
 def next_steps(run: Run) -> dict[str, str]:
-    """Commands that make sense after this end."""
+    """Return the commands that make sense after this end."""
     if run.state is State.FINISHED:
         return {
             "see it": f"{PROGRAM} ui",

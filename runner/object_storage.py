@@ -179,7 +179,7 @@ class ObjectStorage:
                 growing.download(self._objects, name, size, paths.tensorboard / picture)
 
     def _replace(self, key: str, file: Path, item: Item | None) -> None:
-        """Let a file hold an object, unless this process knows that it does."""
+        """Copy an object to a file, unless this process knows that it was copied."""
         if item is not None and self._copied.get(file) == item.version and file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ class ObjectStorage:
 
 
 def attempt_key(run_id: int, name: str, number: int) -> str:
-    """Return the key of an attempt's folder: what it writes lies below it, and nobody else writes there."""
+    """Return the key of an attempt's folder: only the attempt writes below it."""
     return f"{run_folder(run_id, name)}/attempts/{number}"
 
 

@@ -15,7 +15,7 @@ from runner.loopback import bypass_proxies
 from runner.redaction import has_password
 
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 20.0  # in which a request must be answered: whoever asked tries again
+ANSWER_SECONDS = 20.0  # in which a request must be answered: the caller tries again
 SLOWEST = 2**20  # bytes/s; what takes longer to copy than at this pace has failed
 S3_OPTIONS = {
     "skip_instance_cache": True,  # one that was made for other variables
@@ -56,7 +56,7 @@ class Objects:
         self._files, self._root = _opened(url)
 
     def put(self, key: str, content: bytes | Path) -> None:
-        """Let the object hold the bytes, or what is in a file."""
+        """Write bytes, or the content of a file, to an object."""
         with self._one_line_errors():
             if isinstance(content, bytes):
                 self._call("pipe_file", self._path(key), content, size=len(content))
@@ -136,9 +136,9 @@ class Objects:
 
 @functools.cache  # its connections serve all threads of a process
 def _opened(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it."""
+    """Return fsspec's file system of a URL, and the path in it."""
     scheme, _, path = url.partition("://")
-    if has_password(url):  # the queue's database keeps the URL, and whoever reads the queue would read it
+    if has_password(url):  # the queue's database keeps the URL, and all readers of the queue would see it
         raise StorageError(
             "RUNNER_STORAGE names a user or a password: leave them out and set the variables of the storage, "
             "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -1,4 +1,4 @@
-"""From a path or a URL to an open database with a queue in it: found, made or brought up to date."""
+"""Opening of the database at a path or a URL; its queue is found, made or brought up to date."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _emit(text: str) -> None:
 
 
 class Replay:
-    """Prints bytes that another process printed: to a program as they are, to a terminal as plain text.
+    """Printer of another process's output: to a program the bytes as they are, to a terminal plain text.
 
     There colours are dropped, a carriage return becomes a new line and other control characters are escaped.
     """
@@ -97,7 +97,7 @@ def _written() -> Iterator[None]:
 
 @contextmanager
 def unread_is_fine() -> Iterator[None]:
-    """End the command in silence when nobody reads its output any more (`queue | head -1`)."""
+    """End the command without a message when its output is read no more (`queue | head -1`)."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Which run a folder belongs to: numbers may come again where a queue is lost, or put back from a copy.
+"""Owners of run folders: numbers may come again where a queue is lost, or put back from a copy.
 
 A run's folder holds its identity in a file. A folder without one is of a run that an earlier version of this
 program submitted or started.

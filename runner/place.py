@@ -1,4 +1,4 @@
-"""Where a queue is: what tells a copy of it from the queue itself, moved or not.
+"""Place of a queue: it tells a copy of the queue from the queue itself, moved or not.
 
 A queue notes its place. Found at another one it is a copy, unless it was moved: then its file is the same one
 still, or nothing of it is left at the old place.
@@ -52,14 +52,14 @@ def is_copy(noted: FilePlace, here: FilePlace, is_there: Callable[[str], bool]) 
         return False
     if noted.inode == here.inode and (noted.device == here.device or noted.host != here.host):
         return False  # moved, or seen under another path: devices have other numbers on other hosts
-    if noted.host not in (None, here.host):  # nobody here knows whether it is there still
+    if noted.host not in (None, here.host):  # whether it is there still is not known here
         return True
     return is_there(noted.file)
 
 
 @contextmanager
 def reading(file: Path) -> Iterator[sqlite3.Connection]:
-    """For a `with` block: a connection that reads the queue in a file; nothing is written beside it."""
+    """Yield a connection that reads the queue in a file; nothing is written beside it."""
     in_use = file.with_name(f"{file.name}-wal").exists()
     uri = f"{file.as_uri()}?{'mode=ro' if in_use else 'immutable=1'}"
     with closing(sqlite3.connect(uri, uri=True)) as connection:

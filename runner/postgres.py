@@ -77,7 +77,7 @@ class PostgresDatabase(Database):
         """Migrate in one transaction."""
         with self.writer.begin() as connection:
             self.take_turn(connection)
-            found = schema.look(connection)  # now, when whoever migrated before us is done
+            found = schema.look(connection)  # now, when a process that migrated before this one is done
             if found is not None and found.is_old:
                 with _patience(connection, UPGRADE_SECONDS):
                     schema.upgrade(connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 WRONG = "correct RUNNER_DATABASE_URL"
 NO_CONNECTION_LEFT = "the server has no connection left: try again, or raise its max_connections"
 
-# Which words mean what. While it connects the driver tells no code, just what the server wrote.
+# Messages and their meaning. While connecting, the driver gives no code, just the server's text.
 LASTING = {
     "password authentication failed": f"the user or the password is wrong: {WRONG}",
     "no password supplied": f"the server wants a password: {WRONG}",
@@ -43,7 +43,7 @@ PASSING_CODES = ("08", "40", "53", "55", "57", "58", "25006", "25P03")
 
 
 # Without a code it has not connected. What encryption or the URL forbids stays so; what else the server says,
-# in whatever language, may pass: whoever can wait loses nothing by it.
+# in whatever language, may pass: a caller that can wait loses nothing by it.
 LASTING_SIGNS = ("SSL", "ssl", "certificate", "invalid", "bad value")
 
 

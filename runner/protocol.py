@@ -22,7 +22,7 @@ SPOKEN = frozenset({1})  # which the scheduler of this code speaks
 
 
 def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of these values those for which the dataclass has a field."""
+    """Return those of the values for which the dataclass has a field."""
     names = {field.name for field in fields(cls)}
     return {name: value for name, value in values.items() if name in names}
 

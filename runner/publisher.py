@@ -40,7 +40,7 @@ Fingerprint = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Sampled:
-    """How far a system.csv was published."""
+    """Part of a system.csv that was published."""
 
     first: float  # time of its first sample
     end: int  # bytes
@@ -48,7 +48,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Wait:
-    """When a run that could not be published is tried again."""
+    """Time at which a run that could not be published is tried again."""
 
     until: float
     seconds: float

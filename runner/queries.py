@@ -30,7 +30,7 @@ def matching(connection: Connection, wanted: Filter) -> list[Run]:
 
 
 def _conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
-    """Conditions that every admitted run meets, and perhaps others: LIKE ignores case in SQLite."""
+    """Return conditions that every admitted run meets, and perhaps others: LIKE ignores case in SQLite."""
     if wanted.states:
         yield runs.c.state.in_(wanted.states)
     if wanted.names:
@@ -50,7 +50,7 @@ def one_run(connection: Connection, run_id: int) -> Run | None:
 
 
 def locked_run(connection: Connection, run_id: int) -> Run | None:
-    """Return the run of this number, which nobody else may change before this transaction ends.
+    """Return the run of this number, locked: no other process may change it before this transaction ends.
 
     SQLite ignores FOR UPDATE: there the whole database is this transaction's already.
     """

@@ -28,7 +28,7 @@ STATUS = {
 }
 FOLDER = "runner.folder"  # the tag that says where the run's own files are
 IDENTITY = "runner.id"  # tag: the queue's id and the run's number, which may come again
-RUN_IDENTITY = "runner.identity"  # tag: with the one above it finds the run again, whoever made it
+RUN_IDENTITY = "runner.identity"  # tag: with the one above it finds the run again, from any publisher
 EPOCH = "epoch"  # a metric of its own: its last step is how far the run has been published
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
 SAMPLE = SYSTEM + system_metrics.CPU  # in every sample: by its points one knows the samples published
@@ -72,7 +72,7 @@ def params(config: str) -> Mapping[str, str]:
 
 
 def changes(config: str, known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags `config.<key>` for what a resume has changed: params are immutable in MLflow.
+    """Return tags `config.<key>` for what a resume has changed: params are immutable in MLflow.
 
     A key that went back to its first value keeps its tag, which then says so.
     """

@@ -1,6 +1,6 @@
 """Text without the passwords, tokens and keys in it, as it may be printed, logged, stored and published.
 
-Two ways, for neither is enough: by their form in URLs and settings, whoever wrote them; and by their value,
+Two ways, for neither is enough: by their form in URLs and settings, from any program; and by their value,
 where this process was given them, in whatever form a library repeats them. What looks like a secret and is
 none is hidden, too. Standard library only.
 """

@@ -30,7 +30,7 @@ OURS = """
 
 
 def relocate(database: Path, artifacts: str, experiment: str) -> list[str]:
-    """Let the store in `database` name files where its home is now; return the folders of the home before.
+    """Update the paths in the store `database` to where its home is now; return the home's folders before.
 
     `artifacts`: the URI of the folder for files. In one transaction; nothing happens where the home has not
     moved, or the old path leads to the same folder. Another process must not make the store meanwhile.
@@ -70,7 +70,7 @@ def _replace(connection: sqlite3.Connection, before: str, now: str, home: Path) 
 def _replace_prefix(
     connection: sqlite3.Connection, table: str, column: str, before: str, now: str, condition: str = ""
 ) -> None:
-    """Let paths in `column` that are `before` or lie below it begin with `now`."""
+    """Replace `before` by `now` at the beginning of the paths in `column` that are it or lie below it."""
     below = f"{condition}({column} = :before OR substr({column}, 1, length(:before) + 1) = :before || '/')"
     update = f"UPDATE {table} SET {column} = :now || substr({column}, length(:before) + 1) WHERE {below}"
     connection.execute(update, {"before": before, "now": now})

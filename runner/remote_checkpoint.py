@@ -58,7 +58,7 @@ class Uploads:
     """The checkpoints that one attempt uploads, one after the other; in one thread."""
 
     def __init__(self, objects: Objects, attempt: str) -> None:
-        """`attempt`: the key of its folder, in which nobody else writes."""
+        """`attempt`: the key of its folder, in which no other process writes."""
         self._objects = objects
         self._attempt = attempt
         self._pointer: Pointer | None = None

@@ -23,13 +23,13 @@ class Booking:
     machine: str  # its id
     gpus: float
     cpus: float
-    devices: tuple[str, ...] = ()  # indices of its GPUs, once it has said so
+    devices: tuple[str, ...] = ()  # indices of its GPUs, once it has reported them
 
 
 def nodes(
     machines: Iterable[Machine], bookings: Sequence[Booking], closed: Collection[str] = ()
 ) -> list[Node]:
-    """Return each machine with the shares of its GPUs and the cores that nobody holds.
+    """Return each machine with the free shares of its GPUs and its free cores.
 
     One whose id is in `closed`, or that is leaving, is closed and has nothing free, but is there still: while
     it is, a run that may choose does not take the cluster for one without GPUs.
@@ -73,7 +73,7 @@ def _take(shares: list[float], booking: Booking) -> None:
 
 
 def _hold_back(shares: list[float], surplus: float) -> None:
-    """Take away what somebody else holds: whole GPUs first, for that is how most are booked."""
+    """Subtract what others hold on the cluster: whole GPUs first, for that is how most are booked."""
     while surplus > ROUNDING and any(share > ROUNDING for share in shares):
         index = max(range(len(shares)), key=lambda index: shares[index])
         taken = min(shares[index], surplus)

@@ -49,7 +49,7 @@ class Wants(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Which code a run is to go on with; as the fields of that name of NewRun."""
+    """Code that a run is to go on with, as the fields of NewRun of the same names."""
 
     code: str
     submit_python: str | None
@@ -123,7 +123,7 @@ class Run:
     torch: str | None
     from_epoch: int | None  # epochs that were finished when the newest attempt began
     from_step: int | None  # steps done of the one after them by then
-    computes: str | None  # how the newest attempt does, in words
+    computes: str | None  # how the newest attempt computes, in words
 
     mlflow_run_id: str | None
     published_epoch: int | None
@@ -148,7 +148,7 @@ class Run:
 
     @property
     def is_published(self) -> bool:
-        """Whether tracking has been told of its state, tags and note as they are now."""
+        """Whether tracking has its state, tags and note as they are now."""
         return self.published_state == self.state and self.published_annotations == self.annotations
 
 

@@ -108,7 +108,7 @@ def newest_attempt(paths: RunPaths) -> int:
 
 
 def mirror(source: Path, target: Path) -> None:
-    """Let `target` hold what `source` holds; a reader sees the old file or the new one."""
+    """Make `target` a copy or hard link of `source`; a reader sees the old file or the new one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = temporary_path(target)
     part.unlink(missing_ok=True)

@@ -63,7 +63,7 @@ class Charge:
     member: Member
     booking: Booking
     followers: list[Follower] = field(default_factory=list)  # the run's other workers, by rank
-    trained: bool = False  # the worker has said that it takes no more steps
+    trained: bool = False  # the worker has reported that it takes no more steps
     lacking: Booking | None = None  # of the worker, if not the first, whose machine cannot run it
     reports: Interval = field(default_factory=lambda: Interval(REPORT_SECONDS))
     close: Close | None = None  # it has ended so, and the store may not know it yet
@@ -144,7 +144,7 @@ class Scheduler:
         )
 
     def give_way(self) -> None:
-        """End the publisher, which may live on the same machine; whoever schedules next starts another."""
+        """End the publisher, which may live on the same machine; the next scheduler starts another."""
         if self._publisher is not None:
             cluster.kill(self._publisher)
 
@@ -198,7 +198,7 @@ class Scheduler:
             if seen.dead is not None:
                 known = self._endings.of(run)
                 if not known.answered and run.id not in in_haste:
-                    continue  # it may have finished: whoever starts it again now would do so for nothing
+                    continue  # it may have finished: another start now would be for nothing
                 seen = replace(seen, ending=known.answer)
             for action in attendance.attend(run, seen, now, down_since, kill_at_once):
                 self._act(run, action, now)
@@ -441,7 +441,7 @@ def _understood(answers: Mapping[str, Reply]) -> dict[str, Reply]:
 
 
 def _actor_names(run: Run) -> list[str]:
-    """Of the run's workers, by rank."""
+    """Return the names of the actors of the run's workers, by rank."""
     first = _actor_name(run.id, run.attempt)
     return [first, *(f"{first}-rank-{rank}" for rank in range(1, run.workers))]
 

@@ -101,7 +101,7 @@ class SchedulerActor:
                 time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
 
     def _number_above_what_is_kept(self, store: Store) -> None:
-        """Let no new run have the number of one whose files are there; hosts that submit may not see them."""
+        """Raise the next run's number above all with files here, which hosts that submit may not see."""
         try:
             store.number_above(storage.of(self._home).highest_number())
         except (OSError, Unreachable) as error:

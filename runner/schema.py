@@ -1,4 +1,4 @@
-"""Which schema a database has, how a new one is filled, and how an older one is brought up to date.
+"""Schema of a queue's database: reading its revision, filling a new database, migrating an older one.
 
 The truth is the revision that Alembic notes in the database. A new queue is made from the tables of
 `runner.tables` and not by the migrations: that needs no Alembic, which takes longer to import than all the

@@ -1,4 +1,4 @@
-"""How the workers of one run spread over machines, where no single one holds them all: pure.
+"""Spread of one run's workers over machines, where no single one holds them all; pure functions.
 
 A run stays on one machine wherever one is large enough: it waits for that, and does not span two. Only what
 is larger than every machine spans several, as few as hold it, the largest first.

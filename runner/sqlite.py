@@ -54,7 +54,7 @@ class SqliteDatabase(Database):
     def make(self) -> None:
         """Make the queue under another name and rename it when it is whole.
 
-        So nobody ever opens half a queue, and nobody reads it while its journal mode changes, at which
+        So no process opens half a queue, and none reads it while its journal mode changes, at which
         SQLite would fail and not wait.
         """
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class SqliteDatabase(Database):
             found = self.look()
             if found is None or not found.is_old:
                 return
-            with self.writer.begin() as connection:  # nobody else writes between the copy and the change
+            with self.writer.begin() as connection:  # no other process writes between the copy and the change
                 self._keep_copy(Path(f"{self._file}.schema-{found.revision}"))
                 schema.upgrade(connection)
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a run stands."""
+    """State of a run."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"

@@ -1,4 +1,4 @@
-"""Where the runs' files are kept: folders that all hosts see, or an object store. One interface to both.
+"""Storage of the runs' files: folders that all hosts see, or an object store. One interface to both.
 
 A reader names the parts that it needs and gets a folder that holds them; attempts write through
 `runner.workplace`.
@@ -47,14 +47,14 @@ __all__ = [
 
 
 class Storage(Protocol):
-    """Keeps the runs of one queue. Any method may raise OSError, which says in a line what is wrong."""
+    """Storage of the runs of one queue. Any method may raise OSError, with a line that says what is wrong."""
 
     def check(self, queue: str) -> None:
         """Raise StorageError unless runs of the queue with this id can be kept here."""
         ...
 
     def hand_over(self, before: str, queue: str) -> None:
-        """Let what is a copy of the runs of the queue with the id `before` belong to another queue."""
+        """Give a copy of the runs of the queue with the id `before` to another queue."""
         ...
 
     def highest_number(self) -> int:
@@ -86,7 +86,7 @@ class Storage(Protocol):
         ...
 
     def checkpoint(self, run: Run) -> AbstractContextManager[Path | None]:
-        """For a `with` block: the file of the checkpoint of the newest attempt that has saved one."""
+        """Yield the checkpoint file of the newest attempt that has saved one, for a `with` block."""
         ...
 
     def keep_figures(self, checkpoint: Path) -> None:

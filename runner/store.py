@@ -67,8 +67,8 @@ __all__ = [
 
 KEPT_BY_A_COPY = {"only_row", "id", "schema_version", "created_at", "epoch", "place", "home"}
 IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to start
-# Of which runs tracking is told: a run appears there when its first attempt starts (an earlier version made
-# it when it was submitted), and nothing more is told of one that is being deleted.
+# The runs that tracking knows: a run appears there when its first attempt starts (an earlier version made
+# it when it was submitted), and one that is being deleted is published no more.
 TOLD = ((runs.c.attempt > 0) | runs.c.mlflow_run_id.is_not(None)) & runs.c.intent.is_distinct_from("remove")
 AT_ONCE = 200  # runs that are changed in one transaction, lest a scheduler wait long for its turn
 LATEST_FIRST = (runs.c.ended_at.desc(), runs.c.id.desc())

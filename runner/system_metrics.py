@@ -29,7 +29,7 @@ GPU_COLUMNS = (
 
 
 class Sampler:
-    """Samples a process with its children, and the GPUs that were given to it.
+    """Sampler of a process with its children, and of the GPUs that were given to it.
 
     `gpus` are CUDA_VISIBLE_DEVICES' own entries: an index or a UUID. Without NVIDIA's driver there are no
     GPU columns. Every sample has the same keys, as a table needs; what could not be read is NaN.
@@ -75,7 +75,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def read(path: Path, start: int = 0) -> tuple[list[dict[str, float]], int]:
-    """Rows of a system.csv from byte `start` on, and the byte after the last whole one.
+    """Return the rows of a system.csv from byte `start` on, and the byte after the last whole one.
 
     A line that its writer has not finished is left for the next time; NaN columns are left out.
     """

@@ -63,7 +63,7 @@ class TrackingError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where runs are published to."""
+    """Store that runs are published to."""
 
     uri: str
     experiment: str
@@ -92,7 +92,7 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
 
 
 def follow_home(target: Target) -> list[str]:
-    """Let a store of our own name files where its home is now; return the folders of the home before.
+    """Update the paths in a store of our own to where its home is now; return the home's folders before.
 
     The caller holds the target's lock.
     """
@@ -103,7 +103,7 @@ def follow_home(target: Target) -> list[str]:
 
 @contextmanager
 def locked(lock: Path | None) -> Iterator[None]:
-    """Held by whoever may set up the store: MLflow's migrations, run twice at once, break it."""
+    """Hold the lock for setting up the store: MLflow's migrations, run twice at once, break the store."""
     if lock is None:
         yield
         return
@@ -451,7 +451,7 @@ def _metric(point: Point, model_id: str | None = None) -> Any:
 
 
 def _batches(groups: Iterable[Sequence[Item]], limit: int) -> Iterator[list[Sequence[Item]]]:
-    """Lists of whole groups with at most `limit` items in all."""
+    """Yield lists of whole groups with at most `limit` items in all."""
     batch: list[Sequence[Item]] = []
     size = 0
     for group in groups:
@@ -465,7 +465,7 @@ def _batches(groups: Iterable[Sequence[Item]], limit: int) -> Iterator[list[Sequ
 
 
 def explain(error: BaseException) -> str:
-    """One line: the root of a failed connection, else what MLflow says, without passwords, shortened."""
+    """Return the root of a failed connection, else MLflow's message, in one short line without passwords."""
     broken = [cause for cause in _causes(error) if isinstance(cause, OSError)]
     lines = redacted(str(broken[-1] if broken else error)).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__

@@ -52,7 +52,7 @@ def folder(root: Path) -> Path:
 
 @contextmanager
 def locked(place: Path) -> Iterator[bool]:
-    """Hold the lock of a folder; False at once where another process does."""
+    """Hold the lock of a folder; yield False at once where another process holds it."""
     file = place / LOCK
     with file.open("a") as opened:
         yield lock(opened.fileno(), file, VARIABLE, wait=False)

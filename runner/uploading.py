@@ -37,7 +37,7 @@ class Uploading:
     def save(self) -> None:
         """Copy the newest checkpoint, then what follows from it. Raises StorageError."""
         self._checkpoints.upload(self._attempt.checkpoint)
-        self._whole(self._attempt.history)  # after the pointer: what it says is published
+        self._whole(self._attempt.history)  # after the pointer: the epochs in it are published
         stem, suffix = self._attempt.checkpoint.stem, self._attempt.checkpoint.suffix
         for kept in sorted(self._attempt.folder.glob(f"{stem}.epoch-*{suffix}")):
             self._whole(kept)

@@ -1,4 +1,4 @@
-"""How numbers are written for people: ages, durations, sizes, shares; and words said in several places."""
+"""Numbers as written for people: ages, durations, sizes, shares; and texts used in several places."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 MINUTE, HOUR, DAY, WEEK = 60, 3_600, 86_400, 604_800
 UNITS = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 NOTHING = "-"
-OTHER_DATA = "--set dataset.root=FOLDER"  # what a run wants at a `resume` where its data are not
+OTHER_DATA = "--set dataset.root=FOLDER"  # the option of a `resume` on a host without the run's data
 
 
 def run_label(number: int, name: str) -> str:
@@ -39,7 +39,7 @@ def age(since: float | None, now: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of "30d", "12h", "90s", "2w", or of a plain number of seconds.
+    """Return the seconds of "30d", "12h", "90s", "2w", or of a plain number of seconds.
 
     Raises ValueError with one line for anything else.
     """
@@ -50,7 +50,7 @@ def parse_duration(text: str) -> float:
 
 
 def megabytes(size: int) -> str:
-    """Bytes in MB (10**6), with one decimal below 10."""
+    """Return bytes in MB (10**6), with one decimal below 10."""
     value = size / 1e6
     return f"{value:.1f} MB" if value < 10 else f"{value:,.0f} MB"
 
@@ -86,7 +86,7 @@ def printable(text: str) -> str:
 
 
 def spans(numbers: Iterable[int]) -> str:
-    """Numbers as a command takes them, in their order: "1-3 7"."""
+    """Return numbers as a command takes them, in their order: "1-3 7"."""
     found: list[list[int]] = []
     for number in sorted(set(numbers)):
         if found and number == found[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""The actor of one attempt: answers at once, while a thread of its own trains.
+"""Actor of one attempt: it answers at once, while a thread of its own trains.
 
 It never uses the database: it answers the scheduler's questions and obeys its orders.
 """

@@ -46,7 +46,7 @@ class Workplace(Protocol):
         ...
 
     def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
-        """Let the folders of the earlier attempts hold what this one may go on from.
+        """Bring the files that this attempt may go on from into the folders of the earlier attempts.
 
         Raises SavingError where that cannot be read for so long.
         """

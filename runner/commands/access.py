@@ -54,7 +54,7 @@ def open_queue(create: bool = False, only_looks: bool = False, adopts: bool = Fa
 
 
 def _tell_of_a_new_home(home: Home, store: Store) -> None:
-    """Say where runs go now, if they could go to another home of this user whose scheduler is up."""
+    """Say where runs go now, if another home of this user has a scheduler that is up."""
     from runner import homes
 
     others = homes.others_up(home, store.now())
@@ -67,7 +67,7 @@ def _tell_of_a_new_home(home: Home, store: Store) -> None:
 
 
 def _require_original(home: Home, store: Store, only_looks: bool) -> None:
-    """Raise CommandError, or say so, where the queue is a copy."""
+    """Raise CommandError where the queue is a copy; with `only_looks` print a hint instead."""
     if original := store.original():
         if not only_looks:
             raise CommandError(copied(home, original))

@@ -122,7 +122,7 @@ def prunable(ended: Iterable[Run], ended_before: float, keep_best: bool) -> list
 
 
 def best(runs: Iterable[Run]) -> list[Run]:
-    """Of each name the run with the highest accuracy, the older of equal ones; none without an accuracy.
+    """Return, of each name, the run with the highest accuracy, the older of equal ones; none without one.
 
     Nor one whose files may be gone in part.
     """
@@ -182,7 +182,7 @@ def _delete(kept: Storage, store: Store, runs: list[Run]) -> dict[int, str]:
         except OSError as error:
             left[run.id] = one_line(error)
         else:
-            with suppress(UnknownRun):  # whoever deleted it at the same time was quicker
+            with suppress(UnknownRun):  # another process has deleted it at the same time
                 store.remove([run.id])
     return left
 

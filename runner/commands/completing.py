@@ -37,7 +37,7 @@ APPLIES_TO = {  # states of the runs that a command can do something to; any wit
 
 
 def runs(ctx: typer.Context, incomplete: str) -> Candidates:
-    """Numbers of runs and, once a letter is typed, names."""
+    """Return the numbers of runs and, once a letter is typed, names."""
     states = APPLIES_TO.get(ctx.command.name or "", tuple(State))
     titles = [title for title in _titles() if title.state in states]
     numbers = [(str(title.id), f"{title.name} {title.state}") for title in titles]
@@ -48,13 +48,13 @@ def runs(ctx: typer.Context, incomplete: str) -> Candidates:
 
 
 def names(incomplete: str) -> Candidates:
-    """Names of runs."""
+    """Return the names of runs."""
     named = Counter(title.name for title in _titles() if PLAIN_NAME.fullmatch(title.name))
     return _matching([(name, str(count)) for name, count in named.items()], incomplete)[:AT_MOST]
 
 
 def runs_and_pictures(ctx: typer.Context, incomplete: str) -> Candidates:
-    """Runs and, after the first of them, kinds of pictures."""
+    """Return runs and, after the first of them, kinds of pictures."""
     from capsnet.figures.kinds import KINDS
 
     kinds = _matching(KINDS.items(), incomplete) if ctx.params.get("words") else []
@@ -62,7 +62,7 @@ def runs_and_pictures(ctx: typer.Context, incomplete: str) -> Candidates:
 
 
 def data_sets(incomplete: str) -> Candidates:
-    """Names of data sets."""
+    """Return the names of data sets."""
     return _matching([(value, "") for value in _values("dataset.name")], incomplete)
 
 
@@ -147,7 +147,7 @@ def _titles() -> list[Title]:
 
 
 def _matching(candidates: Iterable[tuple[str, str]], incomplete: str) -> Candidates:
-    """Candidates that begin with what is typed."""
+    """Return the candidates that begin with what is typed."""
     return [(text, _plain(what)) for text, what in candidates if text.startswith(incomplete)]
 
 

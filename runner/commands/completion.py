@@ -135,7 +135,7 @@ def _beginning(file: Path) -> bytes:
 
 
 class Place(NamedTuple):
-    """Where a shell finds its script, and the line of its start file that makes it look there."""
+    """Path at which a shell finds its script, and the line of its start file that makes it look there."""
 
     script: Path
     start_file: Path | None = None

@@ -97,7 +97,7 @@ def require_worker(run: Run, rank: int, logs: Logs) -> None:
 
 
 class Logs(Protocol):
-    """Where the logs of a run's attempts are to be read."""
+    """Source of the logs of a run's attempts."""
 
     def whole(self, attempt: int) -> bool:
         """Return whether the whole output of an attempt that has ended is here."""

@@ -1,4 +1,4 @@
-"""From the words of a command line to runs: `3`, `5-9`, `baseline`, `name:mnist_*`, and `--all`."""
+"""Selection of runs by the words of a command line: `3`, `5-9`, `baseline`, `name:mnist_*`, and `--all`."""
 
 from __future__ import annotations
 

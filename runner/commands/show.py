@@ -154,7 +154,7 @@ def details(
 
 
 def indented(text: str) -> str:
-    """Lines that stand below each other beside a label."""
+    """Return the lines so that they stand below each other beside a label."""
     return f"\n{' ' * (LABEL_WIDTH + 1)}".join(text.splitlines())
 
 
@@ -186,7 +186,7 @@ def code_line(run: Run, here: str) -> str:
 
 
 def versions_line(run: Run) -> str:
-    """Of Python and PyTorch where it ran last and, where they were others, at its submission."""
+    """Return the versions of Python and PyTorch at the last run and, if others, at the submission."""
     found = versions.Versions(run.python, run.torch)
     submitted = versions.Versions(run.submit_python, run.submit_torch)
     named = {"Python": found.python, "PyTorch": found.torch}
@@ -196,7 +196,7 @@ def versions_line(run: Run) -> str:
 
 
 def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
-    """Path, age, and how far it reaches; of one that is not to be seen from here only the last."""
+    """Return a checkpoint's path, age and position; only the position without a file to see here."""
     reach = ""
     if run.durable_epoch is not None:
         step = f", step {run.durable_step}" if run.durable_step else ""
@@ -235,7 +235,7 @@ def mlflow_line(run: Run, tracking: str) -> str:
 
 
 def attempt_line(attempt: Attempt, now: float, run: Run) -> str:
-    """When, from which step, where, how it ended, and why, unless the run's own line says so."""
+    """Return when, where and from which step an attempt ran, how it ended, and why if not as the run."""
     devices = (
         f"GPU {','.join(attempt.devices)}"
         if attempt.devices

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
-    """Start local Ray and the scheduler after something was queued; False, and said, where that fails.
+    """Start local Ray and the scheduler after something was queued; return False, with a hint, if it fails.
 
     What was queued stays so: a later `up` or `submit` starts it. A queue for several hosts is served by their
     cluster: a host that does not belong to it starts nothing, for its own Ray would be another cluster.
-    Which of the runs in `queued` can never start is said, as far as a scheduler knows that already.
+    Prints which runs in `queued` can never start, as far as a scheduler knows that already.
     """
     from runner.store import Unreachable
 
@@ -33,7 +33,7 @@ def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
             return False
         for difference in differences(home, store):
             hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
-    except Unreachable as error:  # it is queued all the same, and whoever is told otherwise queues it twice
+    except Unreachable as error:  # queued all the same: an error would make users queue them twice
         hint(f"queued, but whether a scheduler serves it is not known: {error}")
         return is_elsewhere(home)
     with suppress(Unreachable):  # `queue` says it, too

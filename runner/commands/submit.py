@@ -80,7 +80,7 @@ def submit(
             Waiting(id_, new.gpus, new.cpus, new.loader_workers, new.exclusive, new.workers)
             for id_, new in zip(ids, new_runs, strict=True)
         ]
-        started = start_service(*access, [] if follow else queued)  # whoever follows them is told anyway
+        started = start_service(*access, [] if follow else queued)  # a follow shows it anyway
         code = see_through(access, ids, follow, wait) if started else exits.NOT_STARTED
         if json:
             emit_json(patiently(lambda: documents(access, ids)))
@@ -183,7 +183,7 @@ def tell_of_paths_here(experiments: Sequence[Experiment], directory: Path) -> No
 
 
 def tell_of_files_of_hosts(experiments: Sequence[Experiment], home: Home) -> None:
-    """Say that what the YAML names is written on whichever host trains, and nowhere else."""
+    """Say that files that the YAML names are written on the host that trains, and nowhere else."""
     named = [experiment.config.checkpoint for experiment in experiments]
     found = dict.fromkeys(path for one in named for path in (one.model_path, one.log_dir) if path)
     if found:
