@@ -32,7 +32,7 @@ class Orders:
         self._told.set()
 
     def meeting(self) -> str:
-        """Wait for that address and return it."""
+        """Wait until the address of `meet` is set, and return it."""
         self._told.wait()
         return self._meeting
 

@@ -70,7 +70,7 @@ class Room:
         return min(self.cpus, unkept) >= request.cpus
 
     def take(self, request: Request) -> None:
-        """Subtract what a run takes that was admitted and starts."""
+        """Subtract the resources of a run that was admitted and starts."""
         self.gpus = _without(self.gpus, request.gpus) or ()
         self.cpus = round(self.cpus - request.cpus, DIGITS)
         if request.gpus:
