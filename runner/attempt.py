@@ -1,4 +1,4 @@
-"""One attempt of one run: train, keep, end. Knows neither Ray nor the database nor MLflow."""
+"""One attempt of one run: training, saving, ending. Uses neither Ray nor the database nor MLflow."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LINGER_SECONDS = 10.0  # before rank 0 follows another worker that has gone
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the scheduler hands to a worker: all that it will ever know of the queue."""
+    """Everything that the scheduler hands to a worker, which learns nothing else about the queue."""
 
     home: str
     run: int
@@ -64,7 +64,7 @@ class Assignment:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """What `plain` has made, perhaps in another version."""
+        """Build an assignment from the values of `plain`, perhaps of another version."""
         return cls(**protocol.known(cls, values))
 
     def plain(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Status:
-    """Where an attempt stands."""
+    """State of an attempt at one moment, as its worker reports it."""
 
     node: str
     fields: ProgressFields
@@ -97,7 +97,7 @@ class Status:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """What `plain` has made, perhaps in another version."""
+        """Build a status from the values of `plain`, perhaps of another version."""
         said, ending = values["fields"], values["ending"]
         fields = {name: said[name] for name in ProgressFields.__annotations__ if name in said}
         fields["devices"] = tuple(fields.get("devices", ()))
@@ -110,7 +110,7 @@ class Status:
 
 
 class Standing:
-    """Where the attempt stands, for whoever asks from another thread."""
+    """State of the attempt, which other threads may read."""
 
     def __init__(self, assignment: Assignment, place: Workplace | None = None) -> None:
         """`place`: where the attempt works, if it was opened already."""
@@ -134,11 +134,11 @@ class Standing:
             return Status(self._assignment.node, self._fields, self._ending, self._meets_at, self._trained)
 
     def wait_at(self, address: str) -> None:
-        """Say where the run's other workers are to come."""
+        """Set the address at which the run's other workers are to join."""
         self._meets_at = address
 
     def take_no_more_steps(self) -> None:
-        """Say that what becomes of the run's other workers does not matter any more."""
+        """Note that training is over: from now on the run does not need its other workers."""
         self._trained = True
 
     def note(self, **fields: Unpack[ProgressFields]) -> None:
@@ -147,7 +147,7 @@ class Standing:
             self._training = self._training or "step" in fields
 
     def note_trouble(self, trouble: Trouble | None) -> None:
-        """Let the row say why nothing can be saved at the moment, or (None) nothing any more."""
+        """Report, for the row, why nothing can be saved at the moment; None: it can again."""
         self.note(reason=None if trouble is None else str(trouble))
 
     def keep(self, row: Row | None) -> None:
@@ -155,7 +155,7 @@ class Standing:
         self._kept = row
 
     def end(self, kind: EndingKind, reason: str | None = None) -> None:
-        """Put down how the attempt ended, once: first where its files are, then for the scheduler to see."""
+        """Record how the attempt ended, once: first beside its files, then in the status."""
         reason = None if reason is None else redacted(reason)
         with self._lock:
             if self._ends:
@@ -164,9 +164,9 @@ class Standing:
             epochs = self._fields.get("durable_epoch") if kind == "finished" else None
         ending = storage.Ending(self._assignment.attempt, kind, reason, time.time(), epochs, self._kept)
         try:
-            if self._assignment.rank == 0:  # the others' ends are none of the attempt
-                self.place.end(ending)  # which may take seconds: who asks for the status gets one meanwhile
-        except OSError as error:  # a full disk: the scheduler hears of it all the same
+            if self._assignment.rank == 0:  # the end of another worker is not the attempt's
+                self.place.end(ending)  # may take seconds, in which the status can still be read
+        except OSError as error:  # a full disk: the status has the ending all the same
             print(f"its outcome could not be written: {error}", flush=True)
         with self._lock:
             self._ending = ending
@@ -185,7 +185,7 @@ def perform(assignment: Assignment, orders: Orders, standing: Standing) -> None:
 
 
 def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[EndingKind, str | None]:
-    """How the attempt ended, and why; all that it left is durable where that could be."""
+    """Run the attempt, make its files durable where that is possible, and return how it ended, and why."""
     kind: EndingKind = "failed"
     reason = None
     patience = 0.0  # of one that failed: perhaps because nothing could be saved for long enough
@@ -210,7 +210,7 @@ def _performed(assignment: Assignment, orders: Orders, standing: Standing) -> tu
 
 
 def place_taken(assignment: Assignment, standing: Standing, patient: bool) -> str | None:
-    """Why this attempt must not write anything where its run's files belong, in one line.
+    """Return why this attempt must not write anything where its run's files belong, in one line.
 
     `patient`: a storage that fails is tried again.
     """
@@ -227,7 +227,7 @@ def place_taken(assignment: Assignment, standing: Standing, patient: bool) -> st
 def _leave_with_the_others(error: BaseException, standing: Standing) -> None:
     """End this process where another worker of the run has gone: the run is lost then, and has not failed.
 
-    Not at once: the scheduler, which asks all of them, shall hear first why the other one has.
+    Waits first, so that the scheduler, which asks all workers, learns why the other one has gone.
     """
     from capsnet.group import GroupLost
 
@@ -241,7 +241,10 @@ def _leave_with_the_others(error: BaseException, standing: Standing) -> None:
 
 
 def hindrance() -> tuple[EndingKind, str] | None:
-    """What keeps any run from training here: this machine lacks something, or the code runs on none."""
+    """Return why no run can train here, None where runs can.
+
+    The kind is "unable" where this machine lacks something, "failed" where the code runs on no machine.
+    """
     try:
         from capsnet import training
         from runner import keeper
@@ -255,7 +258,7 @@ def hindrance() -> tuple[EndingKind, str] | None:
 
 
 def _patience(assignment: Assignment) -> float:
-    """For how many seconds a storage that fails is tried again."""
+    """Return for how many seconds a storage that fails is tried again."""
     from capsnet.patience import TRIES
 
     config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
@@ -263,13 +266,13 @@ def _patience(assignment: Assignment) -> float:
 
 
 def leave() -> NoReturn:
-    """End this process as it is: nobody asks for its attempt, so the run may be going on elsewhere."""
+    """End this process as it is: no scheduler asks for the attempt, so the run may go on elsewhere."""
     print("nobody has asked for this attempt for a while: it leaves and saves nothing", flush=True)
     os._exit(0)
 
 
 def explained(error: BaseException, assignment: Assignment) -> str:
-    """Print the error and return it as one line; a traceback where the user is not the one to mend it."""
+    """Print the error and return it as one line; print a traceback where the user cannot mend it."""
     from capsnet.checkpoint import CheckpointError
     from capsnet.datasets import DataError
     from capsnet.group import GroupError
@@ -287,7 +290,7 @@ def explained(error: BaseException, assignment: Assignment) -> str:
 
 
 def _ways_to_data(assignment: Assignment) -> str:
-    """What the user can do where there are no data on this host."""
+    """Return what the user can do where this host lacks the data."""
     resume = f"resume this run with {OTHER_DATA}"
     config = loading.parse(assignment.config, str(assignment.run_paths.config)).config
     if getattr(config.dataset, "root", None) is not None:
@@ -296,7 +299,7 @@ def _ways_to_data(assignment: Assignment) -> str:
 
 
 def _train(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[EndingKind, str | None]:
-    """Train to the end or until told to stop; how it ended, and why where that was before the last epoch.
+    """Train to the end or until stopped; return how it ended, and why where it was before the last epoch.
 
     What was reached is durable on return.
     """
@@ -358,7 +361,7 @@ def _train(assignment: Assignment, orders: Orders, standing: Standing) -> tuple[
 
 @contextmanager
 def _together(assignment: Assignment, config: Config, standing: Standing) -> Iterator[Group]:
-    """Lead the run's workers, where there are others."""
+    """Yield the group of the run's workers, led by this one; without others this one alone."""
     from capsnet import group
     from capsnet.execution import device_of
 
@@ -438,7 +441,7 @@ def _require_own(state: State, assignment: Assignment, path: Path) -> None:
 
 
 def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
-    """Open the log with who computes what, where."""
+    """Print the first lines of the log: run, attempt, GPUs or cores, host and versions."""
     import torch
 
     gpus = ", ".join(visible_gpus())
@@ -460,7 +463,7 @@ def _greet(assignment: Assignment, config: Config, state: State | None) -> None:
 
 
 def _report(progress: Progress) -> ProgressFields:
-    """What the row shows of a moment of training."""
+    """Return the fields of the run's row for the present progress of training."""
     fields = ProgressFields(
         epoch=progress.epoch,
         step=progress.step,

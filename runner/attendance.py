@@ -1,6 +1,7 @@
-"""What to do about a running run, given what its worker answered: pure decisions.
+"""Decisions about a running run, given what its worker answered; pure functions.
 
-The scheduler looks (Ray's answers, the ending on disk, the row), this decides, and the scheduler acts.
+The scheduler observes (Ray's answers, the ending on disk, the row), this module decides, and the scheduler
+acts.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from runner.storage import Ending
 
 START_SECONDS = 60.0  # within which a worker must answer for the first time
 DOWN_GRACE_SECONDS = 30.0  # in which `down` lets a worker save
-# After which a worker that has answered before and does not any more, stopped by a signal say, gives up its
-# place. Longer than the time after which it leaves by itself when it wakes (orders.UNHEARD_SECONDS).
+# After which a worker that has answered before and does not any more (stopped by a signal, say) is given up.
+# Longer than the time after which it leaves by itself when it wakes (orders.UNHEARD_SECONDS).
 SILENT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What there is to see of a worker at one moment."""
+    """Observation of a worker at one moment."""
 
     status: Status | None = None  # it has answered
     silent_seconds: float = 0.0  # it has not, for so long
@@ -51,7 +52,7 @@ class TellToStop:
 class Close:
     """The attempt is over: end its process, release what it holds, move the run.
 
-    The store settles what the event comes to where the user intended something meanwhile.
+    Where the user has asked for something meanwhile, the store decides which event counts.
     """
 
     event: Event
@@ -72,14 +73,14 @@ Action = Note | TellToStop | Close | Avoid
 
 
 def taken_for_dead(run: Run, seen: Seen) -> Seen:
-    """`seen`, with a worker that has been silent for too long as one that is gone."""
+    """Return `seen`, in which a worker that was silent for too long counts as gone."""
     if seen.dead is None and run.answered_at is not None and seen.silent_seconds > SILENT_SECONDS:
         return replace(seen, dead=silent("its process"))
     return seen
 
 
 def silent(who: str) -> str:
-    """Why a worker that is silent for too long is given up."""
+    """Return why a worker that is silent for too long is given up."""
     return f"{who} has not answered for {SILENT_SECONDS:g} s: it was stopped, or hangs"
 
 
@@ -108,13 +109,13 @@ def attend(
 
 
 def _move_away(seen: Seen, lack: str) -> list[Action]:
-    """Put back a run whose machine cannot run it: others may, and it is not the run's fault."""
+    """Put back a run whose machine cannot run it: others may, and the run has not failed."""
     reason = f"{seen.machine} cannot run it: {lack}"
     return [Avoid(reason), Close(Event.RELEASE, "lost", reason)]
 
 
 def _conclude(run: Run, ending: Ending, seen: Seen) -> Close:
-    """Close an attempt that said how it ended; a stop is what the user intended, else a release."""
+    """Close an attempt that reported how it ended; a stop is what the user intended, else a release."""
     if ending.kind == "finished":
         return Close(Event.FINISH, "finished", ending.reason, ending.epochs, ending.kept)
     if ending.kind == "failed":
@@ -140,7 +141,7 @@ def _bury(run: Run, seen: Seen, down_since: float | None) -> Close:
 
 
 def overdue(run: Run, now: float, down_since: float | None) -> float | None:
-    """The seconds that a worker was given to save and stop, where they are over."""
+    """Return the seconds that a worker was given to save and stop, where they are over."""
     if run.intent_at is not None and run.grace_seconds is not None:
         since, given = run.intent_at, run.grace_seconds
     elif down_since is not None:

@@ -1,7 +1,7 @@
-"""Whose turn it is to be published, of however many runs that tracking lacks something of.
+"""Order in which runs are published, of all the runs of which tracking lacks something.
 
-While its server is away there may be ten thousand of them. Those that run are few and looked at each time;
-of those that have ended each look reads the next part, and after the last one it begins again.
+While its server is away there may be ten thousand of them. The running ones are few and read at each look;
+of those that have ended each look reads the next part, and begins again after the last one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ PART = 200  # of the runs that have ended
 
 
 class Backlog:
-    """How far a process has gone through the runs of which tracking may lack something."""
+    """Position of a process in the list of runs of which tracking may lack something."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._after = 0  # the number up to which they had their turn
+        self._after = 0  # the number up to which ended runs were returned
 
     def next(self) -> list[Run]:
-        """The runs that run, and the next ones of the others."""
+        """Return the running runs, and the next part of the ended ones."""
         # Read in this order, a run that ends meanwhile is there twice: the later look at it counts.
         found = [*self._store.runs([State.RUNNING]), *self._next_part()]
         return list({run.id: run for run in found}.values())

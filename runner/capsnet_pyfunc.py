@@ -1,4 +1,4 @@
-"""What MLflow runs to load a logged model. It travels inside the model, beside a copy of capsnet.
+"""Loader that MLflow runs for a logged model. It is saved in the model, beside a copy of capsnet.
 
 Letters of shapes: B batch, C channels, H height, W width, J classes.
 """
@@ -31,9 +31,9 @@ class Classifier:
             self._network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
 
     def predict(self, images: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Lengths [B, J] of the class capsules, the scores, of images [B, C, H, W] with pixels in [0, 1].
+        """Return the class capsules' lengths [B, J], the scores, of images [B, C, H, W], pixels in [0, 1].
 
-        They have the size that the network takes; with `standardise: first` that before they are cropped.
+        The images have the network's input size; with `standardise: first` the size before they are cropped.
         """
         with torch.inference_mode():
             batches = torch.from_numpy(np.ascontiguousarray(images)).split(BATCH)
@@ -45,5 +45,5 @@ class Classifier:
 
 
 def _load_pyfunc(path: str) -> Classifier:
-    """What MLflow calls with the folder of the model's data."""
+    """Load the model; MLflow calls this function with the folder of the model's data."""
     return Classifier(Path(path))

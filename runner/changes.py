@@ -23,7 +23,7 @@ Settings = Mapping[str, Any]
 
 
 def changes(runs: Sequence[Run]) -> dict[int, str]:
-    """For each run, by number, the keys in which it differs, as "seed=2 optim.lr=0.002"; "" for none.
+    """Return, by run number, the keys in which a run differs, as "seed=2 optim.lr=0.002"; "" for none.
 
     Nothing is parsed of runs that were submitted without `--set` and are alike.
     """
@@ -45,7 +45,7 @@ def _of_one_name(runs: Sequence[Run]) -> Iterator[tuple[int, str]]:
 
 
 def differing(known: Iterable[Settings]) -> set[str]:
-    """The keys of training whose values are not all alike.
+    """Return the keys of training whose values are not all alike.
 
     A key that only some have, all with one value, is left out: it belongs to another kind of network, say,
     whose name is among the keys.
@@ -60,7 +60,7 @@ def differing(known: Iterable[Settings]) -> set[str]:
 
 
 def changed(run: Run, settings: Settings, apart: Collection[str]) -> list[str]:
-    """List the keys of a run that were set, then those in which runs differ, in the order of the file."""
+    """Return the keys of a run that were set, then those in which runs differ, in the order of the file."""
     named = {key for override in run.overrides for key in overrides.keys_of(override)}
     return [key for key in settings if key in named] + [
         key for key in settings if key in apart and key not in named
@@ -68,9 +68,9 @@ def changed(run: Run, settings: Settings, apart: Collection[str]) -> list[str]:
 
 
 def item(key: str, value: Any, redact: Redactor) -> str:
-    """A key with its value, which is shortened so that nobody takes it for another one.
+    """Return a key with its value, shortened so that it is not mistaken for another one.
 
-    Secrets are hidden first: a shortened one is not known any more.
+    Secrets are hidden first, for a part of one is not recognised.
     """
     from capsnet.yamlwords import inline
 
@@ -78,7 +78,7 @@ def item(key: str, value: Any, redact: Redactor) -> str:
 
 
 def shortened(text: str) -> str:
-    """A long value without its end or, where that tells more, as of a path, without its beginning."""
+    """Return a long value without its end or, where that tells more, as of a path, without its beginning."""
     if len(text) <= LONGEST_VALUE:
         return text
     kept = LONGEST_VALUE - 3
@@ -86,7 +86,7 @@ def shortened(text: str) -> str:
 
 
 def in_few_words(items: Sequence[str]) -> str:
-    """As many whole items as fit, and how many more there are."""
+    """Join as many whole items as fit, at least one, and say how many more there are."""
     for count in range(len(items), 1, -1):
         text = " ".join(items[:count]) + _more(len(items) - count)
         if len(text) <= LONGEST:

@@ -85,14 +85,14 @@ app.command("ls", hidden=True, epilog=exits.OF_COMMANDS)(listing.queue)
 
 def main() -> None:
     """Obey the command line and exit; what a user can cause is one line on stderr and exit code 2."""
-    if reason := streams.prepare():  # before anything is done, for nobody would hear of it
+    if reason := streams.prepare():  # before anything is done whose output would be lost
         hint(reason)
         sys.exit(exits.USAGE)
     sys.exit(run())
 
 
 def run() -> int:
-    """Obey the command line; the exit code. What is printed of an error goes through `hint`."""
+    """Obey the command line and return the exit code. What is printed of an error goes through `hint`."""
     try:
         if completion.asked(sys.argv[1:]):
             completion.obey(sys.argv[1:])
@@ -113,7 +113,7 @@ def run() -> int:
 
 
 def usage_error(error: Exception) -> str | None:
-    """What Typer prints of a command line that it cannot read, which it quotes; None: another error."""
+    """Return Typer's message on a command line that it cannot read, which it quotes; None: another error."""
     show = getattr(error, "show", None)  # its class has another module in each version of Typer
     if show is None:
         return None
@@ -123,7 +123,7 @@ def usage_error(error: Exception) -> str | None:
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
-    """What a user can cause; imported only once something has gone wrong."""
+    """Return the errors that a user can cause, imported only once something has gone wrong."""
     from capsnet.yamlfile import ConfigError
     from runner.local_ray import LocalRayError
     from runner.ownership import PlaceTaken

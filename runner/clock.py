@@ -13,7 +13,7 @@ PROMPT_SECONDS = 0.5  # an answer that took longer is asked for once more
 
 
 class ServerClock:
-    """What the server's clock shows, from when it was last asked and the time that has passed here since.
+    """Time of the server's clock: its answer when last asked, plus the time that has passed here since.
 
     This machine's own clock plays no part: it may be an hour off, and may be set.
     """
@@ -27,7 +27,7 @@ class ServerClock:
         self._asked_at = float("-inf")
 
     def now(self) -> float:
-        """The server's time; while it does not answer, as it would have gone on.
+        """Return the server's time, reckoned from its last answer while it does not answer.
 
         Raises Unreachable where it has never answered.
         """
@@ -48,7 +48,7 @@ class ServerClock:
                 if self._asked_at - before < PROMPT_SECONDS:
                     break  # else it had to connect first, perhaps for long: the middle is not when it looked
         except Unreachable:
-            self._asked_at = self._passed()  # nobody is to wait for it at every look
+            self._asked_at = self._passed()  # so that not every look waits for the server
             if self._ahead is None:
                 raise
         finally:
@@ -56,5 +56,5 @@ class ServerClock:
 
 
 def seconds_since_start() -> float:
-    """Seconds since the machine started, those in which it slept too where the system counts them."""
+    """Return the seconds since the machine started, with those asleep where the system counts them."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

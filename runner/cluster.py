@@ -1,7 +1,8 @@
-"""What the runner asks of Ray, and the only file that imports it.
+"""Calls to Ray; the only file of the runner that imports it.
 
-Ray runs what was admitted and says who is dead; it is never handed a backlog. Scheduler, publisher and
-attempts are detached, named actors in the queue's namespace, so that each outlives whoever started it.
+Ray is given admitted workers only, never a backlog, and reports which of them are dead. Scheduler,
+publisher and attempts are detached, named actors in the queue's namespace, so that each outlives the process
+that started it.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """A node of the cluster: what it has, and what nobody holds at the moment."""
+    """Node of the cluster, with its total and its free resources."""
 
     id: str
     name: str
@@ -71,7 +72,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an actor's `status` method returned."""
+    """Value that an actor's method, usually `status`, returned."""
 
     status: Any
 
@@ -157,7 +158,7 @@ def identity() -> str:
 
 
 def own_node() -> str:
-    """The id of the node on which this runs."""
+    """Return the id of the node on which this runs."""
     return ray.get_runtime_context().get_node_id()
 
 
@@ -283,7 +284,7 @@ def poll(members: Iterable[Member], timeout: float) -> dict[str, Reply]:
 
 
 def ask(member: Member, method: str) -> Any:
-    """What a method of the actor returned; None where it does not answer soon, or has no such method."""
+    """Return the result of an actor's method; None where it does not answer soon, or has no such method."""
     question = member.actor.call.remote(method)
     ready, _ = ray.wait([question], timeout=ANSWER_SECONDS)
     try:
@@ -307,7 +308,7 @@ def _read(member: Member, ready: bool) -> Reply:
 
 
 def _cause(said: str) -> str:
-    """What Ray says of a death, in a line that a user can act on."""
+    """Return the cause of a death, from Ray's message, in a line that a user can act on."""
     if "low on memory" in said or "OUT_OF_MEMORY" in said:
         return "its machine ran out of memory, and Ray ended its process"
     if "node" in said.lower() and "died" in said and "worker process has died" not in said:

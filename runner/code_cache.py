@@ -38,12 +38,12 @@ def bring(archive: Archive) -> None:
                 f"{package} is imported from {found}, which is code {other}, and not from {place}, "
                 f"code {archive.digest}"
             )
-    if (found := digest(read(_packages(place)))) != archive.digest:  # somebody writes there right now
+    if (found := digest(read(_packages(place)))) != archive.digest:  # another process writes there right now
         raise ImportError(f"what was imported from {place} is code {found} and not code {archive.digest}")
 
 
 def settle(archive: Archive, cache: Path | None = None) -> Path:
-    """The folder that holds this source; made where there is none, made anew where it is damaged.
+    """Return the folder that holds this source; made where there is none, made anew where it is damaged.
 
     `cache`: that of all source; by default one of this user's own on this machine. Raises SourceError for a
     damaged archive, and OSError.

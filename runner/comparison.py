@@ -31,7 +31,7 @@ def differences(runs: Sequence[Run]) -> dict[str, Section]:
 
 
 def metrics(runs: Sequence[Run]) -> Section:
-    """All metrics of the runs' latest epochs, whether they differ or not."""
+    """Return all metrics of the runs' latest epochs, whether they differ or not."""
     return _by_key({run.id: dict(sorted(run.metrics.items())) for run in runs})
 
 
@@ -68,7 +68,7 @@ def _by_key(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Values]:
 
 
 def _differing(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Values]:
-    """The keys whose values are not all alike, or which some runs have not."""
+    """Return the keys whose values are not all alike, or which some runs have not."""
     every = _by_key(found)
     return {
         key: values
@@ -78,7 +78,7 @@ def _differing(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Values]:
 
 
 def table(runs: Sequence[Run], sections: Mapping[str, Section]) -> list[list[str]]:
-    """The lines of a table with a column of keys and one for each run, each section under its name."""
+    """Return the lines of a table with a column of keys and one for each run, each section under its name."""
     lines = [
         ["name", *(run.name for run in runs)],
         ["state", *(run.state for run in runs)],
@@ -97,7 +97,7 @@ def _cells(runs: Sequence[Run], values: Values) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value for people; six digits of a fraction."""
+    """Return a value for people; six digits of a fraction."""
     from capsnet.yamlwords import inline
 
     if isinstance(value, float):

@@ -20,12 +20,12 @@ INDENT = 2  # spaces more for the keys of a section, in the YAML of a row
 
 
 def document(run: Run) -> dict[str, Any]:
-    """The resolved YAML of a run as plain values, section by section; not to be changed."""
+    """Return the resolved YAML of a run as plain values, section by section; not to be changed."""
     return _parsed(run.config)
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Every key of a run with its value now, in the order of the file: {"optim.lr": 0.001}.
+    """Return every key of a run with its value now, in the order of the file: {"optim.lr": 0.001}.
 
     Priority and tags are those of the row, for they change after the submission.
     """
@@ -36,7 +36,7 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def is_of_training(key: str) -> bool:
-    """Whether a key belongs to what is trained and with what, not to how the run is called and queued."""
+    """Return whether a key belongs to the training, and is not the run's name, priority or a tag."""
     return key not in ("name", PRIORITY) and not key.startswith(TAGS)
 
 
@@ -87,7 +87,7 @@ class Line(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def _line(line: str) -> Line | None:
-    """A line of plain words; None for one that only a parser understands."""
+    """Return a line of plain words; None for one that only a parser understands."""
     from capsnet.mistakes import ConfigError
 
     words = line.lstrip(" ")

@@ -1,4 +1,4 @@
-"""The workers of one run beside the first: what befalls one of them befalls the run.
+"""Workers of one run beside the first: where one of them fails or is lost, so does the whole run.
 
 The first one, of rank 0, is the attempt's worker; it reports, saves and stops for all.
 """
@@ -23,7 +23,7 @@ class Follower:
     member: Member | None  # None: Ray knows of none
     booking: Booking
     fields: ProgressFields = field(default_factory=ProgressFields)
-    told: str | None = None  # where it was told to meet the first one
+    told: str | None = None  # the address sent to it at which it meets the first one
     finished: bool = False  # it has trained to the end: what becomes of it now does not matter
 
     def note(self, status: Status) -> None:
@@ -34,7 +34,7 @@ class Follower:
 
 
 def noted(followers: Sequence[Follower], answers: Mapping[str, Reply]) -> list[Follower]:
-    """Those who have answered, with what they said."""
+    """Record the answers in their followers, and return the followers that have answered."""
     found = []
     for follower in followers:
         match None if follower.member is None else answers.get(follower.member.name):
@@ -47,10 +47,10 @@ def noted(followers: Sequence[Follower], answers: Mapping[str, Reply]) -> list[F
 def seen_with(
     followers: Sequence[Follower], seen: Seen, answers: Mapping[str, Reply], trained: bool = False
 ) -> Seen:
-    """What there is to see of a run: of its first worker as `seen`, and of the others as they have answered.
+    """Return the observation of a run: `seen`, of its first worker, changed by the answers of the others.
 
-    Once the first one has told that it takes no more steps (`trained`) or how it ended, it does not matter
-    what becomes of the others: they see that it has gone, and some end of that.
+    Once the first worker has reported that it takes no more steps (`trained`) or how it ended, the state of
+    the others does not matter: they see that it has gone, and some end because of that.
     """
     if trained or (seen.status is not None and seen.status.ending is not None):
         return seen
@@ -79,7 +79,7 @@ def seen_with(
 
 
 def lacking(followers: Sequence[Follower], answers: Mapping[str, Reply]) -> Booking | None:
-    """What the first of them holds whose machine cannot run it."""
+    """Return the booking of the first follower whose machine cannot run it; None without one."""
     for follower in followers:
         match None if follower.member is None else answers.get(follower.member.name):
             case Lack():
@@ -90,7 +90,7 @@ def lacking(followers: Sequence[Follower], answers: Mapping[str, Reply]) -> Book
 
 
 def fields_of_all(first: ProgressFields, followers: Sequence[Follower]) -> ProgressFields:
-    """What the first one reports, with the hosts and GPUs of all of them, by rank."""
+    """Return the first worker's fields, with the hosts and GPUs of all workers, by rank."""
     every = [first, *(follower.fields for follower in followers)]
     hosts = dict.fromkeys(host for fields in every if (host := fields.get("host")))
     devices = tuple(device for fields in every for device in fields.get("devices", ()))

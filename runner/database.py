@@ -1,4 +1,4 @@
-"""A queue's database, whatever its kind: what it is asked, and every failure in one line."""
+"""Database of a queue, of any kind: its operations, and each failure as an error of one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Database(ABC):
     stays as it was read until the transaction ends.
     """
 
-    name: str  # in what is said about it; never with a password
+    name: str  # in messages about it; never with a password
     elsewhere: str  # how to use another one
     reader: Engine
     writer: Engine
@@ -42,7 +42,10 @@ class Database(ABC):
         self.writer.dispose()
 
     def look(self) -> schema.Found | None:
-        """What is there of a queue. Raises StoreError where that is none of ours, or of a newer schema."""
+        """Return the queue, None in an empty database.
+
+        Raises StoreError where the database is not one of this program, or its schema is newer.
+        """
         with self.reader.connect() as connection:
             try:
                 return schema.look(connection)
@@ -64,7 +67,7 @@ class Database(ABC):
 
     @abstractmethod
     def take_turn(self, connection: Connection) -> None:
-        """Let the transaction wait until no other one that has taken its turn goes on."""
+        """Make the transaction wait for the end of every other one that has taken its turn."""
 
     @abstractmethod
     def number_above(self, connection: Connection, number: int) -> None:
@@ -72,25 +75,25 @@ class Database(ABC):
 
     @abstractmethod
     def place(self) -> str:
-        """Where it is, as text for `original`."""
+        """Return where the database is, as text for `original`."""
 
     @abstractmethod
     def original(self, place: str, queue_id: str) -> str | None:
-        """The queue of which this one is a copy, for people to read; None where it is none.
+        """Return the queue of which this one is a copy, for people to read; None where it is none.
 
         `place`: of a queue with this id, as that one's `place` says.
         """
 
     @abstractmethod
     def now(self) -> float:
-        """The time, in unix seconds, by the clock that all hosts of this database go by."""
+        """Return the time, in unix seconds, of the clock that all hosts of this database use."""
 
     @abstractmethod
     def explain(self, error: DBAPIError) -> StoreError:
-        """What the driver said, in one line that says what to do."""
+        """Return the driver's error as a StoreError, in one line that says what to do."""
 
     def commit(self, transaction: Transaction) -> None:
-        """End a transaction; where the connection breaks meanwhile, nobody knows here how it ended."""
+        """End a transaction; where the connection breaks meanwhile, its outcome is not known here."""
         try:
             transaction.commit()
         except DBAPIError as error:
@@ -102,7 +105,7 @@ class Database(ABC):
 
     @contextmanager
     def one_line_errors(self) -> Iterator[None]:
-        """Turns what the database or the file system says into a StoreError of one line."""
+        """Turn an error of the database or the file system into a StoreError of one line."""
         try:
             yield
         except DBAPIError as error:

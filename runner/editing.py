@@ -1,4 +1,4 @@
-"""What a resume may change of a run, and the resolved YAML that comes of it."""
+"""Changes that a resume may make to a run, and the resolved YAML that results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SAME_OPTIMIZER = "a resume goes on with its optimizer; for another one submit an
 
 
 class Edit(NamedTuple):
-    """What the row gets; None: stays as it is."""
+    """Changes to the run's row; a field that is None stays as it is in the row."""
 
     config: str | None = None
     num_epochs: int | None = None
@@ -55,7 +55,7 @@ def edited(
     environment: Mapping[str, str] | None = os.environ,
     new_code: bool = False,
 ) -> Edit:
-    """The run's configuration with `key=value` put over it, for a resume.
+    """Return the run's configuration with `key=value` put over it, for a resume.
 
     `environment` as in `Experiment.resolved`; `new_code`: the run goes on with the code of today.
     Raises CommandError for what cannot change, ConfigError for values that are not allowed.
@@ -112,7 +112,7 @@ def _stretched(run: Run, before: Config, now: Config, best: bool) -> str | None:
 
 
 def keeps_to_the_cpu(run: Run, settings: Sequence[str]) -> bool:
-    """Whether a resume leaves a run on the CPU that would have taken a GPU if it began today."""
+    """Return whether a resume leaves a run on the CPU that would have taken a GPU if it began today."""
     from runner import configuration
 
     config = configuration.document(run)
@@ -122,7 +122,7 @@ def keeps_to_the_cpu(run: Run, settings: Sequence[str]) -> bool:
 
 
 def _in_its_keys(own: str, settings: Sequence[str], resolved: str) -> str:
-    """The run's `own` YAML with the settings put over it, and with the paths of `resolved`.
+    """Return the run's `own` YAML with the settings put over it, and with the paths of `resolved`.
 
     For a run whose code is not that of here: it may not know the keys, nor the words, that came later.
     """
@@ -137,13 +137,16 @@ def _in_its_keys(own: str, settings: Sequence[str], resolved: str) -> str:
 
 
 def _may_go_longer(before: Config, now: Config) -> bool:
-    """Whether `now` allows more epochs without a gain than `before`."""
+    """Return whether `now` allows more epochs without a gain than `before`."""
     was, allowed = before.stop_after_epochs_without_gain, now.stop_after_epochs_without_gain
     return was is not None and (allowed is None or allowed > was)
 
 
 def _wants(run: Run, spec: Spec, settings: Sequence[str]) -> Wants:
-    """What the run needs now. What its `gpus: auto` came to stays, unless the GPUs themselves are set."""
+    """Return the run's needs after the edit.
+
+    Where `gpus: auto` came to GPUs or to none, that stays, unless the GPUs themselves are set.
+    """
     gpus = spec.gpus
     if gpus == "auto" and run.gpus != "auto" and "runner.gpus" not in map(key_of, settings):
         gpus = spec.processes if run.gpus else run.gpus  # one for each worker, or there were none
@@ -151,7 +154,7 @@ def _wants(run: Run, spec: Spec, settings: Sequence[str]) -> Wants:
 
 
 def is_changeable(setting: str) -> bool:
-    """Whether a `key=value` names what may change, or something inside it."""
+    """Return whether a `key=value` names what may change, or something inside it."""
     key = key_of(setting)
     return key != OPTIMIZER and any(is_below(key, known) for known in CHANGEABLE)
 

@@ -1,4 +1,4 @@
-"""Asks a storage how attempts ended, in a few threads, so that the scheduler waits for none that is slow."""
+"""Questions to a storage on how attempts ended, in a few threads: the scheduler waits for no slow answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASKERS = 8  # threads: a host that takes a hundred runs with it must not take th
 
 @dataclass
 class Question:
-    """How one attempt ended."""
+    """Question about how one attempt ended, and its answer."""
 
     answer: Ending | None = None
     kept: Row | None = None  # the newest epoch that its run has kept
@@ -35,7 +35,7 @@ class Question:
 
 
 class Endings:
-    """What is known of the ends of attempts; in one thread."""
+    """Known ends of attempts; for use in one thread."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -45,13 +45,13 @@ class Endings:
 
     @property
     def trouble(self) -> str | None:
-        """Why some end is not known, in one line."""
+        """Reason why some end is not known, in one line; None without one."""
         return next((asked.trouble for asked in list(self._questions.values()) if asked.trouble), None)
 
     def ask(self, runs: Collection[Run]) -> None:
-        """Have it found out how the newest attempts of these runs, which are gone, ended.
+        """Start to find out how the newest attempts of these runs, whose workers are gone, ended.
 
-        Waits for at most WAIT_SECONDS, however many they are; each is asked on until it is known.
+        Waits for at most WAIT_SECONDS in all; each question is repeated until its answer is known.
         """
         new = [run for run in runs if (run.id, run.attempt) not in self._questions]
         for run in new:
@@ -65,11 +65,14 @@ class Endings:
             self.of(run).over.wait(max(0.0, deadline - time.monotonic()))
 
     def of(self, run: Run) -> Question:
-        """What is known of the end of the run's newest attempt, which was asked for."""
+        """Return the question about the end of the run's newest attempt, with its answer once known.
+
+        `ask` must have been called for the run.
+        """
         return self._questions[run.id, run.attempt]
 
     def kept(self, run: Run) -> Row | None:
-        """The newest epoch that the run has kept, as far as that was asked for and is known."""
+        """Return the newest epoch that the run has kept, as far as that was asked for and is known."""
         asked = self._questions.get((run.id, run.attempt))
         return asked.kept if asked is not None and asked.answered else None
 
@@ -80,11 +83,11 @@ class Endings:
         while True:
             run, asked = self._open.get()
             if self._questions.get((run.id, run.attempt)) is not asked:
-                continue  # nobody wants to know any more
+                continue  # it was forgotten meanwhile
             try:
                 asked.answer = self._storage.ending(run)
                 asked.kept = self._newest_epoch(run)
-            except Exception as error:  # a library's own too: nobody else would ever hear of it
+            except Exception as error:  # a library's own too: it would be reported nowhere else
                 if asked.trouble is None:
                     log.warning("run %d: how attempt %d ended is not known: %s", run.id, run.attempt, error)
                 asked.trouble = f"how run {run.id} ended is not known: {error}"
@@ -95,7 +98,7 @@ class Endings:
                 asked.over.set()
 
     def _newest_epoch(self, run: Run) -> Row | None:
-        """The newest epoch that the run has kept; None, and said, where a file of it cannot be understood."""
+        """Return the newest epoch that the run has kept; None, with a warning, if a file cannot be parsed."""
         try:
             return self._storage.newest_epoch(run)
         except (KeyError, ValueError) as error:  # asked again, it would say the same

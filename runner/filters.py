@@ -31,7 +31,7 @@ class Filter:
     numbers: tuple[int, int] | None = None  # the first and the last
 
     def admits(self, run: Run) -> bool:
-        """Whether a run is one of those that are asked for."""
+        """Return whether a run is one of those that are asked for."""
         first, last = self.numbers or (run.id, run.id)
         return (
             (not self.states or run.state in self.states)

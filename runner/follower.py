@@ -1,7 +1,7 @@
 """A worker of rank 1 or higher: it trains with the others, and saves, reports and decides nothing.
 
 Rank 0 is the attempt's worker (runner.attempt). It says where the group meets; the scheduler passes that on.
-How this one ends it keeps to itself until the scheduler asks: it writes nothing but what it prints.
+It reports how it ended only when the scheduler asks, and writes nothing but its log.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def follow(assignment: Assignment, orders: Orders, standing: Standing) -> None:
-    """Train with rank 0 for as long as it does; the process is left to the scheduler to end."""
+    """Train with rank 0 for as long as rank 0 trains; the scheduler ends the process."""
     prevented = hindrance()
     if taken := place_taken(assignment, standing, patient=prevented is None):
         kind, reason = prevented or ("failed", taken)
@@ -36,7 +36,7 @@ def follow(assignment: Assignment, orders: Orders, standing: Standing) -> None:
 
 
 def _followed(assignment: Assignment, orders: Orders) -> tuple[EndingKind, str | None]:
-    """How it ended, and why."""
+    """Train with rank 0, and return how it ended, and why."""
     from capsnet.group import GroupLost
 
     try:

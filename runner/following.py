@@ -1,4 +1,4 @@
-"""Staying with runs until they have ended: what `wait`, `watch` and `submit --follow` have in common."""
+"""Following of runs until they have ended, shared by `wait`, `watch` and `submit --follow`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runner.views import View
 
 POLL_SECONDS = 0.2
-SITUATION_SECONDS = 1.0  # how old what concerns all runs may be
+SITUATION_SECONDS = 1.0  # how old the shared situation of all runs may be
 RETRY_SECONDS = 1.0  # before a database that did not answer is asked again
 
 Found = TypeVar("Found")
@@ -42,9 +42,9 @@ class TimedOut(Exception):  # noqa: N818 - the name says what happened
 
 
 def patiently(ask: Callable[[], Found], deadline: float = math.inf) -> Found:
-    """What `ask` finds out, however long the database is away meanwhile, which is said once.
+    """Return the result of `ask`, retried while the database is away; the first failure is printed.
 
-    Raises TimedOut where it is away at the monotonic time `deadline`.
+    Raises TimedOut where the database is still away at the monotonic time `deadline`.
     """
     from runner.store import Unreachable
 
@@ -107,7 +107,7 @@ def _current(store: Store) -> list[Run]:
 
 
 def outcome(ids: Sequence[int], ended: Sequence[Run]) -> int:
-    """The exit code for the runs `ids`, of which `ended` are left; names those that were removed."""
+    """Return the exit code for the runs `ids`, of which `ended` are left; names those that were removed."""
     removed = [id_ for id_ in ids if id_ not in {run.id for run in ended}]
     for id_ in removed:
         hint(f"run {id_} was removed")
@@ -115,13 +115,13 @@ def outcome(ids: Sequence[int], ended: Sequence[Run]) -> int:
 
 
 def exit_code(states: Iterable[State]) -> int:
-    """The exit code for runs that ended so: of several the worst."""
+    """Return the exit code for runs that ended so: of several the worst."""
     found = set(states)
     return next((code for state, code in WORST_FIRST.items() if state in found), exits.OK)
 
 
 def wait_for(store: Store, ids: Sequence[int], timeout: float | None = None) -> int:
-    """Wait, without a word, until the runs have ended; the exit code."""
+    """Wait, showing no progress, until the runs have ended; return the exit code."""
     try:
         (last,) = deque(looks(store, ids, timeout), maxlen=1)
     except TimedOut:
@@ -157,7 +157,7 @@ def best_of(home: Home, run: Run) -> Best | None:
 
 
 def follow_runs(access: Access, ids: Sequence[int], stream: TextIO) -> int:
-    """Show the runs' progress on `stream` until they have ended, then what came of them; the exit code."""
+    """Show the runs' progress on `stream` until they have ended, then their results; return the exit code."""
     from runner.views import Bar, Lines, Table
 
     if not interactive(stream):

@@ -1,4 +1,4 @@
-"""Which commit the directory of `submit` stands on, so that a result can be traced to its code."""
+"""Commit of the directory of `submit`, recorded so that a result can be traced to its code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNKNOWN = Revision(None, None)
 
 
 def revision(directory: Path) -> Revision:
-    """The revision of the repository around `directory`; UNKNOWN without git, repository or commit.
+    """Return the revision of the repository around `directory`; UNKNOWN without git, repository or commit.
 
     Untracked files do not count as dirty, as in `git describe --dirty`: a new YAML is recorded anyway.
     """

@@ -18,12 +18,12 @@ PIECE = re.compile(r"(?P<key>.*)\.piece-(?P<number>\d{6})")
 
 
 def key_of(key: str, number: int) -> str:
-    """The key of a piece (from 0) of the file with this key."""
+    """Return the key of a piece (from 0) of the file with this key."""
     return f"{key}.piece-{number:06d}" if number else key
 
 
 def whole(items: Mapping[str, Item]) -> dict[str, int]:
-    """The files in a listing, by key, with their bytes: pieces count as what they are pieces of."""
+    """Return the files in a listing, by key, with their bytes: pieces count as what they are pieces of."""
     sizes: dict[str, int] = {}
     for key, item in items.items():
         found = PIECE.fullmatch(key)
@@ -33,7 +33,7 @@ def whole(items: Mapping[str, Item]) -> dict[str, int]:
 
 
 def upload(objects: Objects, key: str, file: Path, start: int) -> int:
-    """Copy what a file holds beyond byte `start`, all that is there before it; up to which byte."""
+    """Copy a file from byte `start` on, where all before that is there; return the byte copied up to."""
     with file.open("rb") as content:
         for number in range(start // PIECE_BYTES, 1 + content.seek(0, os.SEEK_END) // PIECE_BYTES):
             content.seek(number * PIECE_BYTES)
@@ -45,7 +45,7 @@ def upload(objects: Objects, key: str, file: Path, start: int) -> int:
 
 
 def download(objects: Objects, key: str, size: int, file: Path) -> None:
-    """Let a file that holds a beginning of it hold all of so many bytes; several may do so at once."""
+    """Complete a file, which holds a beginning, to so many bytes; several processes may do so at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:

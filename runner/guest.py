@@ -26,7 +26,7 @@ LEAVE_SECONDS = 1.0  # before an actor that Ray starts anew, perhaps elsewhere, 
 
 
 def guest(module: str, name: str, archive: Archive, restarted: bool) -> type:
-    """A class whose instances make one of class `name` in `module` of this source and pass calls on.
+    """Return a class whose instances make one of class `name` in `module` of this source and pass calls on.
 
     It is local, hence sent by value. `restarted`: Ray starts it anew when it ends, so it ends where it cannot
     be of use.
@@ -58,7 +58,7 @@ def guest(module: str, name: str, archive: Archive, restarted: bool) -> type:
 
 
 def is_of_the_code(error: Exception) -> bool:
-    """Whether what went wrong while our code was imported and made would go wrong on any machine.
+    """Return whether what went wrong while our code was imported and made would go wrong on any machine.
 
     A library that is not there or cannot be loaded, and files that cannot be reached, are the machine's.
     """
@@ -76,5 +76,5 @@ def located(error: Exception) -> str:
 
 
 def described(error: Exception) -> str:
-    """The error in one line."""
+    """Return the error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

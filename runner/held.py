@@ -1,4 +1,4 @@
-"""Folders that one process holds for as long as it lives, so that another can tell what a killed one left."""
+"""Folders that a process locks while it lives, so that others can tell what a killed one has left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Held:
     _lock: int
 
     def leave(self) -> None:
-        """Delete the folder, the sign of who held it last: who is killed meanwhile leaves that too."""
+        """Delete the folder, its lock file last: if the process is killed meanwhile, that file stays too."""
         with contextlib.suppress(OSError):  # what cannot be deleted now is left to the next process
             for path in self.folder.iterdir():
                 if path.is_dir() and not path.is_symlink():
@@ -49,9 +49,9 @@ def hold(folder: Path) -> Held | None:
 
 @contextlib.contextmanager
 def own_folder(parent: Path) -> Iterator[Path]:
-    """For a `with` block: a new folder in `parent`, which is deleted after it. Raises OSError.
+    """Yield a new folder in `parent`, which is deleted after the `with` block. Raises OSError.
 
-    That of a process which is killed meanwhile goes with the next one that is made there.
+    Where the process is killed meanwhile, its folder is deleted when the next one is made there.
     """
     own = hold(parent / os.urandom(8).hex())
     assert own is not None, "no other process has a folder of this name"

@@ -39,7 +39,7 @@ class KnownHome:
 
     @property
     def name(self) -> str:
-        """What people know it by: its folder, or where its queue is."""
+        """Name of the home for people: the URL of its queue, or its folder where the queue lies in it."""
         return self.database or self.root
 
     @property
@@ -57,14 +57,14 @@ class KnownHome:
 
     @property
     def file_name(self) -> str:
-        """Of the file in which it is noted."""
+        """Name of the file in which the home is noted."""
         key = f"{self.name}\n{self.host}"
         return f"{hashlib.blake2b(os.fsencode(key), digest_size=8).hexdigest()}.json"
 
 
 @dataclass(frozen=True)
 class HomeStatus:
-    """How a home stands at the moment."""
+    """State of a home at one moment."""
 
     condition: Condition
     runs: Mapping[str, int] = field(default_factory=dict)  # how many by state, where there are any
@@ -72,13 +72,13 @@ class HomeStatus:
 
 
 def of(home: Home) -> KnownHome:
-    """A home as it is noted."""
+    """Return a home as it is noted."""
     url = None if home.database_url is None else redacted(home.database_url)
     return KnownHome(str(home.root), url, platform.node())
 
 
 def folder() -> Path:
-    """The private folder with a file for each home; made where there is none.
+    """Return the private folder with a file for each home; made where there is none.
 
     Raises OSError (NotPrivate where it is another user's, or open to others), and RuntimeError for a user
     without a home directory.
@@ -120,7 +120,7 @@ def _noted() -> Iterator[KnownHome]:
 
 
 def _host_that_matters(known: KnownHome) -> str | None:
-    """The host of a home that is not to be seen from here; None where all hosts mean the same one."""
+    """Return the host of a home that is not to be seen from here; None where all hosts mean the same one."""
     with suppress(OSError):  # as in a folder that has become another user's
         if known.queue is None or known.queue.is_file():
             return None
@@ -128,7 +128,7 @@ def _host_that_matters(known: KnownHome) -> str | None:
 
 
 def look(known: KnownHome, now: float) -> HomeStatus:
-    """How a home stands. Nothing is written there, and a queue of another version is read as it is."""
+    """Return how a home stands. Nothing is written there, and a queue of another version is read as it is."""
     file = known.queue
     if file is None:
         return HomeStatus("unknown", note=f"on a server: asked only where {known.setting} is set")
@@ -149,7 +149,7 @@ def look(known: KnownHome, now: float) -> HomeStatus:
 
 
 def others_up(home: Home, now: float) -> list[KnownHome]:
-    """The other homes of this user whose schedulers are up, as far as that is known."""
+    """Return the other homes of this user whose schedulers are up, as far as that is known."""
     try:
         known = known_homes()
     except (OSError, RuntimeError):  # `status --all` says why none are known

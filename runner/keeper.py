@@ -1,4 +1,4 @@
-"""What an attempt keeps of its training, beyond what every training keeps: where the queue can find it."""
+"""Records that an attempt keeps beyond those of every training, where the queue can find them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOT_WRITTEN = "system metrics cannot be written"
 
 
 class AttemptKeeper:
-    """Sees every `Progress` of an attempt; what it saved last is durable when its `with` block ends."""
+    """Saver of an attempt, given each `Progress`; the last state is durable when its `with` block ends."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class AttemptKeeper:
     ) -> None:
         """`label`: what pictures call the run.
 
-        `troubled` hears why nothing can be saved at the moment, and (None) when that is over; `kept`, at the
-        end, the newest epoch that is durable.
+        `troubled` is called with the reason why nothing can be saved at the moment, and with None when that
+        is over; `kept`, at the end, with the newest epoch that is durable.
         `identity`: of the run; its checkpoints carry it.
         """
         named, run = config.checkpoint, place.run
@@ -120,11 +120,11 @@ class AttemptKeeper:
         return ProgressFields(durable_epoch=epoch, durable_step=step)
 
     def see(self, progress: Progress, last: bool) -> None:
-        """Take note of where training is; save it when that is due, or when it goes no further."""
+        """Note the progress of training; save it when that is due, or when training is over (`last`)."""
         self._keeper.see(progress, last)
 
     def settle(self) -> None:
-        """Return when what was saved last is durable, in the file that the YAML names too."""
+        """Wait until what was saved last is durable, in the file that the YAML names too."""
         self._keeper.settle()
 
     def draw(self, progress: Progress) -> None:
@@ -143,12 +143,12 @@ class AttemptKeeper:
 
 
 def owned(state: State, identity: str | None) -> State:
-    """The state with the identity of the run that it belongs to."""
+    """Return the state with the identity of the run that it belongs to."""
     return state | {"run": identity}
 
 
 def _lead(name: Path, board: Path) -> None:
-    """Let a name lead to TensorBoard's folder, unless something else has it."""
+    """Link a name to TensorBoard's folder, unless a file or folder has the name."""
     if name.is_symlink() or not name.exists():
         storage.link(name, board)
 

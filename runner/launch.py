@@ -63,7 +63,7 @@ def _up(store: Store, home: Home, cluster_name: str, given: Mapping[str, str]) -
 
 
 def _of_another_queue(store: Store) -> str | None:
-    """Why the scheduler under this queue's id is not to be touched, in one line: the queue was copied."""
+    """Return why the scheduler under this queue's id is left alone, in one line: the queue was copied."""
     member = cluster.find(scheduler_actor.NAME)
     place = None if member is None else cluster.ask(member, "place")
     if place is None or (original := store.original(place)) is None:
@@ -74,7 +74,7 @@ def _of_another_queue(store: Store) -> str | None:
 
 
 def _served_elsewhere(store: Store, cluster_name: str) -> str | None:
-    """Who else serves this queue, in one line; of one that may have died, whether it falls silent."""
+    """Return which other cluster serves this queue, in one line; wait until it beats or falls silent."""
     first = beat = store.scheduler_beat()
     while first and beat and _is_foreign(beat, cluster_name, store.now()):
         if beat.at != first.at:
@@ -92,7 +92,7 @@ def _is_foreign(beat: Beat, cluster_name: str, now: float) -> bool:
 
 
 def _started(store: Store, home: Home, cluster_name: str, given: Mapping[str, str]) -> str | None:
-    """Start the scheduler where none lives and wait for its beat; why there is none, in one line."""
+    """Start the scheduler where none lives and wait for its beat; return why there is none, in one line."""
     asked_at, deadline = store.now(), time.monotonic() + START_SECONDS
     hung_at = time.monotonic() + HUNG_SECONDS if cluster.find(scheduler_actor.NAME) else math.inf
     arguments = [str(home.root), home.database_url, cluster_name, given]

@@ -1,4 +1,4 @@
-"""From a YAML file to what is submitted: configuration and `runner:` block together, all mistakes at once."""
+"""Loading of a YAML file to be submitted: configuration and `runner:` block, all mistakes at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Experiment:
     doubts: tuple[Mistake, ...] = ()  # what it would fail for on this host, and perhaps not on another
 
     def resolved(self, directory: Path, environment: Mapping[str, str] | None = os.environ) -> str:
-        """The whole YAML, every key with its value, for a worker that starts elsewhere.
+        """Return the whole YAML, every key with its value, for a worker that starts elsewhere.
 
         Relative paths become absolute, from `directory`; so does the folder of data that `environment` names.
         Without an environment that is left to the worker's own, where the YAML does not name the folder.
@@ -41,7 +41,7 @@ class Experiment:
         return yamlfile.dump({**config.model_dump(), BLOCK: self.spec.model_dump()})
 
     def relative_paths(self) -> dict[str, str]:
-        """The paths, by key, that depend on where and by whom the run is submitted."""
+        """Return the paths, by key, that depend on where and by whom the run is submitted."""
         checkpoint = self.config.checkpoint
         paths = {
             "dataset.root": getattr(self.config.dataset, "root", None),
@@ -62,7 +62,7 @@ def load(
     look: bool = False,
     trains_here: Callable[[], bool] | None = None,
 ) -> Experiment:
-    """The experiment in a YAML file with `key=value` overrides. Raises ConfigError with every mistake.
+    """Return the experiment in a YAML file with `key=value` overrides. Raises ConfigError with every mistake.
 
     `look`: also at the places on this machine that it writes to, from the current directory. `trains_here`:
     also at what it would fail for on this host, which is a doubt unless no other host can train it.
@@ -71,7 +71,7 @@ def load(
 
 
 def parse(text: str, file: str, overrides: Iterable[str] = ()) -> Experiment:
-    """The experiment in YAML text, as a row of the queue holds it; messages call it `file`."""
+    """Return the experiment in YAML text, as a row of the queue holds it; messages call it `file`."""
     return _experiment(yamlfile.parse(text, file), overrides)
 
 
@@ -103,6 +103,6 @@ def _experiment(
 
 
 def _taken(config: Config, document: Document) -> list[Mistake]:
-    """What the run would write over although no run has written it."""
+    """Return a mistake for each path that the run would overwrite although no run has written it."""
     named = with_absolute_paths(config, Path.cwd()).checkpoint
     return [document.mistake(("checkpoint", key), what) for key, what in overwritten(named)]

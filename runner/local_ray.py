@@ -51,7 +51,7 @@ Tell = Callable[[str], None]  # takes the stage that begins, in a few words
 
 
 def untold(stage: str) -> None:
-    """Tell nobody of a stage."""
+    """Ignore a stage."""
 
 
 class LocalRayError(Exception):
@@ -65,7 +65,7 @@ class StartFailed(LocalRayError):  # noqa: N818 - the name says what happened
 @dataclass(frozen=True)
 class LocalRay:
     pid: int
-    started: str  # when the process was: a pid alone may be somebody else's by now
+    started: str  # when the process was: the pid alone may be another process's by now
     token: str
     temp: str  # a private folder, in which Ray's own lies
     python: str  # the interpreter that started it; another one's Ray may not fit
@@ -91,7 +91,7 @@ class LocalRay:
 
     @property
     def up_seconds(self) -> float:
-        """For how long it has been up; infinity where that was not noted."""
+        """Seconds for which it has been up; infinity where that was not noted."""
         return time.monotonic() - self._noted.get("up_at", -math.inf)
 
     def note(self, parts: list[tuple[int, str]]) -> None:
@@ -111,7 +111,7 @@ class LocalRay:
 
     @property
     def answers(self) -> bool:
-        """Whether anybody listens at its address: the network may have changed under it."""
+        """Whether its address accepts connections: the network may have changed since it started."""
         host, _, port = self.address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
@@ -121,7 +121,7 @@ class LocalRay:
 
 
 def folder() -> Path:
-    """Where the record lies: `RUNNER_RAY_DIR`, or a private folder in the temporary directory."""
+    """Return where the record lies: `RUNNER_RAY_DIR`, or a private folder in the temporary directory."""
     try:
         return runner_folder()
     except OSError as error:  # NotPrivate says what to do, the system what is wrong with which path
@@ -163,21 +163,21 @@ def ensure(tell: Tell = untold) -> LocalRay:
 
 
 def _is_of_use(ray: LocalRay) -> bool:
-    """Whether it is up, or about to be."""
+    """Return whether it is up, or about to be."""
     return ray.serves or (ray.alive and not ray.address)
 
 
 def stop(ray: LocalRay) -> None:
-    """End exactly this Ray, with every process that it started; one that has ended is let rest."""
+    """End exactly this Ray, with every process that it started; one that has ended is left alone."""
     with _locked():
         _end(ray)
 
 
 def clear_away(tell: Tell = untold) -> bool:
-    """End a Ray that has lost its node, or that starts and nobody waits for; whether there was one."""
+    """End a Ray that has lost its node, or whose starter was killed; return whether there was one."""
     if recorded() is None:
         return False
-    with _locked(tell):  # whoever starts one holds it until that is up
+    with _locked(tell):  # the process that starts a Ray holds it until that is up
         ray = recorded()
         if ray is None or ray.serves:
             return False
@@ -200,7 +200,7 @@ def environment(token: str, base: Mapping[str, str]) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Nobody here reads Ray's metrics, and their ports ask for no token. With a number that no port has,
+        # Ray's metrics are not read here, and their ports ask for no token. With a number that no port has,
         # Ray's own log has one error more and nothing listens.
         "RAY_enable_metrics_collection": "0",
         "AUTOSCALER_METRIC_PORT": "-1",
@@ -263,7 +263,10 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def _left(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended in time. (psutil's own wait takes one that nobody has reaped for living.)"""
+    """Wait for processes to end, and return those alive after STOP_SECONDS.
+
+    (psutil's own wait counts an ended process that nobody has reaped as alive.)
+    """
     deadline = time.monotonic() + STOP_SECONDS
     while (processes := [each for each in processes if _lives(each)]) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -288,7 +291,7 @@ def _survivors(ray: LocalRay) -> list[psutil.Process]:
 
 
 def _is_part(process: psutil.Process, words: list[str], ray: LocalRay) -> bool:
-    """Whether a process is of this Ray.
+    """Return whether a process is of this Ray.
 
     Ray's own name its folder on their command lines. A worker, which has another title, has the token in its
     environment; an agent's title has overwritten that, and both are in the head's session.
@@ -367,7 +370,7 @@ def _awaited(ray: LocalRay) -> LocalRay:
 
 
 def _announced(ray: LocalRay) -> str:
-    """The address that Ray writes down last of all, some time after its log says that it has started.
+    """Return the address that Ray writes down last of all, some time after its log says that it has started.
 
     Taken from a file of this user only: to that address the token is sent.
     """
@@ -404,7 +407,7 @@ def _is_agent(process: psutil.Process) -> bool:
 
 
 def _start_mark(pid: int) -> str | None:
-    """When a living process was started; unlike unix seconds it does not move when the clock is set."""
+    """Return a living process's start time; unlike unix seconds it does not move when the clock is set."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -423,7 +426,7 @@ def _log() -> Path:
 
 
 def _options() -> list[str]:
-    """How Ray is started, but for its folder. Raises LocalRayError where a variable says nothing sensible."""
+    """Return Ray's options but for its folder. Raises LocalRayError where a variable cannot be used."""
     gpus = _count("RUNNER_GPUS", 0)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if (
@@ -446,7 +449,7 @@ def _options() -> list[str]:
 
 
 def _count(variable: str, least: int) -> int | None:
-    """The whole number that a variable holds; None where it is not set."""
+    """Return the whole number that a variable holds; None where it is not set."""
     text = os.environ.get(variable)
     if not text:
         return None

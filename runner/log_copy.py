@@ -1,7 +1,7 @@
-"""Keeps what workers print in the queue's database, for hosts that do not see the runs' folders.
+"""Copies of the workers' logs in the queue's database, for hosts that do not see the runs' folders.
 
 A log is copied while it grows, in whole bytes and in order, until some seconds after its attempt has ended.
-How far a copy has come is asked of the database when this process meets the attempt.
+How far a copy has come is read from the database when this process first handles the attempt.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from runner.store import Store
 
 PIECE_BYTES = 256 * 1024
 LONGEST_BYTES = 16 * 2**20  # of an attempt: a run that prints without end must not fill the database
-# After an attempt's end: its process is killed about when the row says so, and only then do its last words
-# leave its host's cache of a network file system.
+# After an attempt's end: its process is killed about when the row says so, and only then does its last
+# output leave its host's cache of a network file system.
 SETTLING_SECONDS = 5.0
 LOOK_SECONDS = 3.0  # between two looks at what an object store holds of a run; less than the above
 
 
 @dataclass
 class Copy:
-    """How far the copy of one attempt's log has come."""
+    """Progress of the copy of one attempt's log."""
 
     kept: int  # bytes
     whole: bool
@@ -36,7 +36,7 @@ class Copy:
 
 
 class LogCopy:
-    """What a process remembers of the logs that it copies: in one thread; any may ask."""
+    """Copies of the runs' logs, made in one thread; `settled` may be called from any."""
 
     def __init__(self, store: Store, home: Home) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class LogCopy:
         self._storage = storage.of(home)
         self._looked: dict[int, tuple[float, State]] = {}  # when, and in which state, by run
         self._copies: dict[tuple[int, int], Copy] = {}  # by run and attempt
-        self._unreadable: dict[int, str] = {}  # what was said of a run's log
+        self._unreadable: dict[int, str] = {}  # the message printed about a run's log
 
     def copy_once(self, now: float) -> None:
         """Copy what is new of every run that runs, or whose end has not been published yet.
@@ -64,14 +64,14 @@ class LogCopy:
                 self._unreadable.pop(run.id, None)
 
     def _look(self, run: Run, now: float) -> None:
-        """Let the run's folder hold its logs, unless that was so a moment ago."""
+        """Bring the logs in the run's folder up to date, unless that was done a moment ago."""
         at, state = self._looked.get(run.id, (-math.inf, None))
         if run.state is not state or now >= at + LOOK_SECONDS:
             self._storage.read(run, storage.Log())
             self._looked[run.id] = now, run.state
 
     def settled(self, run: Run) -> bool:
-        """Whether nothing more will come of a run that does not run, or nobody can read what it said."""
+        """Return whether a run's logs are copied to their end; true, too, while it runs or if unreadable."""
         if run.state is State.RUNNING or run.id in self._unreadable:
             return True
         copies = [self._copies.get((run.id, number)) for number in range(1, run.attempt + 1)]
@@ -110,7 +110,7 @@ class LogCopy:
                 self._add(run_id, number, copy, rest.encode())
 
     def _add(self, run_id: int, number: int, copy: Copy, piece: bytes) -> bool:
-        """Add a piece to a copy, unless another process has or the run is gone; whether it has grown."""
+        """Add a piece to a copy, unless another process has or the run is gone; return whether it grew."""
         before, copy.kept = copy.kept, self._store.add_log(run_id, number, copy.kept, piece)
         return copy.kept > before
 

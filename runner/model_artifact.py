@@ -68,12 +68,12 @@ def _save(
 
 
 def _public_version(package: str) -> str:
-    """The version as an index knows it: a local build's "+cpu" is in none."""
+    """Return the version as an index knows it: a local build's "+cpu" is in none."""
     return importlib.metadata.version(package).partition("+")[0]
 
 
 def _extract(checkpoint: Path, packages: Path, folder: Path) -> tuple[tuple[int, ...], int]:
-    """Have a child write weights.npz and config.yaml; the shape (C, H, W) of an image, and the classes."""
+    """Have a child write weights.npz and config.yaml; return an image's shape (C, H, W) and the classes."""
     # -P: a file in the current directory must not be imported in the place of a module.
     command = [sys.executable, "-P", "-m", "runner.model_artifact", str(checkpoint), str(folder)]
     # Beside a run in training, it takes neither its GPU nor its cores.
@@ -92,7 +92,7 @@ def _extract(checkpoint: Path, packages: Path, folder: Path) -> tuple[tuple[int,
 
 
 def _write_weights(checkpoint: Path, folder: Path) -> list[int]:
-    """The child's part; [channels, height, width, classes]."""
+    """Write weights.npz and config.yaml, in the child; return [channels, height, width, classes]."""
     import numpy as np
 
     from capsnet import checkpoint as checkpoints

@@ -1,4 +1,4 @@
-"""What each move changes in a run's row: pure decisions, which the store writes down.
+"""Changes of a run's row on each move: pure functions, whose results the store writes.
 
 Every function takes the row as it is and returns the columns that change.
 """
@@ -18,18 +18,18 @@ Changes = dict[str, Any]
 INTENDED: Mapping[Wish, Event] = {"interrupt": Event.INTERRUPT, "cancel": Event.CANCEL}
 NO_INTENT: Changes = {"intent": None, "intent_at": None, "grace_seconds": None}
 NOWHERE = (-1, -1)  # before any checkpoint, as (epochs, steps)
-# What a worker reports that its attempt's row keeps too.
+# Fields of a worker's report that its attempt's row keeps too.
 OF_ATTEMPT = frozenset({"host", "pid", "devices", "from_epoch", "from_step", "computes"})
 
 
 def added(new: NewRun, identity: str, now: float) -> Changes:
-    """The row of a run that is new to the queue; `identity`: 32 random hexadecimal digits."""
+    """Return the row of a run that is new to the queue; `identity`: 32 random hexadecimal digits."""
     start = {"state": State.QUEUED, "attempt": 0, "losses": 0, "use_best": False}
     return {**vars(new), **start, "identity": identity, "submitted_at": now, "queued_at": now}
 
 
 def claimed(run: Run, now: float, gpus: float, after: int = 0) -> Changes:
-    """A queued run starts its next attempt, of a number above `after`.
+    """Start the next attempt of a queued run, with a number above `after`.
 
     Raises IllegalMove where it is not queued any more.
 
@@ -63,7 +63,7 @@ def claimed(run: Run, now: float, gpus: float, after: int = 0) -> Changes:
 
 
 def reported(run: Run, now: float, progress: ProgressFields) -> Changes:
-    """The worker of the run's attempt has answered."""
+    """Record an answer of the worker of the run's attempt."""
     changes: Changes = {**progress, "answered_at": now}
     durable = _position(progress.get("durable_epoch"), progress.get("durable_step"))
     begun_anew = run.use_best and durable > NOWHERE  # saved by the attempt that began with the best weights
@@ -83,7 +83,7 @@ def ended(
     epochs: int | None = None,
     kept: Row | None = None,
 ) -> Changes:
-    """The run's attempt has ended by `event`, which the table may turn into what the user intended.
+    """End the run's attempt by `event`, or by what the user intended instead (see `settled`).
 
     `epochs`: how many are behind a run that has finished, by its worker's last word; `kept`: the newest epoch
     of its metric history that is durable, where that is known.
@@ -99,7 +99,7 @@ def ended(
 
 
 def _where_it_goes_on(run: Run, kept: Row | None) -> Changes:
-    """The position and the metrics of what is durable of a run that has just stopped running.
+    """Return the position and the metrics of what is durable of a run that has just stopped running.
 
     What its worker reported beyond that is lost. Where `kept` does not tell the metrics of the newest durable
     epoch, they stay as reported if they are of that epoch, and else are not known.
@@ -124,7 +124,7 @@ def _where_it_goes_on(run: Run, kept: Row | None) -> Changes:
 
 
 def _metrics_are_beyond(run: Run, epochs: int) -> bool:
-    """Whether the metrics that a run has reported may be of an epoch after so many."""
+    """Return whether the metrics that a run has reported may be of an epoch after so many."""
     if run.epoch is None:  # its attempt has reported none
         return False
     in_hand_is_over = run.steps_per_epoch is not None and (run.step or 0) >= run.steps_per_epoch
@@ -132,10 +132,10 @@ def _metrics_are_beyond(run: Run, epochs: int) -> bool:
 
 
 def settled(event: Event, intent: Wish | None, losses: int, max_retries: int) -> Event:
-    """The event that counts when an attempt ended by `event` while `intent` was pending.
+    """Return the event that counts when an attempt ended by `event` while `intent` was pending.
 
-    What the worker finished, or failed at, stands. An attempt that went away in any other manner
-    has done what the user intended, whoever was quicker: requeued, the run would ignore him.
+    What the worker finished, or failed at, stands. An attempt that ended in any other manner counts as
+    what the user intended, whichever came first: queued again, the run would ignore the user.
     """
     if event in (Event.FINISH, Event.FAIL):
         return event
@@ -147,7 +147,7 @@ def settled(event: Event, intent: Wish | None, losses: int, max_retries: int) ->
 
 
 def asked(run: Run, intent: Intent, grace_seconds: float, now: float) -> Changes:
-    """The user asks to interrupt or cancel: at once for a queued run, an intent for a running one.
+    """Interrupt or cancel, as the user asks: at once for a queued run, as an intent for a running one.
 
     Asked twice, the stronger wish (cancel) and the earlier deadline count.
     """
@@ -173,7 +173,7 @@ def resumed(
     longer: bool = False,
     overrides: tuple[str, ...] | None = None,
 ) -> Changes:
-    """An ended run is queued again; a finished one only with more epochs than it had.
+    """Queue an ended run again; a finished one only with more epochs than it had.
 
     One that stopped early has some left, and needs to be allowed to go on for `longer` without a gain.
     """
@@ -206,7 +206,7 @@ def resumed(
 
 
 def adopted(run: Run, now: float, reason: str) -> Changes:
-    """A run that has not ended is stopped in a copy of its queue; it may go on in the original."""
+    """Stop a run that has not ended, in a copy of its queue; it may go on in the original."""
     state = _after(run, Event.INTERRUPT)
     return {"state": state, "reason": reason, "ended_at": now, "seconds_left": None, **NO_INTENT}
 
@@ -226,45 +226,45 @@ def _require_more(run: Run, num_epochs: int | None, longer: bool) -> None:
 
 
 def extension(run: Run) -> str:
-    """The option by which a finished run can be resumed."""
+    """Return the option by which a finished run can be resumed."""
     if run.stopped_early:
         return "--set stop_after_epochs_without_gain=null"
     return f"--set num_epochs={2 * run.num_epochs}"
 
 
 def placed(run: Run, priority: int) -> Changes:
-    """A queued run gets another place. Raises IllegalMove where it is not queued."""
+    """Give a queued run another priority. Raises IllegalMove where it is not queued."""
     if run.state is not State.QUEUED:
         raise IllegalMove(f"run {run.id}: it is {run.state} and has no place in the queue to change")
     return {"priority": priority}
 
 
 def tagged(run: Run, tags: Mapping[str, str | None]) -> Changes:
-    """The user gives a run tags, and takes away those that are None; nothing where that changes nothing."""
+    """Give a run the user's tags, without those that are None; no changes where it has them so already."""
     after = {key: value for key, value in {**run.tags, **tags}.items() if value is not None}
     return _annotated(run, {} if after == run.tags else {"tags": after})
 
 
 def noted(run: Run, text: str | None) -> Changes:
-    """The user writes a note about a run, or takes it away; nothing where that changes nothing."""
+    """Set the user's note about a run, or take it away; no changes where it is so already."""
     return _annotated(run, {} if text == run.user_note else {"user_note": text})
 
 
 def _annotated(run: Run, changes: Changes) -> Changes:
-    """The same with one more change to tell tracking of, where there is any."""
+    """Return the changes, where there are any, with one more annotation to publish."""
     if run.is_going:
         raise IllegalMove(f"run {run.id}: it is being deleted, and only `rm` is left")
     return changes and {**changes, "annotations": run.annotations + 1}
 
 
 def going(run: Run, now: float) -> Changes:
-    """The files of a run are about to be deleted. Raises IllegalMove where it has not ended."""
+    """Mark a run whose files are about to be deleted. Raises IllegalMove where it has not ended."""
     require_ended(run)
     return {"intent": "remove", "intent_at": now}
 
 
 def require_ended(run: Run) -> None:
-    """Raises IllegalMove where the run has not ended, and so cannot be removed."""
+    """Raise IllegalMove where the run has not ended, and so cannot be removed."""
     if run.state not in ENDED:
         raise IllegalMove(f"run {run.id}: it is {run.state}: cancel it first")
 

@@ -25,7 +25,7 @@ LABELS = {  # of the metrics that the result shows, in this order
 
 @dataclass(frozen=True)
 class Moment:
-    """A look at a run."""
+    """State of a run at one look."""
 
     run: Run
     note: str
@@ -41,17 +41,17 @@ class Moment:
 
 
 def unserved(situation: Situation) -> str:
-    """What there is to say once where runs wait or run and no scheduler does."""
+    """Return the line that is shown once where runs wait or run and no scheduler runs."""
     return f"no scheduler runs, so nothing goes on: {situation.start} starts it"
 
 
 def changes(before: Moment | None, after: Moment) -> list[str]:
-    """Lines for what has happened to the run between two looks (None: before the first)."""
+    """Return lines on the run's changes between two looks (`before` is None before the first)."""
     return [*moved(before, after), *computing(before, after)]
 
 
 def moved(before: Moment | None, after: Moment) -> list[str]:
-    """A line when it has moved, or something troubles it."""
+    """Return a line on the run's state where more than numbers has changed since the last look."""
     if before is not None and not is_news(before, after):
         return []
     run = after.run
@@ -62,7 +62,7 @@ def moved(before: Moment | None, after: Moment) -> list[str]:
 
 
 def computing(before: Moment | None, after: Moment) -> list[str]:
-    """A line at the start of an attempt, as soon as it is known how it computes, and from where on."""
+    """Return a line at the start of an attempt, once it is known how it computes and from where it starts."""
     run = after.run
     was_known = before is not None and before.run.attempt == run.attempt and before.run.computes is not None
     if run.state is not State.RUNNING or run.computes is None or was_known:
@@ -72,7 +72,7 @@ def computing(before: Moment | None, after: Moment) -> list[str]:
 
 
 def is_news(before: Moment, after: Moment) -> bool:
-    """Whether more than numbers has changed."""
+    """Return whether more than numbers has changed."""
     was, now = before.run, after.run
     moved = (was.state, was.attempt, was.intent) != (now.state, now.attempt, now.intent)
     waits_for_else = now.state is State.QUEUED and before.note != after.note
@@ -80,7 +80,7 @@ def is_news(before: Moment, after: Moment) -> bool:
 
 
 def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
-    """A line when an epoch has ended between two looks; of several the last one."""
+    """Return a line when an epoch has ended between two looks; of several the last one."""
     run = after.run
     if before is None:
         return []
@@ -99,7 +99,7 @@ def finished_epoch(before: Moment | None, after: Moment) -> list[str]:
 
 
 def finished_epochs(run: Run) -> int:
-    """How many epochs are over, as far as its newest attempt has said."""
+    """Return how many epochs are over, as far as the run's newest attempt has reported."""
     if not run.epoch or not is_training(run):
         return run.from_epoch or 0
     if run.state is State.FINISHED:
@@ -111,12 +111,12 @@ def finished_epochs(run: Run) -> int:
 
 
 def is_training(run: Run) -> bool:
-    """Whether the newest attempt has said how it trains: before that, the row's epoch is an earlier one's."""
+    """Return whether the newest attempt has said how it computes: before, the epoch is an earlier one's."""
     return run.computes is not None
 
 
 def unfinished_epoch(run: Run) -> list[str]:
-    """A line about the epoch in hand of a running run; none before the first."""
+    """Return a line about the epoch in hand of a running run; none before the first."""
     going = run.state is State.RUNNING and run.epoch and is_training(run)
     return [f"{title(run)}: {progress(run)}"] if going else []
 
@@ -126,13 +126,13 @@ def title(run: Run) -> str:
 
 
 def place(run: Run) -> str:
-    """Where it runs."""
+    """Return where a run runs."""
     devices = f"GPU {','.join(run.devices)}" if run.devices else "CPU"
     return f"{devices} of {run.host}" if run.host else devices
 
 
 def progress(run: Run) -> str:
-    """Epochs done, loss, accuracy, speed and time left, as far as they are known.
+    """Return epochs done, loss, accuracy, speed and time left, as far as they are known.
 
     Of a running run the loss is that of the epoch in hand, the accuracy that of the one before.
     """
@@ -147,7 +147,7 @@ def progress(run: Run) -> str:
 
 
 def pace(run: Run) -> list[str]:
-    """Speed and time left, as far as they are known."""
+    """Return speed and time left, as far as they are known."""
     speed, left = run.images_per_second, run.seconds_left
     return [
         *([f"{speed:,.0f} images/s"] if speed else []),
@@ -160,7 +160,7 @@ def _listed(parts: Iterable[str | None]) -> str:
 
 
 def ending(run: Run) -> str:
-    """How it ended, after how long in all its attempts, and why."""
+    """Return how a run ended, after how long in all its attempts, and why."""
     took = f" after {notes.trained(run.trained_seconds, run.attempt)}" if run.attempt else ""
     reason = f": {run.reason}" if run.reason else ""
     ended_so = f"{title(run)} is {run.state}{took}{reason}"
@@ -168,7 +168,7 @@ def ending(run: Run) -> str:
 
 
 def outcome_line(run: Run, best: Best | None = None) -> str:
-    """How a run ended and what it reached, in one line; of one that failed also where its output is."""
+    """Return how a run ended and what it reached, in one line; for a failed one where its output is, too."""
     figures = [
         reached(run),
         None if run.accuracy is None else f"test accuracy {percent(run.accuracy)}",
@@ -179,7 +179,7 @@ def outcome_line(run: Run, best: Best | None = None) -> str:
 
 
 def reached(run: Run) -> str | None:
-    """How far an ended run came: where a resume goes on."""
+    """Return how far an ended run came: where a resume goes on."""
     return f"{notes.epochs(run)} epochs" if run.attempt else None
 
 
@@ -195,7 +195,7 @@ class Best(NamedTuple):
 
 
 def result(run: Run, folder: str, best: Best | None = None) -> list[str]:
-    """What came of an ended run, where it is, and what to do next."""
+    """Return the lines on an ended run: its results, where it is, and what to do next."""
     return [
         *(f"  {LABELS[key]:<18} {metric(key, run.metrics[key])}" for key in LABELS if key in run.metrics),
         *([] if best is None else [f"  {'best on validation':<18} {best.text}"]),
@@ -209,7 +209,7 @@ def metric(key: str, value: float) -> str:
 
 
 def next_steps(run: Run) -> dict[str, str]:
-    """Commands that make sense after this end."""
+    """Return the commands that make sense after this end."""
     if run.state is State.FINISHED:
         return {
             "see it": f"{PROGRAM} ui",

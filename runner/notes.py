@@ -1,4 +1,4 @@
-"""What there is to say about a run in a few words. Pure functions of its row and the situation."""
+"""Notes on a run in a few words: pure functions of its row and the situation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from runner.wording import NOTHING, duration, request
 if TYPE_CHECKING:
     from runner.rows import Run
 
-SILENT_SECONDS = 10.0  # a worker is asked about once a second; one that misses ten answers is worth a word
+SILENT_SECONDS = 10.0  # a worker is asked about once a second; one that misses ten answers gets a note
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a run's row does not say about it."""
+    """Facts about a run that its row does not hold."""
 
     now: float  # unix seconds
     served: bool  # a scheduler is alive
@@ -29,17 +29,17 @@ class Situation:
 
 
 def note(run: Run, situation: Situation) -> str:
-    """What there is to say about its state, and why MLflow lacks something of it."""
+    """Return the note on the run's state, and why MLflow lacks something of the run."""
     return "; ".join(filter(None, [state_note(run, situation), unpublished_note(run)]))
 
 
 def unpublished_note(run: Run) -> str:
-    """Why MLflow lacks something of the run; nothing where no publishing has failed since it last worked."""
+    """Return why MLflow lacks something of the run; "" where no publishing failed since it last worked."""
     return f"not published to MLflow: {run.publish_error}" if run.publish_error and not run.is_going else ""
 
 
 def state_note(run: Run, situation: Situation) -> str:
-    """Why a queued run waits, what troubles a running one, why an ended one ended; else nothing."""
+    """Return why a queued run waits, what troubles a running one, why an ended one ended; else nothing."""
     if run.state is State.QUEUED:
         return queued_note(run, situation)
     if run.state is State.RUNNING:
@@ -50,12 +50,12 @@ def state_note(run: Run, situation: Situation) -> str:
 
 
 def gone_soon(run: Run) -> str:
-    """What to say of a run whose files are being deleted, or could not be."""
+    """Return the note on a run whose files are being deleted, or could not be."""
     return f"is being deleted: `{PROGRAM} rm {run.id}` finishes that"
 
 
 def queued_note(run: Run, situation: Situation) -> str:
-    """Why it waits, and why it was queued again where it was."""
+    """Return why a run waits, and why it was queued again where it was."""
     if not situation.served:
         wait = f"no scheduler runs: {situation.start}"
     else:
@@ -83,19 +83,19 @@ def running_notes(run: Run, situation: Situation) -> list[str]:
 
 
 def silent_seconds(run: Run, now: float) -> float:
-    """For how long a running run's worker has not answered."""
+    """Return for how long a running run's worker has not answered."""
     heard = run.answered_at or run.started_at or now
     return max(0.0, now - heard)
 
 
 def epochs(run: Run) -> str:
-    """The epochs that are done, of all, as `progressbar.epochs_done` writes them: "2.5/50"."""
+    """Return the epochs that are done, of all, as `progressbar.epochs_done` writes them: "2.5/50"."""
     done, step = epochs_and_steps(run)
     return epochs_done(done, step, run.steps_per_epoch, run.num_epochs)
 
 
 def epochs_and_steps(run: Run) -> tuple[int, int]:
-    """The finished epochs of a run, in any state, and the steps done of the one after them.
+    """Return the finished epochs of a run, in any state, and the steps done of the one after them.
 
     Of a running run as its worker has reported; of any other, and of one whose attempt does not train yet,
     those that are durable: there it goes on.
@@ -118,12 +118,12 @@ def trained_seconds(run: Run, now: float) -> float:
 
 
 def trained(seconds: float, attempts: int) -> str:
-    """For how long a run has trained: "34s", "1m 20s in 2 attempts"."""
+    """Return for how long a run has trained: "34s", "1m 20s in 2 attempts"."""
     return duration(seconds) + (f" in {attempts} attempts" if attempts > 1 else "")
 
 
 def gpus(run: Run) -> str:
-    """Which GPUs it uses, or used last; of one that waits, how many it asks for."""
+    """Return which GPUs a run uses, or used last; for one that waits, how many it asks for."""
     if run.state is State.QUEUED or run.attempt == 0:
         return request(run.gpus)
     return used(run) or NOTHING

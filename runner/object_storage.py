@@ -27,7 +27,7 @@ BOARD = "tensorboard"
 
 @dataclass(frozen=True)
 class Log:
-    """What the worker of one rank printed."""
+    """Output that the worker of one rank printed."""
 
     rank: int = 0
 
@@ -62,11 +62,11 @@ class ObjectStorage:
         return max([copied, *map(run_number, self._objects.folders())])
 
     def newest_attempt(self, run: Run) -> int:
-        """Its worker finds out, for to ask takes a while."""
+        """Return 0, not known: asking the store takes a while, and the run's worker does it."""
         return 0
 
     def prepare(self, run: Run) -> None:
-        """A worker makes its folder itself, on whichever host it is."""
+        """Do nothing: a worker makes its folder itself, on its own host."""
 
     def ending(self, run: Run) -> Ending | None:
         if not self._has_own(run):
@@ -97,7 +97,7 @@ class ObjectStorage:
 
     @contextmanager
     def checkpoint(self, run: Run) -> Iterator[Path | None]:
-        """A copy of this reader's own: another one, or a newer checkpoint, cannot take its place.
+        """Yield a copy for this reader alone: another one, or a newer checkpoint, cannot take its place.
 
         That of a killed reader goes with the next reader's, or the next `rm`.
         """
@@ -137,11 +137,11 @@ class ObjectStorage:
             held.clear(self._home.copies)
 
     def _own(self, run: Run) -> dict[str, Item]:
-        """All objects of the run."""
+        """Return all objects of the run."""
         return self._objects.list(run_folder(run.id, run.name)) if self._has_own(run) else {}
 
     def _has_own(self, run: Run) -> bool:
-        """Whether what lies in the run's place is the run's own; one that has not begun has nothing there."""
+        """Return whether the objects in the run's place are its own; False before its first attempt."""
         if run.attempt == 0:
             return False
         known = (run.id, run.identity)
@@ -179,7 +179,7 @@ class ObjectStorage:
                 growing.download(self._objects, name, size, paths.tensorboard / picture)
 
     def _replace(self, key: str, file: Path, item: Item | None) -> None:
-        """Let a file hold an object, unless this process knows that it does."""
+        """Copy an object to a file, unless this process knows that it was copied."""
         if item is not None and self._copied.get(file) == item.version and file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -191,17 +191,17 @@ class ObjectStorage:
 
 
 def attempt_key(run_id: int, name: str, number: int) -> str:
-    """The key of an attempt's folder: what it writes lies below it, and nobody else writes there."""
+    """Return the key of an attempt's folder: only the attempt writes below it."""
     return f"{run_folder(run_id, name)}/attempts/{number}"
 
 
 def identity_key(run_id: int, name: str) -> str:
-    """The key of the object that says which run a folder belongs to."""
+    """Return the key of the object that says which run a folder belongs to."""
     return f"{run_folder(run_id, name)}/identity"
 
 
 def owner(objects: Objects, run_id: int, name: str) -> str | None:
-    """The identity of the run whose files lie under this number and name; None where there is none."""
+    """Return the identity of the run whose files lie under this number and name; None where there is none."""
     text = objects.get(identity_key(run_id, name))
     return text.decode(errors="replace").strip() or None if text else None
 

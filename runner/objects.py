@@ -15,7 +15,7 @@ from runner.loopback import bypass_proxies
 from runner.redaction import has_password
 
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 20.0  # in which a request must be answered: whoever asked tries again
+ANSWER_SECONDS = 20.0  # in which a request must be answered: the caller tries again
 SLOWEST = 2**20  # bytes/s; what takes longer to copy than at this pace has failed
 S3_OPTIONS = {
     "skip_instance_cache": True,  # one that was made for other variables
@@ -56,7 +56,7 @@ class Objects:
         self._files, self._root = _opened(url)
 
     def put(self, key: str, content: bytes | Path) -> None:
-        """Let the object hold the bytes, or what is in a file."""
+        """Write bytes, or the content of a file, to an object."""
         with self._one_line_errors():
             if isinstance(content, bytes):
                 self._call("pipe_file", self._path(key), content, size=len(content))
@@ -64,13 +64,13 @@ class Objects:
                 self._call("put_file", str(content), self._path(key), size=content.stat().st_size)
 
     def get(self, key: str) -> bytes | None:
-        """What an object holds; None where there is none."""
+        """Return the content of an object; None where there is no such object."""
         with self._one_line_errors(), suppress(FileNotFoundError):
             return self._call("cat_file", self._path(key))
         return None
 
     def fetch(self, key: str, file: Path, size: int = 0) -> bool:
-        """Copy an object, which has so many bytes, to a file; whether there is one."""
+        """Copy an object, which has so many bytes, to a file; return whether there is one."""
         with self._one_line_errors(), suppress(FileNotFoundError):
             self._call("get_file", self._path(key), str(file), size=size)
             return True
@@ -78,14 +78,14 @@ class Objects:
         return False
 
     def list(self, below: str) -> dict[str, Item]:
-        """All objects whose keys begin with this folder's name, by key."""
+        """Return all objects whose keys begin with this folder's name, by key."""
         with self._one_line_errors():
             found = self._call("find", self._path(below), detail=True)
         start = len(self._root) + 1
         return {path[start:]: Item(info["size"], _version(info)) for path, info in found.items()}
 
     def folders(self) -> list[str]:
-        """The names of the folders right below the URL."""
+        """Return the names of the folders right below the URL."""
         with self._one_line_errors(), suppress(FileNotFoundError):
             found = self._call("ls", self._root, detail=True)
             return [
@@ -136,9 +136,9 @@ class Objects:
 
 @functools.cache  # its connections serve all threads of a process
 def _opened(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it."""
+    """Return fsspec's file system of a URL, and the path in it."""
     scheme, _, path = url.partition("://")
-    if has_password(url):  # the queue's database keeps the URL, and whoever reads the queue would read it
+    if has_password(url):  # the queue's database keeps the URL, and all readers of the queue would see it
         raise StorageError(
             "RUNNER_STORAGE names a user or a password: leave them out and set the variables of the storage, "
             "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -1,4 +1,4 @@
-"""From a path or a URL to an open database with a queue in it: found, made or brought up to date."""
+"""Opening of the database at a path or a URL; its queue is found, made or brought up to date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USE = f"use {DRIVER}://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH"
 
 
 def open_database(place: str | Path, create: bool, upgrade: bool = True) -> tuple[Database, str]:
-    """The database at a path or URL, and the id of the queue in it.
+    """Return the database at a path or URL, and the id of the queue in it.
 
     Where there is none it is made, or NoQueue raised; raises StoreError where it cannot be used, and without
     `upgrade` where its schema is an older one.
@@ -30,7 +30,7 @@ def open_database(place: str | Path, create: bool, upgrade: bool = True) -> tupl
 
 
 def as_url(text: str) -> str:
-    """What is to be a URL, which a path is not. Raises StoreError, without repeating it, where it is none."""
+    """Return `text` where it is a URL. Raises StoreError, which does not repeat it, where it is a path."""
     if "://" not in text:
         raise StoreError(f"RUNNER_DATABASE_URL is not the URL of a database: {USE}")
     return text
@@ -66,7 +66,7 @@ def _database(place: str | Path) -> Database:
 
 
 def _url(place: str) -> URL:
-    """The parts of a URL. What is said about a wrong one never repeats it: it may hold a password."""
+    """Return the parts of a URL. What is said about a wrong one never repeats it: it may hold a password."""
     scheme, _, rest = place.partition("://")
     if rest.partition("?")[0].count("@") > 1:
         raise StoreError("the database's URL: more than one @: in a user's name or password write %40 for it")

@@ -1,4 +1,4 @@
-"""What the scheduler has told an attempt, for its two threads: one is told, the other obeys."""
+"""Orders of the scheduler to an attempt, for its two threads: one receives them, the other obeys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ UNHEARD_SECONDS = 60.0  # after which a worker takes its host for cut off
 
 
 class Orders:
-    """Thread-safe; times are monotonic, so that a stopped process knows on waking how long it slept."""
+    """Orders to one attempt; thread-safe. Times are monotonic, to tell for how long a process was stopped."""
 
     def __init__(self, unheard_seconds: float = UNHEARD_SECONDS) -> None:
         self._unheard_seconds = unheard_seconds
@@ -19,20 +19,20 @@ class Orders:
         self._told = threading.Event()
 
     def heard(self) -> None:
-        """Note that somebody has asked for this attempt; too late is as good as never."""
-        if not self.abandoned:  # of a process that was stopped, what it was asked meanwhile is answered first
+        """Note that the attempt's status was asked for; without effect once it is abandoned."""
+        if not self.abandoned:  # a process that was stopped first answers the questions of that time
             self._heard_at = time.monotonic()
 
     def stop(self) -> None:
         self._stop.set()
 
     def meet(self, address: str) -> None:
-        """Tell where rank 0 waits for the others of its run."""
+        """Set the address at which rank 0 waits for the other workers of its run."""
         self._meeting = address
         self._told.set()
 
     def meeting(self) -> str:
-        """Where that is, as soon as it is told."""
+        """Wait until the address of `meet` is set, and return it."""
         self._told.wait()
         return self._meeting
 
@@ -42,5 +42,5 @@ class Orders:
 
     @property
     def abandoned(self) -> bool:
-        """Nobody has asked for so long that the run may be going on elsewhere."""
+        """Whether the status was not asked for so long that the run may be going on elsewhere."""
         return time.monotonic() - self._heard_at > self._unheard_seconds

@@ -1,4 +1,4 @@
-"""What commands print, and where: data on stdout, hints on stderr, colours and bars on a terminal only.
+"""Printing of commands: data on stdout, hints on stderr, colours and bars on a terminal only.
 
 Text that may come from a configuration, a file's name or a library is printed through this module, which
 hides secrets and escapes control characters.
@@ -66,7 +66,7 @@ def _emit(text: str) -> None:
 
 
 class Replay:
-    """Prints bytes that another process printed: to a program as they are, to a terminal as plain text.
+    """Printer of another process's output: to a program the bytes as they are, to a terminal plain text.
 
     There colours are dropped, a carriage return becomes a new line and other control characters are escaped.
     """
@@ -97,7 +97,7 @@ def _written() -> Iterator[None]:
 
 @contextmanager
 def unread_is_fine() -> Iterator[None]:
-    """End the command in silence when nobody reads its output any more (`queue | head -1`)."""
+    """End the command without a message when its output is read no more (`queue | head -1`)."""
     try:
         yield
     except BrokenPipeError:
@@ -106,7 +106,7 @@ def unread_is_fine() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """What to say of an error; those of the system lead with what they are about."""
+    """Return an error's text; that of a system error on a file begins with the file's name."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
@@ -169,7 +169,7 @@ def lacks_width(left_out: Sequence[str], elsewhere: str) -> str:
 
 
 def cells(rows: Sequence[Sequence[str]]) -> list[Cells]:
-    """The cells of a table, each of one line, without secrets and raw control characters."""
+    """Return the cells of a table, each of one line, without secrets and raw control characters."""
     redact = Redactor()
     return [[printable(redact(cell)) for cell in row] for row in rows]
 
@@ -186,7 +186,7 @@ def plain_table(
 
 
 def table_lines(fitted: layout.Fitted) -> list[Cells]:
-    """The lines of a table; one that stands below a row is one cell."""
+    """Return the lines of a table; one that stands below a row is one cell."""
     lines = [fitted.titles]
     for row in fitted.rows:
         lines += [row.cells, *([text] for text in row.below)]
@@ -205,7 +205,7 @@ def _emit_lines(lines: Sequence[Cells], titles: Sequence[int] = (0,)) -> None:
 
 
 def styled(lines: Sequence[Cells], titles: Sequence[int] = (0,)) -> Text:
-    """The lines of a table as rich text: titles bold, a cell that is a state's name in its colour."""
+    """Return the lines of a table as rich text: titles bold, a cell that is a state's name in its colour."""
     from rich.text import Text
 
     def styled_line(cells: Cells, style: str) -> Text:

@@ -1,4 +1,4 @@
-"""Where a process prints to."""
+"""Redirection of a process's output to a file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Text(io.TextIOWrapper):
 
 
 class _Output(io.RawIOBase):
-    """A file that takes what it can: a message that does not fit must not end what it tells about."""
+    """File that drops what it cannot write: a message on a full disk must not end the program."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 
 def key_of(override: str) -> str:
-    """The key that a `key=value` sets."""
+    """Return the key that a `key=value` sets."""
     return override.partition("=")[0].strip()
 
 
@@ -22,7 +22,7 @@ def keys_of(override: str) -> tuple[str, ...]:
 
 
 def is_below(key: str, section: str) -> bool:
-    """Whether a key is the section itself or belongs to it: `optim.lr` to `optim`."""
+    """Return whether a key is the section itself or belongs to it: `optim.lr` to `optim`."""
     return key == section or key.startswith(f"{section}.")
 
 

@@ -1,4 +1,4 @@
-"""Which run a folder belongs to: numbers may come again where a queue is lost, or put back from a copy.
+"""Owners of run folders: numbers may come again where a queue is lost, or put back from a copy.
 
 A run's folder holds its identity in a file. A folder without one is of a run that an earlier version of this
 program submitted or started.
@@ -17,7 +17,7 @@ CLOCKS_SECONDS = 60.0  # by which the clocks of a database server and a file ser
 
 
 class PlaceTaken(Exception):  # noqa: N818 - the name says what happened
-    """What lies where an attempt would write is not its own: one line that says what to do."""
+    """Files that are not an attempt's own lie where it would write: one line that says what to do."""
 
 
 class ForeignRun(PlaceTaken):
@@ -41,7 +41,7 @@ class AttemptKept(PlaceTaken):
 
 
 def owner(paths: RunPaths) -> str | None:
-    """The identity of the run that a folder belongs to; None where it names none."""
+    """Return the identity of the run that a folder belongs to; None where it names none."""
     try:
         return paths.identity.read_text().strip() or None
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def owner(paths: RunPaths) -> str | None:
 
 
 def is_own(paths: RunPaths, identity: str | None, submitted_at: float) -> bool:
-    """Whether the folder, where there is one, belongs to the run of this identity (None: it has none)."""
+    """Return whether the folder, if it exists, belongs to the run of this identity (None: it has none)."""
     found = owner(paths)
     if found is not None or identity is None:
         return found == identity

@@ -38,12 +38,15 @@ class AttemptPaths:
         return self.folder / "log.txt"
 
     def log_of(self, rank: int) -> Path:
-        """What a worker printed, of several that train the run together; that of rank 0 is the attempt's."""
+        """Return the path of the log of one of several workers that train the run together.
+
+        That of rank 0 is the attempt's.
+        """
         return self.folder / f"log.rank-{rank}.txt" if rank else self.log
 
     @property
     def logs(self) -> list[Path]:
-        """Those that are there."""
+        """Logs of the workers, as far as they exist."""
         return sorted(self.folder.glob("log*.txt"))
 
     @property
@@ -79,7 +82,7 @@ class RunPaths:
         return self.folder / "attempts"
 
     def attempt(self, number: int) -> AttemptPaths:
-        """The files of the attempt with this number (from 1)."""
+        """Return the files of the attempt with this number (from 1)."""
         return AttemptPaths(self.attempts / str(number))
 
 
@@ -144,11 +147,11 @@ class Home:
         return self.root / "publisher.log"
 
     def run(self, run_id: int, name: str) -> RunPaths:
-        """The folder `<id>-<name>`; signs that a file name cannot hold become hyphens."""
+        """Return the folder `<id>-<name>`; signs that a file name cannot hold become hyphens."""
         return RunPaths(self.runs / run_folder(run_id, name))
 
     def place(self, run_id: int, name: str) -> str:
-        """Where the files of a run are kept, for people to read."""
+        """Return where the files of a run are kept, for people to read."""
         folder = run_folder(run_id, name)
         return f"{self.storage}/{folder}" if self.remote else str(self.runs / folder)
 
@@ -164,7 +167,7 @@ def home(environ: Mapping[str, str] = os.environ) -> Home:
 
 
 def storage_named(text: str, root: Path) -> str | None:
-    """A storage as RUNNER_STORAGE names it: a URL, or an absolute folder; None for the home itself."""
+    """Return a storage as RUNNER_STORAGE names it: a URL, or an absolute folder; None for the home itself."""
     if "://" in text and not text.startswith("file://"):
         scheme, _, path = text.partition("://")
         return f"{scheme}://{path.rstrip('/')}"
@@ -173,7 +176,7 @@ def storage_named(text: str, root: Path) -> str | None:
 
 
 def recorded(text: str) -> Home:
-    """What `Home.record` wrote."""
+    """Parse a home that `Home.record` wrote."""
     root, _, storage = text.partition("\n")
     return Home(Path(root), storage=storage or None)
 
@@ -193,7 +196,7 @@ def scratch(
 
 
 def _absolute(url: str | None) -> str | None:
-    """The URL of a database; of one in a file, the same for processes of other directories."""
+    """Return the URL of a database; of one in a file, the same for processes of other directories."""
     file = re.fullmatch(r"sqlite(\+pysqlite)?:///([^?:][^?]*)(\?.*)?", url or "")
     return f"sqlite:///{Path(file[2]).expanduser().resolve()}" if file else url
 
@@ -203,7 +206,7 @@ def run_folder(run_id: int, name: str) -> str:
 
 
 def run_number(folder: str) -> int:
-    """The number of the run whose folder has this name; 0 where it is no run's."""
+    """Return the number of the run whose folder has this name; 0 where it is no run's."""
     found = re.fullmatch(r"([1-9]\d{0,9})-.+", folder)
     number = int(found[1]) if found else 0
     return number if number <= LARGEST_NUMBER else 0

@@ -1,4 +1,4 @@
-"""Where a queue is: what tells a copy of it from the queue itself, moved or not.
+"""Place of a queue: it tells a copy of the queue from the queue itself, moved or not.
 
 A queue notes its place. Found at another one it is a copy, unless it was moved: then its file is the same one
 still, or nothing of it is left at the old place.
@@ -30,13 +30,13 @@ class FilePlace:
 
 
 def of_file(file: Path) -> FilePlace:
-    """The place of a file that is there."""
+    """Return the place of a file that is there."""
     found = file.stat()
     return FilePlace(str(file.resolve()), platform.node(), found.st_ino, found.st_dev)
 
 
 def read_file_place(text: str) -> FilePlace | None:
-    """What `FilePlace.text` was; None for anything else."""
+    """Parse the text of `FilePlace.text`; None for anything else."""
     try:
         return FilePlace(**json.loads(text))
     except (TypeError, ValueError):
@@ -44,7 +44,7 @@ def read_file_place(text: str) -> FilePlace | None:
 
 
 def is_copy(noted: FilePlace, here: FilePlace, is_there: Callable[[str], bool]) -> bool:
-    """Whether the file is a copy of the one at the place that it has noted.
+    """Return whether the file is a copy of the one at the place that it has noted.
 
     `is_there`: whether the queue, too, is in a file of this host.
     """
@@ -52,14 +52,14 @@ def is_copy(noted: FilePlace, here: FilePlace, is_there: Callable[[str], bool]) 
         return False
     if noted.inode == here.inode and (noted.device == here.device or noted.host != here.host):
         return False  # moved, or seen under another path: devices have other numbers on other hosts
-    if noted.host not in (None, here.host):  # nobody here knows whether it is there still
+    if noted.host not in (None, here.host):  # whether it is there still is not known here
         return True
     return is_there(noted.file)
 
 
 @contextmanager
 def reading(file: Path) -> Iterator[sqlite3.Connection]:
-    """For a `with` block: a connection that reads the queue in a file; nothing is written beside it."""
+    """Yield a connection that reads the queue in a file; nothing is written beside it."""
     in_use = file.with_name(f"{file.name}-wal").exists()
     uri = f"{file.as_uri()}?{'mode=ro' if in_use else 'immutable=1'}"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
@@ -67,7 +67,7 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 def holds(file: str, queue_id: str) -> bool:
-    """Whether a file holds the queue of this id, as far as it can be read; nothing is written beside it."""
+    """Return whether a file holds the queue of this id, if it can be read; nothing is written beside it."""
     path = Path(file)
     if not path.is_file():
         return False

@@ -1,16 +1,16 @@
-"""Which queued run starts where: lists in, starts out. Pure, and the same answer for the same lists.
+"""Placement of queued runs on machines: lists in, starts out. Pure: equal lists give equal starts.
 
-A run starts on one machine: what two have together serves nobody but a run of several workers that no machine
-could hold (runner.spread), which starts with all of them or not at all. The order is strict among runs that
-need the same. A run that fits the cluster but has to wait is overtaken only by what does not delay it: of
-those that need GPUs, and those that need none, the first that must wait keeps one machine, the one that lacks
-least of what it needs, and those behind it keep what is left of that machine. All other machines are filled
-with whatever fits, so that one large run idles one machine and not the cluster. Nobody is starved: what the
-kept machine lacks only becomes less from one decision to the next, also where another machine is then nearer
-and is kept instead, and whoever waits is the first of its kind one day. A run that spans machines keeps, when
+A run starts on one machine. Only a run of several workers that no machine could hold is spread over several
+(runner.spread); it starts with all of them or not at all. The order is strict among runs that need the same.
+A run that fits the cluster but has to wait is overtaken only by runs that do not delay it: of the runs that
+need GPUs, and of those that need none, the first that must wait keeps one machine, the one that lacks least
+of what it needs, and the runs behind it keep what is left of that machine. All other machines are filled with
+whatever fits, so that one large run idles one machine and not the cluster. No run is starved: what the kept
+machine lacks only becomes less from one decision to the next, also where another machine is then nearer and
+is kept instead, and each waiting run is the first of its kind one day. A run that spans machines keeps, when
 it is the first, the largest ones that hold it. A run that can never fit, or waits for another run's files or
-for a machine on which nothing starts at the moment, holds nobody up: nobody waits for such a machine while
-another one will do.
+for a machine on which nothing starts at the moment, delays no other run: no run waits for such a machine
+while another one will do.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class Wanted(Protocol):
-    """What a run's row says about its needs."""
+    """Needs of a run, as its row states them."""
 
     @property
     def id(self) -> int: ...
@@ -69,15 +69,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to start now, and the node that each run keeps which must wait and keeps one."""
+    """Runs to start now, and the nodes that are kept for runs that must wait."""
 
     starts: list[Start]
     kept: Mapping[int, str]
-    kept_as_well: frozenset[str] = frozenset()  # the other nodes that one keeps which spans several
+    kept_as_well: frozenset[str] = frozenset()  # the further nodes that are kept for a run that spans several
 
 
 def resolve(run: Wanted, nodes: Sequence[Node]) -> Request:
-    """What a run needs here, where it may have left that to us.
+    """Return the needs of a run on these nodes, with numbers in place of "auto".
 
     "auto" means one GPU for each worker where the cluster has any; without a GPU the cores of the largest
     machine, with one a core for each worker and one for each process that loads its data.
@@ -86,7 +86,7 @@ def resolve(run: Wanted, nodes: Sequence[Node]) -> Request:
 
 
 def resolve_all(runs: Iterable[Wanted], nodes: Sequence[Node]) -> list[Request]:
-    """The same for many runs, of which most ask for the same as others do."""
+    """Resolve many runs; the numbers are computed once for all runs that ask for the same."""
     known: dict[tuple[object, ...], tuple[float, float]] = {}
     requests = []
     for run in runs:
@@ -98,7 +98,7 @@ def resolve_all(runs: Iterable[Wanted], nodes: Sequence[Node]) -> list[Request]:
 
 
 def _needed(run: Wanted, nodes: Sequence[Node]) -> tuple[float, float]:
-    """GPUs and cores."""
+    """Return how many GPUs and cores a run needs."""
     has_gpus = any(node.total_gpus for node in nodes)
     gpus = float(has_gpus * run.workers) if run.gpus == "auto" else run.gpus
     if run.cpus != "auto":
@@ -109,12 +109,12 @@ def _needed(run: Wanted, nodes: Sequence[Node]) -> tuple[float, float]:
 
 
 def place(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> list[Start]:
-    """The runs to start now, in the order given; of the running ones only their files matter."""
+    """Return the runs to start now, in the order given; of the running ones only their files matter."""
     return plan(queued, running, nodes).starts
 
 
 def plan(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> Plan:
-    """The runs to start now, and what is kept for those that must wait."""
+    """Return the runs to start now, and what is kept for those that must wait."""
     rooms = [Room(node) for node in nodes if not node.closed]
     taken = {path for request in running for path in request.exclusive}
     starts: list[Start] = []
@@ -170,7 +170,7 @@ def _start(request: Request, crew: spread.Crew) -> Start:
 
 
 def _to_keep(request: Request, rooms: Sequence[Room], of_the_first: Room | None) -> Room | None:
-    """The machine that a run which must wait keeps; None where it keeps none."""
+    """Return the machine that a run which must wait keeps; None where it keeps none."""
     candidates = [room for room in rooms if room.can_keep(request)]
     if of_the_first is not None:
         return of_the_first if of_the_first in candidates else None
@@ -178,7 +178,7 @@ def _to_keep(request: Request, rooms: Sequence[Room], of_the_first: Room | None)
 
 
 def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequence[Node]) -> dict[int, str]:
-    """Why each queued run waits, by its number; of the nodes only what they have in all matters."""
+    """Return why each queued run waits, by its number; of the nodes only what they have in all matters."""
     writers = {path: request.run_id for request in running for path in request.exclusive}
     reasons = {}
     ahead = 0
@@ -198,7 +198,7 @@ def waiting(queued: Sequence[Request], running: Sequence[Request], nodes: Sequen
 
 
 def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float:
-    """The cores of `cpus: auto`: with GPUs no more than their share, else all but one for each GPU.
+    """Return the cores of `cpus: auto`: with GPUs no more than their share, else all but one for each GPU.
 
     So neither kind of run keeps the other from starting, and every GPU of a machine can be used, also
     where there are fewer cores than GPUs.
@@ -211,7 +211,7 @@ def _auto_cpus(loader_workers: int, gpus: float, nodes: Sequence[Node]) -> float
 
 
 def impossible(request: Request, nodes: Sequence[Node]) -> str | None:
-    """Why a run can never start on these nodes, of which there is one at least; None where it can."""
+    """Return why a run can never start on these nodes, of which there is one at least; None where it can."""
     if spread.fits(request, nodes):
         return None
     in_all, in_one = sum(node.total_gpus for node in nodes), max(node.total_gpus for node in nodes)

@@ -1,8 +1,8 @@
 """A queue in a PostgreSQL database: for several hosts, and a network that may break at any moment.
 
-What writes runs at READ COMMITTED, where SELECT ... FOR UPDATE waits for whoever changes the row and then
-reads what he left there: every move reads its run so before it decides. What only reads runs at REPEATABLE
-READ, so that several statements see one state.
+What writes runs at READ COMMITTED, where SELECT ... FOR UPDATE waits for a transaction that changes the row
+and then reads the changed row: every move reads its run so before it decides. What only reads runs at
+REPEATABLE READ, so that several statements see one state.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class PostgresDatabase(Database):
         """Migrate in one transaction."""
         with self.writer.begin() as connection:
             self.take_turn(connection)
-            found = schema.look(connection)  # now, when whoever migrated before us is done
+            found = schema.look(connection)  # now, when a process that migrated before this one is done
             if found is not None and found.is_old:
                 with _patience(connection, UPGRADE_SECONDS):
                     schema.upgrade(connection)
@@ -93,7 +93,7 @@ class PostgresDatabase(Database):
         connection.execute(text(f"SELECT setval({sequence}, :number) WHERE {is_behind}"), {"number": number})
 
     def place(self) -> str:
-        """Which server it is, and which database there: hosts may reach it by different names."""
+        """Return which server it is, and which database there: hosts may reach it by different names."""
         [[database]] = self._asked("SELECT oid FROM pg_database WHERE datname = current_database()")
         try:
             [[server]] = self._asked("SELECT system_identifier FROM pg_control_system()")
@@ -117,12 +117,12 @@ class PostgresDatabase(Database):
         return f"the database {found[0][0]}" if found else None
 
     def _asked(self, query: str, **values: Any) -> Sequence[Row[Any]]:
-        """What a query finds, in a transaction of its own."""
+        """Return the rows of a query, which runs in a transaction of its own."""
         with self.one_line_errors(), self.reader.connect() as connection:
             return connection.execute(text(query), values).all()
 
     def now(self) -> float:
-        """The server's time, without asking it each time."""
+        """Return the server's time, without asking it each time."""
         return self._clock.now()
 
     def _server_time(self) -> float:
@@ -130,7 +130,7 @@ class PostgresDatabase(Database):
             return float(connection.execute(select(extract("epoch", func.clock_timestamp()))).scalar_one())
 
     def explain(self, error: DBAPIError) -> StoreError:
-        """What the server or the driver said, and whether it may pass."""
+        """Return the server's or the driver's error: Unreachable where it may pass, else StoreError."""
         said, passes = postgres_errors.explain(str(error.orig), getattr(error.orig, "sqlstate", None))
         return (Unreachable if passes else StoreError)(f"{self.name}: {said}")
 
@@ -141,7 +141,7 @@ def _without_password(url: URL) -> str:
 
 
 def _engine(url: URL) -> Engine:
-    """An engine whose every wait ends: for a connection, an answer, a lock, a place in the pool."""
+    """Return an engine whose every wait ends: for a connection, an answer, a lock, a place in the pool."""
     try:
         import psycopg
     except ImportError as error:
@@ -150,7 +150,7 @@ def _engine(url: URL) -> Engine:
         ) from error
 
     class PatientConnection(psycopg.Connection[Any]):
-        """Gives a server up that has stopped: its kernel goes on answering the network's own questions."""
+        """Connection that gives up a stopped server, whose kernel goes on answering TCP's keepalives."""
 
         patience_seconds = ANSWER_SECONDS
 
@@ -185,7 +185,7 @@ def _patience(connection: Connection, seconds: float) -> Iterator[None]:
 
 
 def _impatient(steps: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
-    """The driver's own steps, as long as the server gives a sign of life in so many seconds.
+    """Yield the driver's own steps, as long as the server gives a sign of life in so many seconds.
 
     Raises TimeoutError. The driver goes on with a false value where nothing has come for a moment.
     """

@@ -1,11 +1,11 @@
-"""What PostgreSQL and its driver say, as one line of what to do: pure decisions."""
+"""Messages of PostgreSQL and its driver as one line that says what to do; pure functions."""
 
 from __future__ import annotations
 
 WRONG = "correct RUNNER_DATABASE_URL"
 NO_CONNECTION_LEFT = "the server has no connection left: try again, or raise its max_connections"
 
-# Which words mean what. While it connects the driver tells no code, just what the server wrote.
+# Messages and their meaning. While connecting, the driver gives no code, just the server's text.
 LASTING = {
     "password authentication failed": f"the user or the password is wrong: {WRONG}",
     "no password supplied": f"the server wants a password: {WRONG}",
@@ -43,12 +43,12 @@ PASSING_CODES = ("08", "40", "53", "55", "57", "58", "25006", "25P03")
 
 
 # Without a code it has not connected. What encryption or the URL forbids stays so; what else the server says,
-# in whatever language, may pass: whoever can wait loses nothing by it.
+# in whatever language, may pass: a caller that can wait loses nothing by it.
 LASTING_SIGNS = ("SSL", "ssl", "certificate", "invalid", "bad value")
 
 
 def explain(message: str, code: str | None) -> tuple[str, bool]:
-    """What to tell the user, and whether it may pass by itself."""
+    """Return the line for the user, and whether the error may pass by itself."""
     said = one_line(message)
     for words, advice in LASTING.items():
         if words in said:
@@ -65,6 +65,6 @@ def explain(message: str, code: str | None) -> tuple[str, bool]:
 
 
 def one_line(message: str) -> str:
-    """The first line without the driver's introduction; hints and other addresses follow it."""
+    """Return the first line without the driver's introduction; hints and other addresses follow it."""
     first = message.strip().partition("\n")[0]
     return " ".join(first.rpartition(" failed: ")[2].removeprefix("connection is bad: ").split())

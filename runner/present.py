@@ -18,7 +18,7 @@ class Present(NamedTuple):
 
 
 def present(directory: Path) -> Present:
-    """That of this process, started in `directory`. Raises SourceError."""
+    """Return the source and origin of this process, started in `directory`. Raises SourceError."""
     found = source.here()
     revision, (python, torch) = git.revision(directory), versions.here()
     origin = Origin(

@@ -15,7 +15,7 @@ VARIABLE = "RUNNER_RAY_DIR"
 
 
 def named_folder() -> Path | None:
-    """The folder that the variable names."""
+    """Return the folder that the variable names."""
     named = os.environ.get(VARIABLE)
     return Path(named).expanduser().absolute() if named else None
 

@@ -1,4 +1,4 @@
-"""What the scheduler and a worker say to each other: plain values, for each may be of another version's code.
+"""Messages between scheduler and worker: plain values, for the two may be of different versions of the code.
 
 A run keeps the code of its submission, so its worker may be older than the scheduler, or newer. Neither
 unpickles the other's classes: an assignment goes in as a dictionary, an answer comes out as one, and each
@@ -22,13 +22,13 @@ SPOKEN = frozenset({1})  # which the scheduler of this code speaks
 
 
 def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of these values those for which the dataclass has a field."""
+    """Return those of the values for which the dataclass has a field."""
     names = {field.name for field in fields(cls)}
     return {name: value for name, value in values.items() if name in names}
 
 
 def cannot_speak(protocol: int) -> str | None:
-    """Why the scheduler cannot run code that speaks this protocol, and what to do, in one line."""
+    """Return why the scheduler cannot run code that speaks this protocol, and what to do, in one line."""
     if protocol in SPOKEN:
         return None
     which = f"its code speaks protocol {protocol}, the scheduler {', '.join(map(str, sorted(SPOKEN)))}"

@@ -1,8 +1,8 @@
-"""Brings MLflow up to date from the runs' folders and the queue's rows. No Ray, no GPU, no hurry.
+"""Publishing to MLflow from the runs' folders and the queue's rows. Uses no Ray and no GPU.
 
 Only what is durable is published: an epoch when it stands in the history.csv that follows its checkpoint.
-So nothing that was published can un-happen. How far MLflow has come is asked of MLflow itself when this
-process meets a run, which makes a crash between its write and ours harmless.
+So nothing that was published is lost later. How far MLflow has come is read from MLflow itself when this
+process first handles a run, which makes a crash between MLflow's write and the queue's harmless.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Fingerprint = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Sampled:
-    """How far a system.csv was published."""
+    """Part of a system.csv that was published."""
 
     first: float  # time of its first sample
     end: int  # bytes
@@ -48,14 +48,14 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Wait:
-    """When a run that could not be published is tried again."""
+    """Time at which a run that could not be published is tried again."""
 
     until: float
     seconds: float
 
 
 class Publisher:
-    """What a publishing process remembers between two looks at the queue."""
+    """Publisher of a queue's runs to MLflow, with its memory of what is published."""
 
     def __init__(self, store: Store, home: Home, tracker: Tracker, logs: LogCopy | None = None) -> None:
         """`logs`: what is copied of the logs; no end is published before it is settled there."""
@@ -69,7 +69,7 @@ class Publisher:
         self._published: dict[int, Fingerprint] = {}
         self._sampled: dict[tuple[str, Path], Sampled] = {}  # by MLflow run and system.csv
         self._waits: dict[int, Wait] = {}
-        self._tried: dict[int, float] = {}  # when each run last had its turn
+        self._tried: dict[int, float] = {}  # when each run was last tried
         self._backlog = Backlog(store)
         self._epoch = self._scheduler_epoch()
 
@@ -105,7 +105,7 @@ class Publisher:
             self._try(run, fingerprint, now)
 
     def _due(self, run: Run, now: float) -> Fingerprint | None:
-        """What the run looks like now, if that is not published yet."""
+        """Return the run's fingerprint if it must be published now; None if it is already, or must wait."""
         wait = self._waits.get(run.id)
         if wait and now < wait.until:
             return None
@@ -120,13 +120,13 @@ class Publisher:
         return None if run.is_published and self._published.get(run.id) == fingerprint else fingerprint
 
     def _paths(self, run: Run) -> RunPaths:
-        """The run's folder; one that is not there for a run whose place another run's files have taken."""
+        """Return the run's folder; one that does not exist where another run's files lie in its place."""
         paths = self._home.run(run.id, run.name)
         own = ownership.is_own(paths, run.identity, run.submitted_at)
         return paths if own else RunPaths(paths.folder / NOWHERE)
 
     def _has_looked(self, run: Run, now: float) -> bool:
-        """Let the run's folder hold what is durable; False, and noted, where the storage does not say."""
+        """Bring the run's folder up to date; return False, and note why, where the storage fails."""
         row = (run.state, run.attempt, run.queued_at)
         at, before = self._looked.get(run.id, (-math.inf, ()))
         if not self._home.remote or not run.attempt or (row == before and now < at + LOOK_SECONDS):
@@ -196,7 +196,7 @@ class Publisher:
         )
 
     def _describe(self, run: Run, paths: RunPaths) -> Record:
-        """Bring the run's params, tags and status up to date; what MLflow holds of it."""
+        """Bring the run's params, tags and status up to date; return MLflow's record of the run."""
         own, attempts = self._own_tags(run), self._store.attempts(run.id)
         if run.id not in self._records or run.state in ENDED:
             # At the end MLflow is asked again: one that hung may have made a double of the run since.
@@ -216,7 +216,7 @@ class Publisher:
         return record.tags(run, self._store.queue_id, folder, _user(), capsnet.__version__)
 
     def _open(self, run: Run, started_at: float, tags: Mapping[str, str | None]) -> Record:
-        """What MLflow holds of the run; where it is made now, all publishers agree which one it is."""
+        """Return MLflow's record of the run, made if there is none; all publishers agree which one it is."""
         found = self._tracker.open(run.mlflow_run_id, record.label(run), started_at, tags)
         if found.id != run.mlflow_run_id:
             agreed = self._store.bind(run.id, run.mlflow_run_id, found.id)
@@ -237,7 +237,7 @@ class Publisher:
                 self._sampled[known.id, file] = Sampled(first, end)
 
     def _add_files(self, run: Run, known: Record, paths: RunPaths) -> None:
-        """The files of a run that has ended, laid out as in its own folder."""
+        """Add the files of a run that has ended, laid out as in its own folder."""
         for file in (paths.config, _history(run, paths)):
             if file and file.exists():
                 self._tracker.add_file(known, file)
@@ -249,7 +249,7 @@ class Publisher:
             self._tracker.add_file(known, picture, str(picture.parent.relative_to(paths.folder)))
 
     def _add_result(self, run: Run, known: Record, paths: RunPaths, rows: list[Row]) -> None:
-        """What a finished run has come to: the epoch that validation chose, and the model."""
+        """Add a finished run's results: the metrics of the epoch that validation chose, and the model."""
         if known.epoch < run.last_epoch:  # a shared file system may show the newest history late
             raise TrackingError(f"{_history(run, paths)}: ends at epoch {known.epoch} of {run.last_epoch}")
         self._tracker.add_points(known, [record.best(rows)])
@@ -261,13 +261,13 @@ class Publisher:
             self._tracker.add_model(known, run.name, known.epoch, newest, save)
 
     def _packages(self, run: Run) -> Path:
-        """The folder of the code that trained the run."""
+        """Return the folder of the code that trained the run."""
         kept = self._store.source(run.code) if run.code else None
         return settle(kept.archive) if kept else source.folder("capsnet").parent
 
 
 def _history(run: Run, paths: RunPaths) -> Path | None:
-    """The file that holds what is durable of the run.
+    """Return the file that holds what is durable of the run.
 
     While a newer attempt may still re-measure what an older one measured, only the newest one's counts:
     an older one may be written by a worker that was cut off and does not know that it lost its run.
@@ -279,21 +279,21 @@ def _history(run: Run, paths: RunPaths) -> Path | None:
 
 
 def is_annotated_only(run: Run) -> bool:
-    """Whether tracking has all of an ended run but the newest tags or note."""
+    """Return whether tracking has all of an ended run but the newest tags or note."""
     is_whole = run.state in ENDED and run.published_state is run.state and run.mlflow_run_id is not None
     has_epochs = (run.durable_epoch or 0) <= (run.published_epoch or 0)
     return is_whole and has_epochs and run.annotations != run.published_annotations
 
 
 def _fingerprint(run: Run, paths: RunPaths) -> Fingerprint:
-    """Changes whenever there is something new to publish."""
+    """Return a value that changes whenever there is something new to publish."""
     files = (_history(run, paths), paths.attempt(run.attempt).system)
     row = (run.state, run.attempt, run.queued_at, run.reason, run.host, run.devices)
     return (*row, *map(_version_of, files))
 
 
 def _version_of(file: Path | None) -> tuple[int, int, int] | None:
-    """Which content a file holds, without reading it."""
+    """Return which content a file holds, without reading it."""
     try:
         status = file.stat() if file else None
     except FileNotFoundError:
@@ -302,7 +302,7 @@ def _version_of(file: Path | None) -> tuple[int, int, int] | None:
 
 
 def _user() -> str:
-    """The name of this process's user; in a container there may be none."""
+    """Return the name of this process's user; in a container there may be none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

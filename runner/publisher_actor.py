@@ -30,21 +30,21 @@ IDLE_SECONDS = 60.0
 
 
 class PublisherActor:
-    """Ray makes one at a time for each queue."""
+    """Actor of the publisher; Ray makes one at a time for each queue."""
 
     def __init__(self, root: str, database_url: str | None, given: Mapping[str, str]) -> None:
         """`given`: variables as they are where the scheduler was started (runner.settings)."""
         self._home = Home(Path(root), database_url, given.get(settings.STORAGE))
         settings.adopt(given)
         log_to(self._home.publisher_log)
-        os.nice(19)  # it has time; on a small machine training has not
+        os.nice(19)  # on a small machine training goes first
         self._start(self._publish)
 
     def status(self) -> None:
-        """Answer, which says that it lives."""
+        """Answer; that it answers shows that it lives."""
 
     def _start(self, work: Callable[[], None]) -> None:
-        """Do this in a thread, with whose end this process ends."""
+        """Run `work` in a thread; when it ends, this process ends."""
 
         def live() -> None:
             try:
@@ -76,7 +76,7 @@ class PublisherActor:
                 time.sleep(ROUND_SECONDS)
 
     def _copied_logs(self, store: Store) -> LogCopy:
-        """The logs, copied in a thread of its own: MLflow may keep the other one for minutes."""
+        """Return the logs, copied in a thread of its own: MLflow may keep the other one for minutes."""
         from runner.log_copy import LogCopy
 
         logs = LogCopy(store, self._home)

@@ -56,7 +56,7 @@ PASSED = {
 
 
 def chosen(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that the local Ray gets from the shell that starts it."""
+    """Return the variables that the local Ray gets from the shell that starts it."""
     found = {name: value for name, value in environ.items() if is_passed(name)}
     if path := environ.get("PYTHONPATH"):
         found |= {"PYTHONPATH": path} if _is_needed(path) else {}
@@ -68,7 +68,7 @@ def is_passed(name: str) -> bool:
 
 
 def _is_needed(python_path: str) -> bool:
-    """Whether libraries come from there, as with environment modules: Ray could not start without."""
+    """Return whether libraries come from there, as with environment modules: Ray could not start without."""
     folders = [Path(entry).absolute() for entry in python_path.split(os.pathsep) if entry]
     specs = map(importlib.util.find_spec, PACKAGES)
     origins = [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]

@@ -28,7 +28,7 @@ STATUS = {
 }
 FOLDER = "runner.folder"  # the tag that says where the run's own files are
 IDENTITY = "runner.id"  # tag: the queue's id and the run's number, which may come again
-RUN_IDENTITY = "runner.identity"  # tag: with the one above it finds the run again, whoever made it
+RUN_IDENTITY = "runner.identity"  # tag: with the one above it finds the run again, from any publisher
 EPOCH = "epoch"  # a metric of its own: its last step is how far the run has been published
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
 SAMPLE = SYSTEM + system_metrics.CPU  # in every sample: by its points one knows the samples published
@@ -58,7 +58,7 @@ def identity(queue_id: str, run_id: int) -> str:
 
 
 def label(run: Run) -> str:
-    """The MLflow run's name, which is also that of the run's folder."""
+    """Return the MLflow run's name, which is also that of the run's folder."""
     return f"{run.id}-{run.name}"
 
 
@@ -72,7 +72,7 @@ def params(config: str) -> Mapping[str, str]:
 
 
 def changes(config: str, known: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags `config.<key>` for what a resume has changed: params are immutable in MLflow.
+    """Return tags `config.<key>` for what a resume has changed: params are immutable in MLflow.
 
     A key that went back to its first value keeps its tag, which then says so.
     """
@@ -85,7 +85,7 @@ def changes(config: str, known: Mapping[str, str], tags: Mapping[str, str]) -> d
 
 
 def tags(run: Run, queue_id: str, folder: str, user: str, version: str) -> dict[str, str | None]:
-    """The run's own tags; None where there is nothing to say (any more)."""
+    """Return the run's own tags; None where there is nothing to say (any more)."""
     own = {
         IDENTITY: identity(queue_id, run.id),
         RUN_IDENTITY: run.identity,
@@ -136,7 +136,7 @@ def user_tags(run: Run, own: Collection[str], before: Mapping[str, str]) -> dict
 
 
 def _known_of_user(run: Run, before: Mapping[str, str]) -> set[str]:
-    """The tags in MLflow that the queue has brought there from the user."""
+    """Return the tags in MLflow that the queue has brought there from the user."""
     if OF_USER in before:
         try:
             return set(json.loads(before[OF_USER]))
@@ -148,13 +148,13 @@ def _known_of_user(run: Run, before: Mapping[str, str]) -> set[str]:
 
 
 def _key(key: str) -> str:
-    """A user's tag key as MLflow takes it: it treats keys as paths and refuses some signs."""
+    """Return a user's tag key as MLflow takes it: it treats keys as paths and refuses some signs."""
     words = re.sub(r"[^\w.\- :/]+", "_", key, flags=re.ASCII).split("/")
     return "/".join(word for word in words if word.strip("."))[:LONGEST_KEY].strip("/") or "_"
 
 
 def epochs(history: Iterable[Mapping[str, Any]]) -> Iterator[list[Point]]:
-    """The points of each epoch, one list an epoch; the step is the epoch."""
+    """Yield the points of each epoch, one list an epoch; the step is the epoch."""
     for row in history:
         at = _milliseconds(row["time"])
         # What was not measured in this epoch is left out: there is no validation split, say.
@@ -163,9 +163,9 @@ def epochs(history: Iterable[Mapping[str, Any]]) -> Iterator[list[Point]]:
 
 
 def best(history: Sequence[Row]) -> list[Point]:
-    """What the epoch that the validation split chose came to, at the last epoch; nothing without one.
+    """Return the metrics of the epoch that validation chose, as points at the last epoch; [] without one.
 
-    Under names beside those of the curves: a page of charts should begin with these.
+    Their names are not those of the curves: a page of charts should begin with these.
     """
     at, epoch = _milliseconds(history[-1]["time"]), int(history[-1][EPOCH])
     figures = results(history)
@@ -175,7 +175,7 @@ def best(history: Sequence[Row]) -> list[Point]:
 def samples(
     rows: Iterable[Mapping[str, float]], first: float, started: float, known: set[Sample]
 ) -> Iterator[list[Point]]:
-    """The points of each system sample that is not `known`, one list a sample.
+    """Yield the points of each system sample that is not `known`, one list a sample.
 
     `first` is the time of the attempt's first sample and `started` when the attempt was started, in seconds
     after the run's first attempt; the step is in seconds from there on too. So hosts whose clocks disagree

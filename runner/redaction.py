@@ -1,6 +1,6 @@
 """Text without the passwords, tokens and keys in it, as it may be printed, logged, stored and published.
 
-Two ways, for neither is enough: by their form in URLs and settings, whoever wrote them; and by their value,
+Two ways, for neither is enough: by their form in URLs and settings, from any program; and by their value,
 where this process was given them, in whatever form a library repeats them. What looks like a secret and is
 none is hidden, too. Standard library only.
 """
@@ -53,7 +53,7 @@ def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 class Redactor:
-    """Hides the secrets that these variables hold, and what looks like one; for many texts."""
+    """Redaction of many texts: of the secrets that these variables hold, and of what looks like one."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         spellings = {spelling for secret in _secrets(environ) for spelling in _spellings(secret)}
@@ -67,7 +67,7 @@ class Redactor:
 
 
 def has_password(url: str) -> bool:
-    """Whether a URL holds a secret."""
+    """Return whether a URL holds a secret."""
     return _without_forms(url) != url
 
 
@@ -83,7 +83,7 @@ def _without_forms(text: str) -> str:
 
 
 def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
-    """The secrets in the values of variables, as they are written there."""
+    """Yield the secrets in the values of variables, as they are written there."""
     for name, value in environ.items():
         if SECRET_VARIABLE.search(name):
             yield value
@@ -100,7 +100,7 @@ def _of_url(url: str) -> Iterator[str]:
 
 
 def _spellings(secret: str) -> set[str]:
-    """How libraries may repeat a secret: as it was written, decoded, encoded, as Python writes text."""
+    """Return the spellings of a secret: as it was written, decoded, encoded, as Python writes text."""
     decoded = {secret, urllib.parse.unquote(secret), urllib.parse.unquote_plus(secret)}
     encoded = {
         encode(one, safe=safe)

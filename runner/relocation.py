@@ -30,7 +30,7 @@ OURS = """
 
 
 def relocate(database: Path, artifacts: str, experiment: str) -> list[str]:
-    """Let the store in `database` name files where its home is now; the folders of the home before.
+    """Update the paths in the store `database` to where its home is now; return the home's folders before.
 
     `artifacts`: the URI of the folder for files. In one transaction; nothing happens where the home has not
     moved, or the old path leads to the same folder. Another process must not make the store meanwhile.
@@ -50,7 +50,7 @@ def relocate(database: Path, artifacts: str, experiment: str) -> list[str]:
 
 
 def _has_moved(before: str, now: str) -> bool:
-    """Whether `before` is the folder for files of a home in another place."""
+    """Return whether `before` is the folder for files of a home in another place."""
     folder = path_of(now)
     if not before.startswith("file:") or before == now or path_of(before).name != folder.name:
         return False
@@ -70,7 +70,7 @@ def _replace(connection: sqlite3.Connection, before: str, now: str, home: Path) 
 def _replace_prefix(
     connection: sqlite3.Connection, table: str, column: str, before: str, now: str, condition: str = ""
 ) -> None:
-    """Let paths in `column` that are `before` or lie below it begin with `now`."""
+    """Replace `before` by `now` at the beginning of the paths in `column` that are it or lie below it."""
     below = f"{condition}({column} = :before OR substr({column}, 1, length(:before) + 1) = :before || '/')"
     update = f"UPDATE {table} SET {column} = :now || substr({column}, length(:before) + 1) WHERE {below}"
     connection.execute(update, {"before": before, "now": now})
@@ -81,5 +81,5 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
 
 
 def path_of(uri: str) -> Path:
-    """The path that a `file:` URI names."""
+    """Return the path that a `file:` URI names."""
     return Path(urllib.request.url2pathname(urllib.parse.urlsplit(uri).path))

@@ -29,7 +29,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Pointer:
-    """What is whole: the newest checkpoint, and the one before."""
+    """Completely uploaded checkpoints: the newest, and the one before."""
 
     newest: Saved
     previous: Saved | None
@@ -58,7 +58,7 @@ class Uploads:
     """The checkpoints that one attempt uploads, one after the other; in one thread."""
 
     def __init__(self, objects: Objects, attempt: str) -> None:
-        """`attempt`: the key of its folder, in which nobody else writes."""
+        """`attempt`: the key of its folder, in which no other process writes."""
         self._objects = objects
         self._attempt = attempt
         self._pointer: Pointer | None = None
@@ -81,7 +81,7 @@ class Uploads:
 
 
 def described(file: Path) -> Saved:
-    """A file as the pointer names it."""
+    """Return a file as the pointer names it."""
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
         return Saved(f"{NAME}{digest[:16]}.pt", content.tell(), digest)

@@ -1,4 +1,4 @@
-"""What is free on each machine, as placement may count on it: pure.
+"""Free resources of each machine, as placement may count on them; pure functions.
 
 Ray's own figures lag by about a second and do not say which GPU a fraction was cut from, so the
 queue's bookings are subtracted here, and Ray's figures only lower what is left: they show what another
@@ -18,18 +18,18 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Booking:
-    """What one attempt holds on a machine."""
+    """Resources that one attempt holds on a machine."""
 
     machine: str  # its id
     gpus: float
     cpus: float
-    devices: tuple[str, ...] = ()  # indices of its GPUs, once it has said so
+    devices: tuple[str, ...] = ()  # indices of its GPUs, once it has reported them
 
 
 def nodes(
     machines: Iterable[Machine], bookings: Sequence[Booking], closed: Collection[str] = ()
 ) -> list[Node]:
-    """Return each machine with the shares of its GPUs and the cores that nobody holds.
+    """Return each machine with the free shares of its GPUs and its free cores.
 
     One whose id is in `closed`, or that is leaving, is closed and has nothing free, but is there still: while
     it is, a run that may choose does not take the cluster for one without GPUs.
@@ -73,7 +73,7 @@ def _take(shares: list[float], booking: Booking) -> None:
 
 
 def _hold_back(shares: list[float], surplus: float) -> None:
-    """Take away what somebody else holds: whole GPUs first, for that is how most are booked."""
+    """Subtract what others hold on the cluster: whole GPUs first, for that is how most are booked."""
     while surplus > ROUNDING and any(share > ROUNDING for share in shares):
         index = max(range(len(shares)), key=lambda index: shares[index])
         taken = min(shares[index], surplus)

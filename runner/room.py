@@ -28,7 +28,7 @@ class Node:
 
 
 class Request(NamedTuple):
-    """What a run needs of one machine; a tuple, for thousands are made many times a minute."""
+    """Resources that a run needs of one machine; a tuple, for thousands are made many times a minute."""
 
     run_id: int
     gpus: float  # a share of one GPU below 1, else a whole number of whole GPUs
@@ -38,29 +38,29 @@ class Request(NamedTuple):
 
 
 def fits_when_empty(request: Request, node: Node) -> bool:
-    """Whether the node could serve this request if nothing ran on it."""
+    """Return whether the node could serve this request if nothing ran on it."""
     return node.total_gpus >= request.gpus and node.total_cpus >= request.cpus
 
 
 class Room:
-    """What is left of a node while starts are decided, and what the runs that must wait will need of it."""
+    """Free part of a node while starts are decided, and the part that runs which must wait will need."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.gpus, self.cpus, self.gpu_cpus = node.gpus, node.cpus, node.gpu_cpus
         # Those that wait for this node, packed in order into it as if it were empty: as many as can
-        # ever run on it at once. Whoever is behind them is delayed by them and not by an overtaker.
+        # ever run on it at once. The runs behind them are delayed by them and not by an overtaking run.
         self.kept_cpus = 0.0
         self.keeps_gpus = False
         self._unkept_gpus, self._unkept_cpus = (1.0,) * node.total_gpus, node.total_cpus
 
     def admits(self, request: Request) -> bool:
-        """Whether a run may start here now: it fits, and takes nothing that those who wait will need.
+        """Return whether a run may start here now: it fits, and takes nothing that waiting runs will need.
 
-        Where one of them needs GPUs of this node, only what uses none can slip in front, and only where
-        the cores that those ahead will need are free already. Where all of them do without, they wait for
-        runs like themselves to end: one with GPUs passes, as long as the cores that they will need are not
-        held by runs with GPUs, of which there may never be an end.
+        Where one of them needs GPUs of this node, only a run without GPUs may start before them, and only
+        where the cores that they will need are free already. Where none of them needs GPUs, they wait for
+        other runs without GPUs to end: a run with GPUs may start, as long as the cores that they will need
+        are not held by runs with GPUs, which may follow each other without end.
         """
         if _without(self.gpus, request.gpus) is None or (self.keeps_gpus and request.gpus):
             return False
@@ -70,26 +70,26 @@ class Room:
         return min(self.cpus, unkept) >= request.cpus
 
     def take(self, request: Request) -> None:
-        """Start a run that was admitted."""
+        """Subtract the resources of a run that was admitted and starts."""
         self.gpus = _without(self.gpus, request.gpus) or ()
         self.cpus = round(self.cpus - request.cpus, DIGITS)
         if request.gpus:
             self.gpu_cpus = round(self.gpu_cpus + request.cpus, DIGITS)
 
     def can_keep(self, request: Request) -> bool:
-        """Whether one more run can wait for this node."""
+        """Return whether one more run can wait for this node."""
         cpus = round(self._unkept_cpus - request.cpus, DIGITS)
         return cpus >= 0 and _without(self._unkept_gpus, request.gpus) is not None
 
     def keep(self, request: Request) -> None:
-        """Keep what a run that must wait will need."""
+        """Add the needs of a run that must wait to what is kept for such runs."""
         self._unkept_gpus = _without(self._unkept_gpus, request.gpus) or ()
         self._unkept_cpus = round(self._unkept_cpus - request.cpus, DIGITS)
         self.kept_cpus = round(self.kept_cpus + request.cpus, DIGITS)
         self.keeps_gpus = self.keeps_gpus or request.gpus > 0
 
     def lack(self, request: Request) -> tuple[int, float, str]:
-        """The least is nearest: how many GPUs must become free here for a run, then how many cores.
+        """Return how many GPUs, then how many cores, must become free here for a run; the least is nearest.
 
         On a machine that is kept, neither ever grows. So for a run without a GPU it is the cores of runs
         like itself that count, whatever those with GPUs beside it hold of the rest.
@@ -103,12 +103,15 @@ class Room:
         return gpus, round(without_gpus + too_many, DIGITS), self.node.name
 
     def preference(self, request: Request) -> tuple[float, float, str]:
-        """The least is best: the fullest node, so that whole ones stay free; without a GPU, one without."""
+        """Return a sort key: the fullest node first, so that whole ones stay free.
+
+        For a run without GPUs, nodes without GPUs come first.
+        """
         return (sum(self.gpus) if request.gpus else self.node.total_gpus, self.cpus, self.node.name)
 
 
 def _without(shares: tuple[float, ...], gpus: float) -> tuple[float, ...] | None:
-    """The free shares once a request has its GPUs; None where they do not suffice.
+    """Return the free shares once a request has its GPUs; None where they do not suffice.
 
     A share comes from the fullest GPU that has it, so that whole ones stay whole; never from two.
     """

@@ -1,4 +1,4 @@
-"""What the queue's tables hold, as immutable values. Times are unix seconds."""
+"""Rows of the queue's tables, as immutable values. Times are unix seconds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NewRun:
 
 
 class Wants(NamedTuple):
-    """What a run needs, as the fields of that name of NewRun."""
+    """Needs of a run, as the fields of NewRun of the same names."""
 
     gpus: float | Auto
     cpus: float | Auto
@@ -49,7 +49,7 @@ class Wants(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Which code a run is to go on with; as the fields of that name of NewRun."""
+    """Code that a run is to go on with, as the fields of NewRun of the same names."""
 
     code: str
     submit_python: str | None
@@ -123,7 +123,7 @@ class Run:
     torch: str | None
     from_epoch: int | None  # epochs that were finished when the newest attempt began
     from_step: int | None  # steps done of the one after them by then
-    computes: str | None  # how the newest attempt does, in words
+    computes: str | None  # how the newest attempt computes, in words
 
     mlflow_run_id: str | None
     published_epoch: int | None
@@ -148,12 +148,12 @@ class Run:
 
     @property
     def is_published(self) -> bool:
-        """Whether tracking has been told of its state, tags and note as they are now."""
+        """Whether tracking has its state, tags and note as they are now."""
         return self.published_state == self.state and self.published_annotations == self.annotations
 
 
 class Waiting(NamedTuple):
-    """What decides when a queued run starts: little, for there may be ten thousand of them."""
+    """Columns that decide when a queued run starts: few, for there may be ten thousand such runs."""
 
     id: int
     gpus: float | Auto
@@ -164,7 +164,7 @@ class Waiting(NamedTuple):
 
 
 class Title(NamedTuple):
-    """What tells a run from others."""
+    """Number, name and state of a run: enough to tell it from others."""
 
     id: int
     name: str
@@ -193,7 +193,7 @@ class Attempt:
 
 
 class Machine(TypedDict):
-    """What a machine of the cluster has in all, as the scheduler sees it."""
+    """Total resources of a machine of the cluster, as the scheduler sees them."""
 
     name: str
     gpus: int
@@ -223,14 +223,14 @@ class Beat:
 
 @dataclass(frozen=True, kw_only=True)
 class Down:
-    """A wish that the scheduler save what runs, queue it again, and leave."""
+    """Request to the scheduler to save what runs, queue it again, and leave."""
 
     at: float
     force: bool
 
 
 class ProgressFields(TypedDict, total=False):
-    """What a worker's answer may change in its run's row; what it leaves out stays."""
+    """Columns of a run's row that its worker's answer may change; those it leaves out stay."""
 
     reason: str | None  # why it cannot save at the moment
     epoch: int | None

@@ -1,4 +1,4 @@
-"""What a run keeps in its folder besides its checkpoint: the only file that writes it there.
+"""Files that a run keeps in its folder besides its checkpoint; only this module writes them.
 
 An outcome is written before it is reported, so that a scheduler which finds a worker gone knows whether
 the worker had finished.
@@ -32,7 +32,7 @@ EndingKind = Literal["finished", "failed", "stopped", "unable"]  # unable: its m
 
 @dataclass(frozen=True)
 class Ending:
-    """How an attempt ended, in the worker's own words."""
+    """End of an attempt, as its worker recorded it."""
 
     attempt: int
     kind: EndingKind
@@ -51,7 +51,7 @@ def ending_text(ending: Ending) -> bytes:
 
 
 def read_ending(paths: AttemptPaths) -> Ending | None:
-    """Return how the attempt ended, or None when it never said so, or nobody can read what it said."""
+    """Return how the attempt ended, or None where no outcome was written, or it cannot be read."""
     try:
         return parsed_ending(paths.outcome.read_bytes(), str(paths.outcome))
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def read_ending(paths: AttemptPaths) -> Ending | None:
 
 
 def parsed_ending(text: bytes, place: str) -> Ending | None:
-    """What `ending_text` wrote; None, and said, for anything else."""
+    """Parse the text of `ending_text`; for anything else log a warning and return None."""
     try:
         return Ending(**known(Ending, dict(json.loads(text))))
     except (TypeError, ValueError) as error:
@@ -89,7 +89,7 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
 
 
 def highest_number(folder: Path) -> int:
-    """The highest number of a run whose folder lies in this one; 0 where there is none."""
+    """Return the highest number of a run whose folder lies in this one; 0 where there is none."""
     if not folder.is_dir():
         return 0
     named = ((run_number(entry.name), entry.path) for entry in os.scandir(folder))
@@ -99,7 +99,7 @@ def highest_number(folder: Path) -> int:
 
 
 def newest_attempt(paths: RunPaths) -> int:
-    """The highest number of an attempt that has a folder; 0 where none has."""
+    """Return the highest number of an attempt that has a folder; 0 where none has."""
     try:
         names = [entry.name for entry in os.scandir(paths.attempts)]
     except FileNotFoundError:
@@ -108,7 +108,7 @@ def newest_attempt(paths: RunPaths) -> int:
 
 
 def mirror(source: Path, target: Path) -> None:
-    """Let `target` hold what `source` holds; a reader sees the old file or the new one."""
+    """Make `target` a copy or hard link of `source`; a reader sees the old file or the new one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = temporary_path(target)
     part.unlink(missing_ok=True)
@@ -120,12 +120,12 @@ def mirror(source: Path, target: Path) -> None:
 
 
 def is_shared(folder: Path) -> bool:
-    """Whether somebody has given a folder to its group, which is not left to a umask: the group may write."""
+    """Return whether a folder is shared with its group: the group may write to it, others may not."""
     return folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) == stat.S_IWGRP
 
 
 def file_mode(folder: Path) -> int:
-    """The mode of what only the owner of a home, or the group that has it, may read."""
+    """Return the mode of what only the owner of a home, or the group that has it, may read."""
     return 0o660 if is_shared(folder) else 0o600
 
 
@@ -174,7 +174,7 @@ def _forget_before(paths: RunPaths, attempt: int) -> None:
 
 
 def link(name: Path, target: Path) -> None:
-    """Let `name` lead to `target`, whatever it led to before."""
+    """Link `name` to `target`, whatever it was linked to before."""
     part = temporary_path(name, shared=True)
     part.symlink_to(target)
     part.replace(name)

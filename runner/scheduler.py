@@ -1,7 +1,7 @@
 """The scheduler: look, decide, act, about three times a second.
 
-All that it knows stands in the store and in the cluster, so that one which was killed goes on where it
-was. It calls nothing that can block for seconds, MLflow least of all.
+Its whole state is in the store and in the cluster, so that a scheduler started anew goes on where a killed
+one was. It calls nothing that can block for seconds, MLflow least of all.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ UNKNOWN = ""  # machine of an adopted worker that Ray has on none yet; Ray count
 
 
 class Interval:
-    """Says at most every so many seconds that something is due; does not mind when the clock is set."""
+    """Timer that is due at most once in so many seconds, by a monotonic clock."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -63,7 +63,7 @@ class Charge:
     member: Member
     booking: Booking
     followers: list[Follower] = field(default_factory=list)  # the run's other workers, by rank
-    trained: bool = False  # the worker has said that it takes no more steps
+    trained: bool = False  # the worker has reported that it takes no more steps
     lacking: Booking | None = None  # of the worker, if not the first, whose machine cannot run it
     reports: Interval = field(default_factory=lambda: Interval(REPORT_SECONDS))
     close: Close | None = None  # it has ended so, and the store may not know it yet
@@ -109,7 +109,7 @@ class Scheduler:
         self._machines: list[cluster.Machine] = []
 
     def tick(self, now: float) -> None:
-        """Do once all that is to do.
+        """Do one round: look, decide and act.
 
         Raises:
             Superseded: another scheduler has taken over; nothing was written.
@@ -125,9 +125,9 @@ class Scheduler:
         self._see_to_publisher()
 
     def keep_workers(self) -> None:
-        """Ask the workers while the store is away, lest they take themselves for cut off.
+        """Ask the workers for their status while the store is away, lest they take themselves for cut off.
 
-        What they answer they say again when asked by `tick`; what they have ended is on their disk as well.
+        The next `tick` gets the same answers again; how an attempt ended is on its host's disk as well.
         """
         cluster.poll(self._open_members(), POLL_SECONDS)
 
@@ -144,7 +144,7 @@ class Scheduler:
         )
 
     def give_way(self) -> None:
-        """End the publisher, which may live on the same machine; whoever schedules next starts another."""
+        """End the publisher, which may live on the same machine; the next scheduler starts another."""
         if self._publisher is not None:
             cluster.kill(self._publisher)
 
@@ -172,7 +172,7 @@ class Scheduler:
         )
 
     def _shut(self) -> dict[str, Avoided]:
-        """The machines on which nothing is started at the moment, though they are not drained."""
+        """Return the machines on which nothing is started at the moment, though they are not drained."""
         now = time.monotonic()
         return {machine: avoided for machine, avoided in self._avoided.items() if avoided.until > now}
 
@@ -198,7 +198,7 @@ class Scheduler:
             if seen.dead is not None:
                 known = self._endings.of(run)
                 if not known.answered and run.id not in in_haste:
-                    continue  # it may have finished: whoever starts it again now would do so for nothing
+                    continue  # it may have finished: another start now would be for nothing
                 seen = replace(seen, ending=known.answer)
             for action in attendance.attend(run, seen, now, down_since, kill_at_once):
                 self._act(run, action, now)
@@ -217,7 +217,7 @@ class Scheduler:
             gpus, cpus = (spread.share(each, run.workers) for each in (held.gpus, held.cpus))
 
             def booked(found: Member | None) -> Booking:
-                """At once: what cannot run on its machine never says on which one it is."""
+                """Ask Ray for its machine: a worker that cannot run there never reports which one it is."""
                 machine = None if found is None else cluster.node_of(found)
                 return Booking(machine or UNKNOWN, gpus, cpus, devices)
 
@@ -279,7 +279,7 @@ class Scheduler:
                 self._close(run, action, now)
 
     def _note(self, run: Run, status: Status, now: float) -> None:
-        """Write down an answer; often enough for a person who watches, for each costs the disk a write."""
+        """Store an answer, every REPORT_SECONDS at most and at the end: each costs the disk a write."""
         charge = self._charges[run.id]
         devices = status.fields.get("devices", ())
         charge.booking = replace(charge.booking, machine=status.node, devices=devices)
@@ -345,7 +345,7 @@ class Scheduler:
         except PlaceTaken as error:
             self._close(run, Close(Event.FAIL, "failed", str(error)), now)
             return
-        except OSError as error:  # a full disk is nobody's fault: others may start, this one tries again
+        except OSError as error:  # such as a full disk: other runs may start, this one is tried again
             self._held[run.id] = time.monotonic() + HOLD_SECONDS
             self._close(run, Close(Event.RELEASE, "lost", f"its folder cannot be written: {error}"), now)
             return
@@ -379,7 +379,7 @@ class Scheduler:
         return Charge(first, bookings[0], list(map(Follower, ranks, others, bookings[1:])))
 
     def _code_of(self, run: Run) -> Archive:
-        """What the run's worker is made of. Raises SourceError, in a line that says what to do."""
+        """Return the code of the run's worker. Raises SourceError, in a line that says what to do."""
         if run.code is None:
             return self._own
         kept = self._store.source(run.code)
@@ -433,7 +433,7 @@ class Scheduler:
 
 
 def _understood(answers: Mapping[str, Reply]) -> dict[str, Reply]:
-    """What workers have answered, which comes as plain values."""
+    """Return the replies with each answer, which comes as plain values, made a Status."""
     return {
         name: Answer(Status.of(answer.status)) if isinstance(answer, Answer) else answer
         for name, answer in answers.items()
@@ -441,7 +441,7 @@ def _understood(answers: Mapping[str, Reply]) -> dict[str, Reply]:
 
 
 def _actor_names(run: Run) -> list[str]:
-    """Of the run's workers, by rank."""
+    """Return the names of the actors of the run's workers, by rank."""
     first = _actor_name(run.id, run.attempt)
     return [first, *(f"{first}-rank-{rank}" for rank in range(1, run.workers))]
 

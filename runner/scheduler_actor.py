@@ -2,7 +2,7 @@
 
 Its constructor touches no database and raises nothing, for an exception in a restarted constructor would
 kill it for good. Its loop ends the whole process on an unexpected error, so that Ray starts it anew: an
-exception in a thread would leave it alive and deaf.
+exception in a thread would leave the process alive without its loop.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Elsewhere(Exception):  # noqa: N818 - the name says what happened
 
 
 class SchedulerActor:
-    """Ray makes one for each queue."""
+    """Actor of the scheduler; Ray makes one for each queue."""
 
     def __init__(
         self, root: str, database_url: str | None, cluster_name: str, given: Mapping[str, str]
@@ -101,7 +101,7 @@ class SchedulerActor:
                 time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - started)))
 
     def _number_above_what_is_kept(self, store: Store) -> None:
-        """Let no new run have the number of one whose files are there; hosts that submit may not see them."""
+        """Raise the next run's number above all with files here, which hosts that submit may not see."""
         try:
             store.number_above(storage.of(self._home).highest_number())
         except (OSError, Unreachable) as error:
@@ -117,13 +117,13 @@ class SchedulerActor:
             self._say("serving")
 
     def _say(self, message: str) -> None:
-        """Answer so from now on; the log says it once."""
+        """Set the message that `status` returns, and log it once."""
         if message != self._message:
             log.info("%s", message)
             self._message = message
 
     def _wait_for_database(self, error: Unreachable) -> None:
-        """Say why; one that starts again gives several reasons, of which the log has the first."""
+        """Set the message to why it waits; the log has only the first of several reasons in a row."""
         message = f"{WAITING}: {error}"
         if self._message.startswith(WAITING):
             self._message = message
@@ -161,7 +161,7 @@ class SchedulerActor:
 
 
 def elsewhere(store: Store, home: Home) -> str | None:
-    """Say, in one line, that runs which are to go on have their files elsewhere than in this storage."""
+    """Return, in one line, that runs which are to go on have files elsewhere than here; None if not so."""
     text = store.recorded_home()
     if text in (None, home.record):
         return None
@@ -182,7 +182,7 @@ def elsewhere(store: Store, home: Home) -> str | None:
 
 
 def _identity(home: Home) -> tuple[int, int] | None:
-    """Which file the database is: an open connection would not notice that its folder was deleted."""
+    """Return the database's device and inode: an open connection does not notice that it was deleted."""
     if home.shared:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Which schema a database has, how a new one is filled, and how an older one is brought up to date.
+"""Schema of a queue's database: reading its revision, filling a new database, migrating an older one.
 
 The truth is the revision that Alembic notes in the database. A new queue is made from the tables of
 `runner.tables` and not by the migrations: that needs no Alembic, which takes longer to import than all the
@@ -45,7 +45,7 @@ class Found:
 
 
 def look(connection: Connection) -> Found | None:
-    """The queue in a database, None in an empty one. Raises SomethingElse and Newer."""
+    """Return the queue in a database, None in an empty one. Raises SomethingElse and Newer."""
     tables = set(inspect(connection).get_table_names())
     if not tables:
         return None
@@ -65,7 +65,7 @@ def look(connection: Connection) -> Found | None:
 
 
 def fill(connection: Connection) -> None:
-    """Makes a queue in an empty database."""
+    """Make a queue in an empty database."""
     complete(connection.dialect.name)
     metadata.create_all(connection)
     alembic_version.create(connection)
@@ -75,7 +75,7 @@ def fill(connection: Connection) -> None:
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Migrates an older schema, inside the caller's transaction."""
+    """Migrate an older schema, inside the caller's transaction."""
     from alembic import command
     from alembic.config import Config
 

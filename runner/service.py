@@ -1,4 +1,4 @@
-"""What stays up: Ray, the scheduler, the publisher. Started, found, ended; imports no ray.
+"""Starting, finding and ending what stays up: Ray, the scheduler, the publisher; imports no ray.
 
 Whatever needs Ray runs in a child process (`runner.launch`) started from a neutral directory: a Ray
 worker's sys.path begins with the directory of the process that connected.
@@ -50,13 +50,13 @@ class ServiceError(Exception):
 
 
 def is_alive(store: Store, now: float) -> bool:
-    """Whether a scheduler serves this queue; costs a read of one row and a look at one process."""
+    """Return whether a scheduler serves this queue; costs a read of one row and a look at one process."""
     beat = store.scheduler_beat()
     return beat is not None and is_beating(beat.at, beat.cluster, now)
 
 
 def is_beating(at: float | None, cluster: str, now: float) -> bool:
-    """Whether the scheduler of a cluster lives that has beaten at a time; None: it has left, or never did."""
+    """Return whether a cluster's scheduler lives, by the time of its last beat; None: it has none."""
     if at is None or now - at > ALIVE_SECONDS:
         return False
     if cluster != own_cluster():  # of which its beat is all that there is to see
@@ -82,7 +82,7 @@ def ensure(home: Home, store: Store, tell: Tell = untold) -> None:
 
 
 def bring_up(home: Home, store: Store, tell: Tell = untold) -> None:
-    """Do so in this host's own cluster: `ensure` is content with a scheduler in any other.
+    """Start both in this host's own cluster: to `ensure`, a scheduler in any other is enough.
 
     Raises:
         ServiceError: one of them did not start, or another cluster serves this queue.
@@ -126,7 +126,7 @@ def shut_down(home: Home, store: Store, force: bool = False, tell: Tell = untold
 
 
 def _release(home: Home, store: Store, ray: LocalRay | None, force: bool, tell: Tell) -> str | None:
-    """End what this queue has on Ray once it has saved; how many actors other queues have there."""
+    """End what this queue has on Ray once it has saved; return how many actors other queues have there."""
     if is_alive(store, store.now()):
         if running := [run.id for run in store.runs([State.RUNNING])]:
             tell(f"{'killing' if force else 'saving and stopping'} {runs_named(running)}")
@@ -150,7 +150,7 @@ def _release(home: Home, store: Store, ray: LocalRay | None, force: bool, tell: 
 
 
 def _ended(home: Home, ray: LocalRay | None, force: bool) -> str:
-    """End the scheduler and the publisher; how many actors other queues have there."""
+    """End the scheduler and the publisher; return how many actors other queues have there."""
     try:
         return _launch("down", home, ray, FORCE_SECONDS if force and ray else LAUNCH_SECONDS["down"])
     except ServiceError as error:
@@ -179,7 +179,7 @@ def _is_served_by(store: Store, cluster: str) -> bool:
 
 
 def is_served_elsewhere(store: Store) -> bool:
-    """Whether a scheduler of another cluster than this host's own serves the queue."""
+    """Return whether a scheduler of another cluster than this host's own serves the queue."""
     beat = store.scheduler_beat()
     return beat is not None and beat.cluster != own_cluster() and is_alive(store, store.now())
 
@@ -209,7 +209,7 @@ def _start(home: Home, tell: Tell) -> None:
 
 
 def _address() -> str | None:
-    """The cluster that RAY_ADDRESS names; None where there is to be a local Ray.
+    """Return the cluster that RAY_ADDRESS names; None where there is to be a local Ray.
 
     Raises:
         ServiceError: it names something else.
@@ -287,7 +287,7 @@ def _ray(tell: Tell) -> LocalRay | None:
 
 
 def _await_rest(store: Store) -> None:
-    """Wait until nothing runs any more."""
+    """Wait until no run runs any more."""
     deadline = time.monotonic() + DOWN_SECONDS
     while store.runs([State.RUNNING]):
         if time.monotonic() > deadline or not is_alive(store, store.now()):
@@ -330,7 +330,10 @@ def _launch(action: str, home: Home, ray: LocalRay | None, seconds: float | None
 def _outlasted(
     child: subprocess.Popen[str], ray: LocalRay | None, address: str, seconds: float
 ) -> tuple[str, str]:
-    """What a child prints until its end. Raises ServiceError where the Ray that it talks to ends first."""
+    """Wait for a child to end, and return its stdout and stderr.
+
+    Raises ServiceError, and kills the child, where the Ray that it talks to ends first or `seconds` are over.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:

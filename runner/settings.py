@@ -33,7 +33,7 @@ NETWORK = PROXIES + CERTIFICATES
 
 
 def given(home: Home, environ: Mapping[str, str], local: bool) -> dict[str, str]:
-    """What is handed on: how to reach the tracking server and, where the runs lie there, the object store.
+    """Return the variables to hand on: for the tracking server and, where runs lie in one, the object store.
 
     `local`: to processes of the local Ray, which itself has none of these variables; the machines of a
     cluster have their own way to the network and to the database.
@@ -58,7 +58,7 @@ def mlflow_paths(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _absolute_uri(uri: str) -> str:
-    """The URI of a store, as MLflow takes it: of a SQLite file or a folder with its absolute path."""
+    """Return the URI of a store, as MLflow takes it: of a SQLite file or a folder with its absolute path."""
     if database := SQLITE.fullmatch(uri):
         return f"{database[1]}{_absolute_path(database[2])}{database[3]}"
     parts = urllib.parse.urlsplit(uri)
@@ -72,12 +72,12 @@ def _absolute_path(path: str) -> str:
 
 
 def of_worker(settings: Mapping[str, str]) -> dict[str, str]:
-    """The part that a worker needs."""
+    """Return the variables that a worker needs."""
     return {key: value for key, value in settings.items() if key.startswith(OBJECT_STORE) or key in NETWORK}
 
 
 def adopt(settings: Mapping[str, str]) -> None:
-    """Let this process have them, and none of its host's own that could contradict one of them."""
+    """Set these variables in this process, and remove its host's own that could contradict one of them."""
     # Hosts of a cloud may have credentials of their own, and no others are given them.
     alone = TRACKING + (CREDENTIALS if any(key.startswith(CREDENTIALS) for key in settings) else ())
     for key in [key for key in os.environ if key.startswith(alone)]:

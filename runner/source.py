@@ -33,7 +33,7 @@ SHORT = 12  # signs of a name, for people
 
 
 def short(digest: str | None) -> str:
-    """A name of source for people."""
+    """Return a name of source for people."""
     return digest[:SHORT] if digest else "not known"
 
 
@@ -48,7 +48,7 @@ class Archive(NamedTuple):
     data: bytes
 
     def files(self) -> dict[str, bytes]:
-        """What it holds, by name. Raises SourceError where it is damaged."""
+        """Return the files in the archive, by name. Raises SourceError where the archive is damaged."""
         files = unpack(self.data)
         if (found := digest(files)) != self.digest:
             raise SourceError(f"code {self.digest} is damaged: what is kept of it is {found}")
@@ -76,7 +76,7 @@ def here() -> Source:
 
 
 def folder(package: str) -> Path:
-    """The folder from which a package is imported."""
+    """Return the folder from which a package is imported."""
     file = importlib.import_module(package).__file__
     if file is None or not Path(file).is_file():
         raise SourceError(f"{package} is imported from {file}, which is no folder of source files")
@@ -90,7 +90,7 @@ def python_path(place: Path, environment: Mapping[str, str]) -> str:
 
 
 def read(packages: Mapping[str, Path]) -> dict[str, bytes]:
-    """The files of packages in these folders, without what Python and editors leave there.
+    """Return the files of packages in these folders, without what Python and editors leave there.
 
     Raises OSError, and SourceError where they are too large to be source.
     """
@@ -117,7 +117,7 @@ def _walk(top: Path) -> Iterator[Path]:
 
 
 def digest(files: Mapping[str, bytes]) -> str:
-    """The name of source: the same for files of the same names and content, in whatever order."""
+    """Return the name of source: the same for files of the same names and content, in whatever order."""
     whole = hashlib.sha256()
     for name in sorted(files):
         encoded = name.encode(errors="surrogateescape")
@@ -126,7 +126,7 @@ def digest(files: Mapping[str, bytes]) -> str:
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:
-    """The files as a .tar.bz2: half the size of a .zip, in a quarter of the time of a .tar.xz."""
+    """Return the files as a .tar.bz2: half the size of a .zip, in a quarter of the time of a .tar.xz."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
         for name in sorted(files):
@@ -137,7 +137,7 @@ def pack(files: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
-    """The files in what `pack` has made. Raises SourceError for anything else, and writes nothing."""
+    """Return the files in what `pack` has made. Raises SourceError for anything else, and writes nothing."""
     try:
         with tarfile.open(fileobj=io.BytesIO(_decompressed(data)), mode="r:") as tar:
             return {entry.name: _content(tar, entry) for entry in tar}
@@ -157,7 +157,10 @@ def _decompressed(data: bytes) -> bytes:
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    """What a file in the archive holds; SourceError for what is none, or lies outside of our packages."""
+    """Return the content of a file in the archive.
+
+    Raises SourceError for an entry that is no plain file, is too large or lies outside of our packages.
+    """
     parts = PurePosixPath(entry.name).parts
     if not parts or parts[0] not in PACKAGES or ".." in parts or "\0" in entry.name:
         raise SourceError(f"the archive of the code holds {entry.name!r}, which is no file of our packages")

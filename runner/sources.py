@@ -25,13 +25,13 @@ class Kept(NamedTuple):
 
 
 def find(connection: Connection, code: str) -> Kept | None:
-    """The source of this digest."""
+    """Return the source of this digest."""
     row = connection.execute(select(sources).where(sources.c.digest == code)).first()
     return Kept(row.protocol, Archive(code, row.archive)) if row else None
 
 
 def keep(connection: Connection, source: Source) -> None:
-    """Keeps source of this version; packs it only where it is new."""
+    """Keep source of this version; packs it only where it is new."""
     if connection.execute(select(sources.c.digest).where(sources.c.digest == source.digest)).first():
         return
     archive = source.archive
@@ -40,14 +40,14 @@ def keep(connection: Connection, source: Source) -> None:
 
 
 def of(connection: Connection, run_id: int) -> set[str]:
-    """What a run and its attempts need."""
+    """Return the digests of the source that a run and its attempts need."""
     wanted = select(runs.c.code).where(runs.c.id == run_id)
     ran = select(attempts.c.code).where(attempts.c.run == run_id)
     return {code for code in connection.execute(wanted.union(ran)).scalars() if code is not None}
 
 
 def drop(connection: Connection, codes: Iterable[str]) -> None:
-    """Deletes those that no run and no attempt needs any more."""
+    """Delete those of the digests that no run and no attempt needs any more."""
     for code in codes:
         needed = exists().where(runs.c.code == code) | exists().where(attempts.c.code == code)
         connection.execute(delete(sources).where(sources.c.digest == code, ~needed))

@@ -52,7 +52,7 @@ Cpus = Annotated[int | float | Literal["auto"], PlainValidator(_cpus)]
 
 
 class Spec(BaseModel):
-    """What a run asks of the queue."""
+    """Resources, priority, retries and tags that a run asks of the queue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

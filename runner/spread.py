@@ -1,4 +1,4 @@
-"""How the workers of one run spread over machines, where no single one holds them all: pure.
+"""Spread of one run's workers over machines, where no single one holds them all; pure functions.
 
 A run stays on one machine wherever one is large enough: it waits for that, and does not span two. Only what
 is larger than every machine spans several, as few as hold it, the largest first.
@@ -15,13 +15,13 @@ Crew = list[tuple[Room, Request]]  # machines, each with what the workers there 
 
 
 def fits(request: Request, nodes: Iterable[Node]) -> bool:
-    """Whether these machines could serve this request, one of them or together, if nothing ran on them."""
+    """Return whether these machines, one of them or together, could serve this request if they were empty."""
     nodes = list(nodes)
     return any(fits_when_empty(request, node) for node in nodes) or spans(request, nodes)
 
 
 def spans(request: Request, nodes: Sequence[Node]) -> bool:
-    """Whether a run that none of these machines could hold fits on several of them together."""
+    """Return whether a run that none of these machines could hold fits on several of them together."""
     if request.workers == 1 or any(fits_when_empty(request, node) for node in nodes):
         return False
     empty = [Room(node.emptied) for node in nodes]
@@ -29,12 +29,12 @@ def spans(request: Request, nodes: Sequence[Node]) -> bool:
 
 
 def crew(request: Request, rooms: Sequence[Room]) -> Crew | None:
-    """Where a run that spans machines starts now; None where not all of its workers have room."""
+    """Return where a run that spans machines starts now; None where not all of its workers have room."""
     return _crew(request, rooms, lambda room, part: room.admits(part))
 
 
 def crew_to_keep(request: Request, rooms: Sequence[Room]) -> Crew | None:
-    """The machines that such a run keeps while it waits: always the same, as they go by size alone."""
+    """Return the machines that such a run keeps while it waits: always the same, as they go by size alone."""
     return _crew(request, rooms, lambda room, part: room.can_keep(part))
 
 
@@ -52,7 +52,7 @@ def _crew(request: Request, rooms: Sequence[Room], holds: Callable[[Room, Reques
 
 
 def _most(request: Request, room: Room, holds: Callable[[Room, Request], bool]) -> int:
-    """How many of the run's workers a machine holds."""
+    """Return how many of the run's workers a machine holds."""
     count = 0
     while count < request.workers and holds(room, part_of(request, count + 1)):
         count += 1
@@ -60,15 +60,16 @@ def _most(request: Request, room: Room, holds: Callable[[Room, Request], bool]) 
 
 
 def share(total: float, workers: int) -> float:
-    """What each of so many workers holds of GPUs or cores: rounded down, as Ray would not find the whole of
-    three times 0.6667 on a machine of 2.
+    """Return one worker's part of so many GPUs or cores, rounded down.
+
+    Rounded up it would not fit: Ray would not find three times 0.6667 on a machine of 2.
     """
     unit = 10**DIGITS
     return math.floor(round(total * unit) / workers) / unit
 
 
 def part_of(request: Request, workers: int) -> Request:
-    """What so many of the run's workers need."""
+    """Return the request for so many of the run's workers."""
     share = workers / request.workers
     gpus, cpus = round(request.gpus * share, DIGITS), round(request.cpus * share, DIGITS)
     return request._replace(gpus=gpus, cpus=cpus, workers=workers)

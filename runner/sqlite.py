@@ -1,4 +1,4 @@
-"""A queue in an SQLite file: for one machine, and whoever shares its disk."""
+"""A queue in an SQLite file: for one machine, and all processes on it that share its disk."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class SqliteDatabase(Database):
         self.writer = self.reader.execution_options(writes=True)
 
     def look(self) -> schema.Found | None:
-        """What is there of a queue; an empty file is none yet."""
+        """Return the queue; None where the file is missing or still empty."""
         return super().look() if _has_content(self._file) else None
 
     def make(self) -> None:
         """Make the queue under another name and rename it when it is whole.
 
-        So nobody ever opens half a queue, and nobody reads it while its journal mode changes, at which
+        So no process opens half a queue, and none reads it while its journal mode changes, at which
         SQLite would fail and not wait.
         """
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class SqliteDatabase(Database):
             found = self.look()
             if found is None or not found.is_old:
                 return
-            with self.writer.begin() as connection:  # nobody else writes between the copy and the change
+            with self.writer.begin() as connection:  # no other process writes between the copy and the change
                 self._keep_copy(Path(f"{self._file}.schema-{found.revision}"))
                 schema.upgrade(connection)
 
@@ -107,7 +107,7 @@ class SqliteDatabase(Database):
             yield
 
     def take_turn(self, connection: Connection) -> None:
-        """Nothing to wait for: a transaction that writes has the whole file to itself."""
+        """Do nothing: a transaction that writes has the whole file to itself."""
 
     def number_above(self, connection: Connection, number: int) -> None:
         """Raise the last number that SQLite remembers of an AUTOINCREMENT column."""
@@ -122,7 +122,7 @@ class SqliteDatabase(Database):
         return of_file(self._file).text
 
     def original(self, place: str, queue_id: str) -> str | None:
-        """The path of another file that holds the same queue."""
+        """Return the path of another file that holds the same queue."""
         noted = read_file_place(place)
         if noted is None or not is_copy(noted, of_file(self._file), lambda file: holds(file, queue_id)):
             return None
@@ -131,11 +131,11 @@ class SqliteDatabase(Database):
         return f"{file.parent if file.name == DATABASE else file}{elsewhere}"
 
     def now(self) -> float:
-        """This machine's time: whoever opens the file goes by it too."""
+        """Return this machine's time, which every process that opens the file uses."""
         return time.time()
 
     def explain(self, error: DBAPIError) -> StoreError:
-        """What SQLite said."""
+        """Return SQLite's error as a StoreError, with advice in place of its text where there is some."""
         said = str(error.orig).splitlines()[0]
         return StoreError(f"{self.name}: {ADVICE.get(said, said)}")
 

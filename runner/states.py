@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a run stands."""
+    """State of a run."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -17,7 +17,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What happens to a run. The value is the past participle, as messages say it."""
+    """Event in the life of a run. The value is the past participle, as messages say it."""
 
     CLAIM = "started"
     INTERRUPT = "interrupted"
@@ -57,7 +57,7 @@ class IllegalMove(ValueError):  # noqa: N818 - the name says what happened
 
 
 def move(state: State, event: Event) -> State:
-    """The state after `event`; raises IllegalMove where the table has no such move."""
+    """Return the state after `event`; raises IllegalMove where the table has no such move."""
     after = MOVES.get((state, event))
     if after is None:
         raise IllegalMove(f"it is {state} and cannot be {event}")

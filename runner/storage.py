@@ -1,6 +1,6 @@
-"""Where the runs' files are kept: folders that all hosts see, or an object store. The seam between the two.
+"""Storage of the runs' files: folders that all hosts see, or an object store. One interface to both.
 
-Whoever reads asks for what it needs and gets a folder that holds it; attempts write through
+A reader names the parts that it needs and gets a folder that holds them; attempts write through
 `runner.workplace`.
 """
 
@@ -47,18 +47,18 @@ __all__ = [
 
 
 class Storage(Protocol):
-    """Keeps the runs of one queue. Any method may raise OSError, which says in a line what is wrong."""
+    """Storage of the runs of one queue. Any method may raise OSError, with a line that says what is wrong."""
 
     def check(self, queue: str) -> None:
         """Raise StorageError unless runs of the queue with this id can be kept here."""
         ...
 
     def hand_over(self, before: str, queue: str) -> None:
-        """Let what is a copy of the runs of the queue with the id `before` belong to another queue."""
+        """Give a copy of the runs of the queue with the id `before` to another queue."""
         ...
 
     def highest_number(self) -> int:
-        """The highest number of a run of which anything is kept; 0 where there is none."""
+        """Return the highest number of a run of which anything is kept; 0 where there is none."""
         ...
 
     def newest_attempt(self, run: Run) -> int:
@@ -74,19 +74,19 @@ class Storage(Protocol):
         ...
 
     def ending(self, run: Run) -> Ending | None:
-        """How the run's newest attempt ended, in its worker's own words, or None when it never said so."""
+        """Return how the run's newest attempt ended, as its worker recorded it; None without a record."""
         ...
 
     def newest_epoch(self, run: Run) -> Row | None:
-        """The last row of the run's metric history; None before its first epoch is kept."""
+        """Return the last row of the run's metric history; None before its first epoch is kept."""
         ...
 
     def read(self, run: Run, *parts: Part) -> RunPaths:
-        """The run's folder, in which these parts of all its attempts are as new as they are kept."""
+        """Return the run's folder, in which these parts of all its attempts are as new as they are kept."""
         ...
 
     def checkpoint(self, run: Run) -> AbstractContextManager[Path | None]:
-        """For a `with` block: the file of the checkpoint of the newest attempt that has saved one."""
+        """Yield the checkpoint file of the newest attempt that has saved one, for a `with` block."""
         ...
 
     def keep_figures(self, checkpoint: Path) -> None:
@@ -94,7 +94,7 @@ class Storage(Protocol):
         ...
 
     def size(self, run: Run) -> int:
-        """The bytes that the run takes."""
+        """Return the bytes that the run takes."""
         ...
 
     def delete(self, run: Run) -> None:
@@ -103,7 +103,7 @@ class Storage(Protocol):
 
 
 def of(home: Home) -> Storage:
-    """The storage of a home's runs; nothing is asked of it yet."""
+    """Return the storage of a home's runs; nothing is asked of it yet."""
     return ObjectStorage(home) if home.remote else Folders(home)
 
 
@@ -170,7 +170,7 @@ class Folders:
         yield next((file for file in files if file.exists() or previous_path(file).exists()), None)
 
     def keep_figures(self, checkpoint: Path) -> None:
-        """They lie where they are kept."""
+        """Do nothing: the pictures lie already where they are kept."""
 
     def size(self, run: Run) -> int:
         return run_files.size(self._paths(run)) if self._has_own(run) else 0
@@ -187,6 +187,6 @@ class Folders:
 
 
 def _like_a_url(folder: Path) -> str | None:
-    """A folder that was meant to be a URL: "s3:/bucket"."""
+    """Return a folder that was meant to be a URL: "s3:/bucket"."""
     relative = os.path.relpath(folder)
     return relative if relative.partition("/")[0].endswith(":") else None

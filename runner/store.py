@@ -1,6 +1,6 @@
 """The queue: every read and every move of it, each move in one transaction.
 
-The command line and the publisher write without ceremony; what the scheduler writes carries its epoch
+The command line and the publisher write freely; what the scheduler writes carries its epoch
 and is refused (Superseded) once another scheduler has taken over, and what concerns an attempt carries
 its number and is refused once that attempt has ended.
 """
@@ -67,8 +67,8 @@ __all__ = [
 
 KEPT_BY_A_COPY = {"only_row", "id", "schema_version", "created_at", "epoch", "place", "home"}
 IN_ORDER = (runs.c.priority.desc(), runs.c.id)  # in which queued runs are to start
-# Of which runs tracking is told: a run appears there when its first attempt starts (an earlier version made
-# it when it was submitted), and nothing more is told of one that is being deleted.
+# The runs that tracking knows: a run appears there when its first attempt starts (an earlier version made
+# it when it was submitted), and one that is being deleted is published no more.
 TOLD = ((runs.c.attempt > 0) | runs.c.mlflow_run_id.is_not(None)) & runs.c.intent.is_distinct_from("remove")
 AT_ONCE = 200  # runs that are changed in one transaction, lest a scheduler wait long for its turn
 LATEST_FIRST = (runs.c.ended_at.desc(), runs.c.id.desc())
@@ -121,47 +121,47 @@ class Store:
         self.close()
 
     def now(self) -> float:
-        """The time, in unix seconds, by the clock that all hosts of this queue go by."""
+        """Return the time, in unix seconds, by the clock that all hosts of this queue go by."""
         return self._database.now()
 
-    # What anybody may read.
+    # Reads, for any process.
 
     def run(self, run_id: int) -> Run | None:
-        """The run of this number; None where there is none."""
+        """Return the run of this number; None where there is none."""
         with self._reading() as connection:
             return one_run(connection, run_id)
 
     def runs(self, states: Collection[State] | None = None) -> list[Run]:
-        """The runs in these states (None: in any), by number."""
+        """Return the runs in these states (None: in any), by number."""
         query = select(*RUN).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query if states is None else query.where(runs.c.state.in_(states)))
 
     def named(self, name: str) -> list[Run]:
-        """The runs of this name, by number."""
+        """Return the runs of this name, by number."""
         query = select(*RUN).where(runs.c.name == name).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query)
 
     def matching(self, wanted: Filter) -> list[Run]:
-        """The runs that a filter admits, by number."""
+        """Return the runs that a filter admits, by number."""
         with self._reading() as connection:
             return matching(connection, wanted)
 
     def queue(self, at_most: int | None = None) -> list[Run]:
-        """The QUEUED runs, or the first of them, in the order in which they are to start."""
+        """Return the QUEUED runs, or the first of them, in the order in which they are to start."""
         query = select(*RUN).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
         with self._reading() as connection:
             return all_runs(connection, query.limit(at_most))
 
     def line(self) -> list[Waiting]:
-        """All QUEUED runs in the same order, with no more than placement must know."""
+        """Return all QUEUED runs in the same order, with no more than placement must know."""
         query = select(*WAITING).where(runs.c.state == State.QUEUED).order_by(*IN_ORDER)
         with self._reading() as connection:
             return [Waiting._make(row) for row in connection.execute(query)]
 
     def latest(self, at_most: int) -> list[Run]:
-        """The runs that ended last, by number."""
+        """Return the runs that ended last, by number."""
         # By this condition and not by the states, which would make the database sort all that have ended.
         ended = select(*RUN).where(runs.c.ended_at.is_not(None)).order_by(*LATEST_FIRST)
         with self._reading() as connection:
@@ -174,40 +174,40 @@ class Store:
             return [Title._make(row) for row in connection.execute(query)]
 
     def counts(self) -> dict[State, int]:
-        """How many runs there are in each state."""
+        """Return how many runs there are in each state."""
         query = select(runs.c.state, func.count()).group_by(runs.c.state)
         with self._reading() as connection:
             found = {row[0]: row[1] for row in connection.execute(query)}
         return {state: found.get(state, 0) for state in State}
 
     def attempts(self, run_id: int) -> list[Attempt]:
-        """The attempts of a run, the oldest first."""
+        """Return the attempts of a run, the oldest first."""
         with self._reading() as connection:
             return attempts_of(connection, run_id)
 
     def scheduler_beat(self) -> Beat | None:
-        """The last sign of life of a scheduler; None before the first, and after one that left in peace."""
+        """The last sign of life of a scheduler; None before the first, and after one that left in order."""
         with self._reading() as connection:
             row = connection.execute(select(*BEAT)).mappings().one()
         return None if row["at"] is None else Beat(**row)
 
     def recorded_home(self) -> str | None:
-        """The folder of the runs as the newest scheduler has named it, also when it has left."""
+        """Return the folder of the runs as the newest scheduler has named it, also when it has left."""
         with self._reading() as connection:
             return connection.execute(select(queue.c.home)).scalar_one()
 
     def recorded_tracking(self) -> str | None:
-        """Where the newest scheduler has published to, also when it has left; without a password."""
+        """Return where the newest scheduler has published to, also when it has left; without a password."""
         with self._reading() as connection:
             return connection.execute(select(queue.c.tracking)).scalar_one()
 
     def place(self) -> str:
-        """Where this queue is, as text that `original` compares."""
+        """Return where this queue is, as text that `original` compares."""
         with self._database.one_line_errors():
             return self._database.place()
 
     def original(self, place: str | None = None) -> str | None:
-        """The queue of which this one is a copy, for people to read; None where it is none.
+        """Return the queue of which this one is a copy, for people to read; None where it is none.
 
         `place`: where a queue with this id is; by default what this one has noted.
         """
@@ -222,17 +222,17 @@ class Store:
             return self._database.original(place, self.queue_id)
 
     def down_requested(self) -> Down | None:
-        """The wish that the scheduler go down, where there is one."""
+        """Return the request that the scheduler go down, where there is one."""
         with self._reading() as connection:
             at, force = connection.execute(select(queue.c.down_at, queue.c.down_force)).one()
         return None if at is None else Down(at=at, force=bool(force))
 
     def log(self, run_id: int, attempt: int, position: int = 0) -> bytes:
-        """What is kept here of an attempt's log, from the byte at `position` on."""
+        """Return the part of an attempt's log that is kept here, from the byte at `position` on."""
         start = log_pieces.c.position
         pieces = select(start, log_pieces.c.data).where(_of_attempt(run_id, attempt))
         last = select(func.max(start)).where(_of_attempt(run_id, attempt), start <= position)
-        # One that ends there says nothing more, and whoever follows a log would fetch it at every look.
+        # A piece that ends there adds nothing, and a command that follows the log would fetch it each time.
         reaches = start + func.length(log_pieces.c.data) > position
         before = pieces.where(start == last.correlate(None).scalar_subquery(), reaches)
         after = pieces.where(start > position).order_by(start)
@@ -241,26 +241,26 @@ class Store:
         return b"".join(data[max(0, position - first) :] for first, data in found)
 
     def log_size(self, run_id: int, attempt: int) -> int:
-        """How many bytes of an attempt's log are kept here."""
+        """Return how many bytes of an attempt's log are kept here."""
         with self._reading() as connection:
             return _log_end(connection, run_id, attempt)[0]
 
     def log_whole(self, run_id: int, attempt: int) -> bool:
-        """Whether all of an attempt's log is kept here that ever will be."""
+        """Return whether all of an attempt's log is kept here that ever will be."""
         with self._reading() as connection:
             return _log_end(connection, run_id, attempt)[1]
 
     def source(self, code: str) -> sources.Kept | None:
-        """The source of this digest, where it is kept here."""
+        """Return the source of this digest, where it is kept here."""
         with self._reading() as connection:
             return sources.find(connection, code)
 
-    # What the user asks for.
+    # Writes that the user asks for.
 
     def add(
         self, new_runs: Sequence[NewRun], now: float, source: Source | None = None, above: int = 0
     ) -> list[int]:
-        """Queues all of these runs or, on any error, none; their numbers, above `above`, in the same order.
+        """Queue all of these runs or, on any error, none; return their numbers, above `above`, in this order.
 
         `source`: that which their `code` names; it is kept with them.
         """
@@ -277,13 +277,13 @@ class Store:
             return list(connection.execute(query, rows).scalars())
 
     def number_above(self, number: int) -> None:
-        """Lets the next run have a number above this one, which something outside of the queue has."""
+        """Let the next run have a number above this one, which something outside of the queue has."""
         with self._writing() as connection:
             self._database.take_turn(connection)
             self._database.number_above(connection, number)
 
     def note_place(self) -> None:
-        """Notes where this queue is, which is no copy."""
+        """Note where this queue is, which is no copy."""
         here = self.place()
         with self._reading() as connection:
             noted = connection.execute(select(queue.c.place)).scalar_one()
@@ -292,7 +292,7 @@ class Store:
                 connection.execute(update(queue).values(place=here))
 
     def adopt(self, now: float, home: str, reason: str, keeps_tracking: bool) -> list[int]:
-        """Makes a copy a queue of its own, with an id of its own; the numbers of the runs that this stops.
+        """Make a copy a queue with an id of its own; return the numbers of the runs that this stops.
 
         `home`: the folder of the runs. What had not ended is INTERRUPTED, with the `reason`: it may go on in
         the original. `keeps_tracking`: tracking has a copy of the runs, too; otherwise they are made anew
@@ -315,7 +315,7 @@ class Store:
         return [run.id for run in stopped]
 
     def ask(self, run_id: int, intent: Intent, grace_seconds: float, now: float) -> State:
-        """Interrupts or cancels: a queued run at once, a running one through its intent; the state after.
+        """Interrupt or cancel: a queued run at once, a running one by its intent; return the state after.
 
         Raises UnknownRun, and IllegalMove for a run that has ended.
         """
@@ -337,7 +337,7 @@ class Store:
         overrides: tuple[str, ...] | None = None,
         now: float,
     ) -> None:
-        """Queues an ended run again, with another configuration and other code where they are given.
+        """Queue an ended run again, with another configuration and other code where they are given.
 
         `wants`: what it needs by that configuration; `source`: that which `origin` names; `longer`: it may
         go on for longer without a gain on the validation split than before; `overrides`: every `--set` that
@@ -359,23 +359,23 @@ class Store:
     def ask_each(
         self, run_ids: Collection[int], intent: Intent, grace_seconds: float, now: float
     ) -> dict[int, Moved]:
-        """The same as `ask` for each run, as far as it goes: the state after, or why it cannot be asked."""
+        """Ask as `ask` does of each run that allows it; return, by run, the state after, or why not."""
         return self._each(run_ids, lambda run: moves.asked(run, intent, grace_seconds, now))
 
     def set_priority_each(self, run_ids: Collection[int], priority: int) -> dict[int, Moved]:
-        """Gives each run that is queued another place; its state, or why not."""
+        """Give each run that is queued another place; return its state, or why not."""
         return self._each(run_ids, lambda run: moves.placed(run, priority))
 
     def tag(self, run_ids: Collection[int], tags: Mapping[str, str | None]) -> dict[int, Moved]:
-        """Gives runs of any state tags, and takes away those that are None; its state, or why not."""
+        """Give runs of any state tags, and take away those that are None; return each state, or why not."""
         return self._each(run_ids, lambda run: moves.tagged(run, tags))
 
     def note(self, run_ids: Collection[int], text: str | None) -> dict[int, Moved]:
-        """Gives runs of any state a note; None takes it away. Its state, or why not."""
+        """Give runs of any state a note; None takes it away. Return each one's state, or why not."""
         return self._each(run_ids, lambda run: moves.noted(run, text))
 
     def _each(self, run_ids: Collection[int], move: Callable[[Run], Changes]) -> dict[int, Moved]:
-        """Makes a move with every run that allows it, many in one transaction: each waits for the disk."""
+        """Make a move with every run that allows it, many in one transaction, for each waits for the disk."""
         numbers, moved = sorted(set(run_ids)), {}
         for start in range(0, len(numbers), AT_ONCE):
             with self._writing() as connection:
@@ -384,7 +384,7 @@ class Store:
         return moved
 
     def begin_removal(self, run_ids: Collection[int], now: float) -> None:
-        """Lets nobody resume these ended runs any more, all or none: their files are about to be deleted.
+        """Bar these ended runs, all or none, from a resume: their files are about to be deleted.
 
         Raises UnknownRun, and IllegalMove for an unfinished one.
         """
@@ -394,7 +394,7 @@ class Store:
                 write(connection, run, moves.going(run, now))
 
     def remove(self, run_ids: Collection[int]) -> None:
-        """Forgets ended runs, all of these or none, and code that no other run needs.
+        """Delete the rows of ended runs, all of these or none, and code that no other run needs.
 
         Raises UnknownRun, and IllegalMove for an unfinished one.
         """
@@ -408,36 +408,36 @@ class Store:
             sources.drop(connection, needless)
 
     def ask_down(self, now: float, force: bool = False) -> None:
-        """Asks the scheduler to save what runs, queue it again and leave; `force`: without saving."""
+        """Ask the scheduler to save what runs, queue it again and leave; `force`: without saving."""
         with self._writing() as connection:
             connection.execute(update(queue).values(down_at=now, down_force=force))
 
     def clear_down(self) -> None:
-        """Withdraws that wish."""
+        """Withdraw the request of `ask_down`."""
         with self._writing() as connection:
             connection.execute(update(queue).values(down_at=None, down_force=None))
 
-    # What the publisher asks and notes.
+    # Reads and writes of the publisher.
 
     def unpublished(self) -> list[Run]:
-        """The runs of which tracking may lack something, by number; none that has not started."""
+        """Return the runs of which tracking may lack something, by number; none that has not started."""
         query = select(*RUN).where(BEHIND, TOLD).order_by(runs.c.id)
         with self._reading() as connection:
             return all_runs(connection, query)
 
     def behind(self, after: int, at_most: int) -> list[Run]:
-        """Of those that do not run the next ones after a number."""
+        """Return the next runs as of `unpublished` that do not run, after a number and by number."""
         query = select(*RUN).where(BEHIND, TOLD, runs.c.state != State.RUNNING, runs.c.id > after)
         with self._reading() as connection:
             return all_runs(connection, query.order_by(runs.c.id).limit(at_most))
 
     def anything_unpublished(self) -> bool:
-        """Whether there is such a run, which is quicker to know than which ones there are."""
+        """Return whether there is a run for `unpublished`; this takes less time than to list them."""
         with self._reading() as connection:
             return connection.execute(select(runs.c.id).where(BEHIND, TOLD).limit(1)).first() is not None
 
     def publish_errors(self) -> dict[str, int]:
-        """Why runs could not be published, each reason with the number of runs."""
+        """Return why runs could not be published, each reason with the number of runs."""
         failed = runs.c.publish_error.is_not(None)
         query = select(runs.c.publish_error, func.count()).where(BEHIND, TOLD, failed)
         with self._reading() as connection:
@@ -454,7 +454,7 @@ class Store:
         annotations: int | None = None,
         error: str | None = None,
     ) -> None:
-        """Notes how far tracking has come; what is None stays, but `error` is what it is now.
+        """Note how far tracking has come; arguments that are None change nothing, except `error`.
 
         `attempt` is the one that was published: where another has begun meanwhile, the state is not noted.
         """
@@ -469,7 +469,7 @@ class Store:
             write(connection, run, {**changes, "publish_error": error})
 
     def bind(self, run_id: int, before: str | None, mlflow_run_id: str) -> str | None:
-        """Notes the MLflow run of a run whose noted one was `before`; the one that counts.
+        """Note the MLflow run of a run whose noted one was `before`; return the one that counts.
 
         That is another one where another publisher has noted it meanwhile; None for a removed run.
         """
@@ -481,9 +481,9 @@ class Store:
             return mlflow_run_id
 
     def add_log(self, run_id: int, attempt: int, position: int, data: bytes) -> int:
-        """Keeps a piece of an attempt's log where it begins at the end of what is kept; the end after.
+        """Keep a piece of an attempt's log if it begins at the end of what is kept; return the end after.
 
-        An empty piece says that the log is whole, after which nothing is added. A piece that is let be
+        An empty piece marks the log as whole, after which nothing is added. A piece that is not kept
         leaves the end where it is; that of a run which was removed is 0.
         """
         with self._writing() as connection:
@@ -496,7 +496,7 @@ class Store:
             connection.execute(insert(log_pieces).values(row))
             return end + len(data)
 
-    # What the scheduler of an epoch writes.
+    # Writes of the scheduler of an epoch.
 
     def take_over(
         self,
@@ -508,7 +508,7 @@ class Store:
         stale_after: float = 30.0,
         code: str | None = None,
     ) -> int:
-        """Begins a scheduler epoch, and so ends the one before; its number.
+        """Begin a scheduler epoch, and so end the one before; return its number.
 
         `home` is the folder of the runs, `code` the digest of the scheduler's own source.
 
@@ -546,7 +546,7 @@ class Store:
         machines: Sequence[Machine] = (),
         message: str | None = None,
     ) -> None:
-        """Says that the scheduler is alive, where, with what, and in one line what troubles it."""
+        """Note that the scheduler is alive, where, with which machines, and its message of one line."""
         values = {
             "at": now,
             "pid": pid,
@@ -560,14 +560,14 @@ class Store:
             connection.execute(update(queue).values(values))
 
     def leave(self, epoch: int) -> None:
-        """The scheduler goes in peace: any cluster may take over at once."""
+        """Note that the scheduler has left in order: any cluster may take over at once."""
         with self._scheduling(epoch, own_row=True) as connection:
             connection.execute(update(queue).values(at=None))
 
     def claim(
         self, epoch: int, run_id: int, now: float, gpus: float, cpus: float, after: int = 0
     ) -> Attempt | None:
-        """Starts the next attempt of a queued run, of a number above `after`; None where it is not queued."""
+        """Start the next attempt of a queued run, with a number above `after`; None if it is not queued."""
         with self._scheduling(epoch) as connection:
             run = locked_run(connection, run_id)
             if run is None or run.state is not State.QUEUED:
@@ -582,7 +582,7 @@ class Store:
     def report(
         self, epoch: int, run_id: int, attempt: int, now: float, /, **progress: Unpack[ProgressFields]
     ) -> bool:
-        """Notes what the worker of an attempt answered; False, and nothing noted, where it has ended."""
+        """Note the answer of an attempt's worker; return False, noting nothing, if the attempt has ended."""
         with self._scheduling(epoch) as connection:
             run = run_in_attempt(connection, run_id, attempt)
             if run is None:
@@ -605,9 +605,9 @@ class Store:
         epochs: int | None = None,
         kept: Row | None = None,
     ) -> State | None:
-        """Ends an attempt and moves its run; the state after, None where the attempt has ended before.
+        """End an attempt and move its run; return the state after, None if the attempt has ended before.
 
-        `event` is what happened; a pending intent and the number of losses settle what comes of it.
+        `event` is what happened; a pending intent and the number of losses may replace it (`moves.settled`).
         `epochs`: how many are behind a run that has finished, where that is known; `kept`: the newest epoch
         of its metric history that is durable, likewise.
         """
@@ -637,7 +637,7 @@ class Store:
 
     @contextmanager
     def _scheduling(self, epoch: int, own_row: bool = False) -> Iterator[Connection]:
-        """A transaction that only the scheduler of the newest epoch may have; `own_row`: for its beat."""
+        """Begin a transaction that only the newest epoch's scheduler may have; `own_row`: for its beat."""
         with self._writing() as connection:
             newest = scheduler_epoch(connection, to_write=own_row)
             if newest != epoch:
@@ -653,7 +653,7 @@ def _expected(connection: Connection, run_id: int) -> Run:
 
 
 def _moved(connection: Connection, run_id: int, move: Callable[[Run], Changes]) -> Moved:
-    """The state of a run after a move, or why the move is not allowed."""
+    """Return the state of a run after a move, or why the move is not allowed."""
     try:
         run = _expected(connection, run_id)
         changes = move(run)
@@ -667,7 +667,7 @@ def _of_attempt(run_id: int, attempt: int) -> ColumnElement[bool]:
 
 
 def _log_end(connection: Connection, run_id: int, attempt: int) -> tuple[int, bool]:
-    """The byte after the last one that is kept of an attempt's log, and whether no more will come."""
+    """Return the byte after the last one that is kept of an attempt's log, and whether no more will come."""
     position, size = log_pieces.c.position, func.length(log_pieces.c.data)
     pieces = select(position, size).where(_of_attempt(run_id, attempt))
     last = connection.execute(pieces.order_by(position.desc()).limit(1)).first()

@@ -1,4 +1,4 @@
-"""What a run takes of its machine: its own processes and its own GPUs, never its neighbours'.
+"""Samples of a run's use of its machine: of its own processes and its own GPUs, not those of other runs.
 
 The worker appends samples to its attempt's system.csv; the publisher reads them there. Names of the GPU
 columns are MLflow's own, so that its page of system metrics shows them as it shows those of other tools.
@@ -29,7 +29,7 @@ GPU_COLUMNS = (
 
 
 class Sampler:
-    """Samples a process with its children, and the GPUs that were given to it.
+    """Sampler of a process with its children, and of the GPUs that were given to it.
 
     `gpus` are CUDA_VISIBLE_DEVICES' own entries: an index or a UUID. Without NVIDIA's driver there are no
     GPU columns. Every sample has the same keys, as a table needs; what could not be read is NaN.
@@ -70,12 +70,12 @@ class Sampler:
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     return tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
 
 
 def read(path: Path, start: int = 0) -> tuple[list[dict[str, float]], int]:
-    """Rows of a system.csv from byte `start` on, and the byte after the last whole one.
+    """Return the rows of a system.csv from byte `start` on, and the byte after the last whole one.
 
     A line that its writer has not finished is left for the next time; NaN columns are left out.
     """
@@ -100,7 +100,7 @@ def _rows(columns: list[str], lines: list[str]) -> Iterator[dict[str, float]]:
 
 
 def _gpu_reader(gpu: int | str) -> Callable[[], Mapping[str, float]] | None:
-    """A function that reads one GPU, or None where NVIDIA's driver does not know it."""
+    """Return a function that reads one GPU, or None where NVIDIA's driver does not know it."""
     import pynvml as nvml
 
     try:

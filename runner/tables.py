@@ -52,7 +52,7 @@ class Json(TypeDecorator[Any]):
 
 
 class Remark(TypeDecorator[Any]):
-    """Text in the words of any library: without secrets, and without NUL and surrogates."""
+    """Text that may come from any library: stored without secrets, and without NUL and surrogates."""
 
     impl = Text
     cache_ok = True
@@ -252,9 +252,9 @@ alembic_version = Table(
 
 
 def complete(dialect: str) -> None:
-    """Add to the tables what only this database is told of them.
+    """Add to the tables what only a database of this dialect needs.
 
-    Said above, it would make every command import SQLAlchemy's PostgreSQL and asyncio, which takes 25 ms.
+    In the tables above it would make every command import SQLAlchemy's PostgreSQL and asyncio: 25 ms.
     """
     if dialect == "postgresql":
         runs_to_publish.dialect_options["postgresql"]["where"] = BEHIND

@@ -15,19 +15,19 @@ OUR_SECTIONS = ("runner.", "mlflow.", "config.")
 
 
 def key(text: str) -> str:
-    """The key of a tag. Raises ValueError for one that MLflow does not take."""
+    """Return the key of a tag. Raises ValueError for one that MLflow does not take."""
     if not re.fullmatch(r"[A-Za-z0-9_./ -]{1,200}", text):
         raise ValueError("must be at most 200 letters, digits, spaces and _ . / -")
     return text
 
 
 def is_ours(key: str) -> bool:
-    """Whether a tag of this key is one that a run, or MLflow, gives to itself."""
+    """Return whether a tag of this key is one that a run, or MLflow, gives to itself."""
     return key in OURS or key.startswith(OUR_SECTIONS)
 
 
 def require_text(text: str, allowed: str = "") -> None:
-    """Raises ValueError for what is too long or holds signs that are no text, but for the `allowed` ones."""
+    """Raise ValueError for text that is too long or holds signs that are no text, except `allowed` ones."""
     if len(text) > LONGEST:
         raise ValueError(f"must have at most {LONGEST:,} characters (this has {len(text):,})")
     found = (sign for sign in text if unicodedata.category(sign) in NO_TEXT and sign not in allowed)

@@ -63,7 +63,7 @@ class TrackingError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where runs are published to."""
+    """Store that runs are published to."""
 
     uri: str
     experiment: str
@@ -92,7 +92,7 @@ def target(home: Home, environ: Mapping[str, str] = os.environ) -> Target:
 
 
 def follow_home(target: Target) -> list[str]:
-    """Let a store of our own name files where its home is now; the folders of the home before.
+    """Update the paths in a store of our own to where its home is now; return the home's folders before.
 
     The caller holds the target's lock.
     """
@@ -103,7 +103,7 @@ def follow_home(target: Target) -> list[str]:
 
 @contextmanager
 def locked(lock: Path | None) -> Iterator[None]:
-    """Held by whoever may set up the store: MLflow's migrations, run twice at once, break it."""
+    """Hold the lock for setting up the store: MLflow's migrations, run twice at once, break the store."""
     if lock is None:
         yield
         return
@@ -115,7 +115,7 @@ def locked(lock: Path | None) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """To import MLflow in: with our settings, and without its warnings, on which no user can act."""
+    """Context for the import of MLflow: with our settings, and without warnings, on which no user can act."""
     bypass_proxies()
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -126,7 +126,7 @@ def quiet() -> Iterator[None]:
 
 @dataclass
 class Record:
-    """What MLflow holds of a run, as far as this process needs to know."""
+    """MLflow's data of a run, as far as this process needs them."""
 
     id: str
     experiment_id: str
@@ -147,7 +147,7 @@ class Tracker:
         self._experiment_id: str | None = None
 
     def check(self) -> None:
-        """Raises unless the store answers and the experiment, created where it is missing, is in use."""
+        """Raise unless the store answers and the experiment, created where it is missing, is in use."""
         if self._client is None:
             with locked(self.target.lock):
                 for before in follow_home(self.target):
@@ -228,7 +228,7 @@ class Tracker:
         return found
 
     def find(self, known_id: str) -> Record | None:
-        """The MLflow run of this id, without its metrics; None where there is none."""
+        """Return the MLflow run of this id, without its metrics; None where there is none."""
         run = self._run(known_id)
         return None if run is None else _record(run)
 
@@ -257,7 +257,7 @@ class Tracker:
         return chosen
 
     def _run(self, run_id: str | None) -> Any:
-        """The run of this id, None where there is none: the store was emptied, or is another one."""
+        """Return the run of this id, None where there is none: the store was emptied, or is another one."""
         from mlflow.exceptions import MlflowException
 
         if run_id is None:
@@ -270,21 +270,21 @@ class Tracker:
             return None
 
     def add_points(self, run: Record, groups: Iterable[Sequence[Point]]) -> None:
-        """Writes groups of points, in order; a group is written whole or not at all."""
+        """Write groups of points, in order; a group is written whole or not at all."""
         for batch in _batches(filter(None, groups), POINTS_A_BATCH):
             points = [point for group in batch for point in group]
             self.client.log_batch(run.id, metrics=[_metric(point) for point in points])
             run.epoch = max([run.epoch, *(point.step for point in points if point.key == record.EPOCH)])
 
     def add_params(self, run: Record, params: Mapping[str, str]) -> None:
-        """Writes params once; those of a run never change."""
+        """Write params once; those of a run never change."""
         from mlflow.entities import Param
 
         self.client.log_batch(run.id, params=[Param(key, value) for key, value in params.items()])
         run.params |= params
 
     def set_tags(self, run: Record, tags: Mapping[str, str | None]) -> None:
-        """Writes the tags that differ from what MLflow has; None takes a tag away.
+        """Write the tags that differ from what MLflow has; None takes a tag away.
 
         Those that go, go first: a tag that says which others there are never leaves one out that is there.
         """
@@ -301,7 +301,7 @@ class Tracker:
             run.tags |= dict(batch)
 
     def set_status(self, run: Record, status: str, seconds: float | None) -> None:
-        """Writes the status and, of a run that has ended, for how many seconds it went on in all.
+        """Write the status and, of a run that has ended, for how many seconds it went on in all.
 
         MLflow shows the time from its start to its end, so the end is that long after the start. It keeps an
         earlier end while a resumed run goes on.
@@ -314,13 +314,13 @@ class Tracker:
             run.status = status
 
     def add_file(self, run: Record, file: Path, folder: str | None = None) -> None:
-        """Copies a file to the run's artifacts, over an earlier one of the same name."""
+        """Copy a file to the run's artifacts, over an earlier one of the same name."""
         self.client.log_artifact(run.id, str(file), folder)
 
     def add_model(
         self, run: Record, name: str, epoch: int, points: Sequence[Point], save: Callable[[Path, Any], None]
     ) -> None:
-        """Adds what `save(folder, mlflow_model)` makes as the run's model after `epoch`, unless it is there.
+        """Add the model that `save(folder, mlflow_model)` makes to the run, for `epoch`, unless it is there.
 
         `points` are that epoch's metrics, which MLflow then shows beside the model too.
         """
@@ -340,7 +340,7 @@ class Tracker:
         self._delete_doubles(run, epoch, model)
 
     def _model(self, run: Record, name: str, epoch: int) -> LoggedModel:
-        """The run's model after this epoch, perhaps left unfinished by an earlier process."""
+        """Return the run's model after this epoch, perhaps left unfinished by an earlier process."""
         from mlflow.entities import LoggedModelOutput
 
         if not self._models(run, epoch):
@@ -375,17 +375,17 @@ class Tracker:
 
 
 def models_folder() -> Path:
-    """The folder of this user's on this machine in which models are made before they are uploaded."""
+    """Return the folder of this user's on this machine in which models are made before they are uploaded."""
     return private_folder(runner_folder() / "models", f"set {VARIABLE} to a folder of your own")
 
 
 def _age(model: LoggedModel) -> tuple[int, str]:
-    """Sorts models by when they were made."""
+    """Return a key that sorts models by when they were made."""
     return model.creation_timestamp, model.model_id
 
 
 def _record(run: Any) -> Record:
-    """An MLflow run without its metrics. Raises TrackingError for a deleted one."""
+    """Return an MLflow run without its metrics. Raises TrackingError for a deleted one."""
     if not _is_active(run):
         raise TrackingError(f"its MLflow run {run.info.run_id} was deleted: restore it in MLflow's UI")
     return Record(
@@ -399,24 +399,24 @@ def _record(run: Any) -> Record:
 
 
 def _is_active(run: Any) -> bool:
-    """Whether an MLflow run is not deleted."""
+    """Return whether an MLflow run is not deleted."""
     return run.info.lifecycle_stage == "active"
 
 
 def _is_empty(run: Any) -> bool:
-    """Whether nothing but the making of an MLflow run was ever written to it."""
+    """Return whether nothing but the making of an MLflow run was ever written to it."""
     return not run.data.params and not run.data.metrics
 
 
 def _any_stage() -> int:
-    """Which runs to search: those that were deleted too."""
+    """Return which runs to search: those that were deleted too."""
     from mlflow.entities import ViewType
 
     return ViewType.ALL
 
 
 def _connect(target: Target) -> MlflowClient:
-    """A client; in a new SQLite file this makes MLflow's tables, which takes seconds.
+    """Return a client; in a new SQLite file this makes MLflow's tables, which takes seconds.
 
     Raises TrackingError for a server that is too old.
     """
@@ -429,7 +429,7 @@ def _connect(target: Target) -> MlflowClient:
 
 
 def _require_server(uri: str) -> None:
-    """Raises unless the server answers and is, as far as it says, one that takes all that is published."""
+    """Raise unless the server answers and is, as far as it says, one that takes all that is published."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
     from mlflow.version import VERSION
@@ -451,7 +451,7 @@ def _metric(point: Point, model_id: str | None = None) -> Any:
 
 
 def _batches(groups: Iterable[Sequence[Item]], limit: int) -> Iterator[list[Sequence[Item]]]:
-    """Lists of whole groups with at most `limit` items in all."""
+    """Yield lists of whole groups with at most `limit` items in all."""
     batch: list[Sequence[Item]] = []
     size = 0
     for group in groups:
@@ -465,7 +465,7 @@ def _batches(groups: Iterable[Sequence[Item]], limit: int) -> Iterator[list[Sequ
 
 
 def explain(error: BaseException) -> str:
-    """One line: the root of a failed connection, else what MLflow says, without passwords, shortened."""
+    """Return the root of a failed connection, else MLflow's message, in one short line without passwords."""
     broken = [cause for cause in _causes(error) if isinstance(cause, OSError)]
     lines = redacted(str(broken[-1] if broken else error)).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__

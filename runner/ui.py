@@ -62,7 +62,7 @@ class AlreadyServed(Exception):  # noqa: N818 - the name says what happened
 
 @dataclass(frozen=True)
 class Services:
-    """What is being served."""
+    """Pages that are being served, with the child processes and the server's thread."""
 
     pages: tuple[Page, ...]
     children: tuple[Child, ...] = ()
@@ -112,7 +112,7 @@ def serve(
 
 @contextmanager
 def _claimed(home: Home) -> Iterator[Path]:
-    """Be the only process that serves a home; its folder. Raises AlreadyServed and UIError."""
+    """Lock the folder of a home's server for this process; yield it. Raises AlreadyServed and UIError."""
     try:
         place = ui_record.folder(home.root)
     except PermissionError as error:
@@ -135,7 +135,7 @@ def _claimed(home: Home) -> Iterator[Path]:
 
 
 def _answers(served: Served) -> bool:
-    """Whether a server takes the token on record; another process may have the port by now."""
+    """Return whether a server takes the token on record; another process may have the port by now."""
     if not served.pages or served.port is None:
         return False
     connection = http.client.HTTPConnection(HOST, served.port, timeout=ANSWER_SECONDS)
@@ -211,7 +211,7 @@ def _opened(
 
 
 def _start_page(name: str, child: Child, tracking: Target, path: str) -> str:
-    """The address, on its own server, of the page to begin with."""
+    """Return the address, on its own server, of the page to begin with."""
     if name == TENSORBOARD:
         pinned = json.dumps([{"plugin": "scalars", "tag": tag} for tag in PINNED], separators=(",", ":"))
         return f"{path}/{TENSORBOARD}/?{urllib.parse.urlencode({'pinnedCards': pinned})}#timeseries"
@@ -224,7 +224,7 @@ def _start_page(name: str, child: Child, tracking: Target, path: str) -> str:
 
 
 def _external(tracking: Target) -> str:
-    """The page of a tracking server with the experiment's runs, or its start page."""
+    """Return the page of a tracking server with the experiment's runs, or its start page."""
     url = redacted(tracking.uri).rstrip("/")
     try:
         with _get(f"{url}{_experiment_query(tracking.experiment)}") as answer:

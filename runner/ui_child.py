@@ -69,7 +69,7 @@ class Child:
         return " | ".join(list(filter(None, lines))[-LINES:]) or "it said nothing"
 
     def await_answer(self, path: str) -> None:
-        """Return when it serves `path`."""
+        """Wait until it serves `path`. Raises UIError after START_SECONDS."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             self.require_alive()
@@ -80,14 +80,14 @@ class Child:
         raise UIError(f"{self.name} did not answer for {START_SECONDS:.0f} s: {self.last_words()}")
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """The status and the body of its answer."""
+        """Return the status and the body of its answer to a GET of `path`."""
         with contextlib.closing(_SocketConnection(self.socket)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read()
 
     def stop(self) -> None:
-        """Ask it and its children to end; insist after a while."""
+        """End it and its children: by SIGTERM, then by SIGKILL after STOP_SECONDS at most."""
         for order in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, order)
@@ -109,7 +109,7 @@ class _SocketConnection(http.client.HTTPConnection):
 
 
 def mlflow_variables(tracking: Target, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of MLflow's server.
+    """Return the environment of MLflow's server.
 
     The store's URI is a part of it and not of the command line, which all users may read: it may hold a
     password.
@@ -134,7 +134,7 @@ def tensorboard_command(home: Home, socket: Path, prefix: str) -> list[str]:
 
 
 def _tied(words: Sequence[str]) -> list[str]:
-    """A command that ends with this process, even where that is killed."""
+    """Return a command that ends with this process, even where that is killed."""
     return [sys.executable, "-P", str(Path(__file__).with_name("run_tied.py")), *words]
 
 

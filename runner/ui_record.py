@@ -1,6 +1,6 @@
-"""Which process serves the pages of a home, on this host and for this user, and where.
+"""Record of the process that serves the pages of a home, on this host and for this user.
 
-A lock says that there is one, for as long as it lives; a record says where, with the token, readable by this
+A lock is held for as long as the process lives; a record names the address, with the token, readable by this
 user alone.
 """
 
@@ -32,7 +32,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Served:
-    """What a process serves; without pages: what one has served, which has ended."""
+    """Pages that a process serves, and where; without pages: the record of a process that has ended."""
 
     path: str  # below which all pages are, the same at the next start: links within them stay
     port: int | None = None
@@ -42,7 +42,7 @@ class Served:
 
 
 def folder(root: Path) -> Path:
-    """The folder of the process that serves the home `root`; its sockets lie there, too.
+    """Return the folder of the process that serves the home `root`; its sockets lie there, too.
 
     Raises PermissionError where it belongs to another user.
     """
@@ -52,7 +52,7 @@ def folder(root: Path) -> Path:
 
 @contextmanager
 def locked(place: Path) -> Iterator[bool]:
-    """Hold the lock of a folder; False at once where another process does."""
+    """Hold the lock of a folder; yield False at once where another process holds it."""
     file = place / LOCK
     with file.open("a") as opened:
         yield lock(opened.fileno(), file, VARIABLE, wait=False)

@@ -1,4 +1,4 @@
-"""What an attempt writes to its scratch folder, copied up to an object store while it works."""
+"""Upload of the files in an attempt's scratch folder to an object store while the attempt runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 10.0  # between two looks at what is new
 
 
 class Uploading:
-    """A thread that copies what is new; the checkpoint, whose order counts, is copied by whoever saves it."""
+    """Thread that copies what is new, but for the checkpoint: its order counts, so `save` copies it."""
 
     def __init__(self, objects: Objects, key: str, run: RunPaths, number: int) -> None:
         """`key`: of the attempt's folder in the store."""
@@ -37,7 +37,7 @@ class Uploading:
     def save(self) -> None:
         """Copy the newest checkpoint, then what follows from it. Raises StorageError."""
         self._checkpoints.upload(self._attempt.checkpoint)
-        self._whole(self._attempt.history)  # after the pointer: what it says is published
+        self._whole(self._attempt.history)  # after the pointer: the epochs in it are published
         stem, suffix = self._attempt.checkpoint.stem, self._attempt.checkpoint.suffix
         for kept in sorted(self._attempt.folder.glob(f"{stem}.epoch-*{suffix}")):
             self._whole(kept)
@@ -56,7 +56,7 @@ class Uploading:
                         self._growing(events)
 
     def end(self) -> None:
-        """Copy nothing any more by itself."""
+        """End the copying in the thread."""
         self._ended.set()
 
     def _work(self) -> None:
@@ -71,7 +71,7 @@ class Uploading:
                 self._told = False
 
     def _key_of(self, file: Path) -> str:
-        """Of a file; the board, which lies beside the attempts here, is the attempt's own up there."""
+        """Return the key of a file; in the store TensorBoard's folder, here the run's, is the attempt's."""
         if file.is_relative_to(self._attempt.folder):
             return f"{self._key}/{file.relative_to(self._attempt.folder)}"
         return f"{self._key}/{BOARD}/{file.relative_to(self._run.tensorboard)}"
@@ -89,7 +89,7 @@ class Uploading:
 
 
 def _looks(file: Path) -> tuple[int, int] | None:
-    """Bytes and time of change; None where there is none."""
+    """Return a file's bytes and time of change; None where there is no such file."""
     try:
         status = file.stat()
     except FileNotFoundError:

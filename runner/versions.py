@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 
 class Versions(NamedTuple):
-    """Of Python and of PyTorch; None: not known, or not installed."""
+    """Versions of Python and of PyTorch; None: not known, or not installed."""
 
     python: str | None
     torch: str | None
 
 
 def here() -> Versions:
-    """Those of this process."""
+    """Return the versions in this process."""
     try:
         return Versions(platform.python_version(), version("torch"))
     except PackageNotFoundError:  # a laptop from which runs are submitted
@@ -23,7 +23,7 @@ def here() -> Versions:
 
 
 def differences(found: Versions, submitted: Versions) -> list[str]:
-    """What differs on a run's node from its submission, as far as results may differ for it."""
+    """Return the version differences between a run's node and its submission that may change results."""
     pairs = {
         "Python": (found.python, submitted.python, _minor),
         "PyTorch": (found.torch, submitted.torch, _public),
@@ -40,5 +40,5 @@ def _minor(python: str) -> str:
 
 
 def _public(torch: str) -> str:
-    """Without what a build adds, such as "+cpu"."""
+    """Return the version without what a build adds, such as "+cpu"."""
     return torch.partition("+")[0]

@@ -72,7 +72,7 @@ class Lines:
                 self._told[run.id] = after
 
     def _is_due(self, after: Moment) -> bool:
-        """Whether the run has gone on since its last line, and long enough ago."""
+        """Return whether the run has gone on since its last line, and long enough ago."""
         told = self._told.get(after.run.id)
         return told is None or (
             after.at - told.at >= PLAIN_SECONDS
@@ -106,7 +106,7 @@ class Bar:
 
 
 def _numbers(run: Run) -> Numbers | None:
-    """What a bar shows of a row; nothing before training has begun."""
+    """Return the numbers of a running run's bar; None while it is not running or training has not begun."""
     from capsnet.progressbar import Numbers
 
     if run.state is not State.RUNNING or run.epoch is None or run.loss is None or not run.steps_per_epoch:
@@ -173,7 +173,7 @@ class Table:
 
 
 def frame(runs: Sequence[Run], rows: Mapping[int, Cells], width: int, height: int) -> list[Cells]:
-    """The lines of a table of the most current runs, as many as `height` lines have room for.
+    """Return the lines of a table of the most current runs, as many as `height` lines have room for.
 
     `rows`: the cells of those that may be shown. What is not shown is named below.
     """

@@ -38,7 +38,7 @@ def new_token() -> str:
 
 
 class Gate:
-    """Passes on to `app` what is asked with the token, as a cookie or as a bearer token; refuses the rest.
+    """Gate that passes on to `app` the requests with the token, as a cookie or bearer token; refuses others.
 
     A request with the token in its query gets the cookie and is redirected: to the page that `pages` names
     for its path, else to the same path without the token.
@@ -80,7 +80,7 @@ class Gate:
             await answer(scope, receive, _protected(send))
 
     def _answer(self, scope: Scope) -> Response | None:
-        """Answer a request in the application's place; None: it may have it."""
+        """Return the gate's own answer to a request; None: the application is to answer it."""
         headers = Headers(scope=scope)
         if _host_name(headers) not in self._hosts:
             return PlainTextResponse(NOT_THIS_HOST, HTTPStatus.BAD_REQUEST)
@@ -118,7 +118,7 @@ class Gate:
         return secrets.compare_digest(value.encode(), self._token)
 
     def _without_secrets(self, scope: Scope) -> MutableMapping[str, Any]:
-        """The request as it is passed on: without the token, and without claims of who sent it."""
+        """Return the request as it is passed on: without the token, and without claims of who sent it."""
         headers = Headers(scope=scope)
         kept = [
             (name, value)
@@ -134,7 +134,7 @@ class Gate:
 
 
 def is_foreign(headers: Headers) -> bool:
-    """Whether a browser sends a request for a page of another origin, other than by a link that was followed.
+    """Return whether a browser's request comes from another origin's page, and not from a followed link.
 
     Cookies alone do not tell: to a browser all ports of a host are one site.
     """

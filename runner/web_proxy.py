@@ -34,7 +34,7 @@ OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # what aioht
 
 
 class SocketProxy:
-    """Passes requests on with their path, query and Host as they are: the server knows its own prefix.
+    """Proxy that keeps the path, query and Host of requests as they are: the server knows its own prefix.
 
     WebSockets are refused: neither MLflow nor TensorBoard uses them. Close it in the event loop that served.
     """
@@ -83,7 +83,7 @@ class SocketProxy:
             await self._opened.close()
 
     def _session(self) -> aiohttp.ClientSession:
-        """The client, made in the event loop that serves.
+        """Return the client, made in the event loop that serves.
 
         Each request has a connection of its own: a server may close one that waits for the next request at
         the moment at which that is sent, and a request that changes something must not be sent twice.

@@ -1,4 +1,4 @@
-"""Serves an ASGI application on a port of loopback, in a thread of this process."""
+"""Server of an ASGI application on a port of loopback, in a thread of this process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def serving(
 ) -> Iterator[threading.Thread]:
     """Serve until the block is left; answers from its beginning on. `closing` is awaited at the end.
 
-    The thread that serves is given, whose end is the end of serving.
+    Yields the thread that serves; when it ends, nothing is served any more.
     """
     config = uvicorn.Config(
         app,

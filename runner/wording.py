@@ -1,4 +1,4 @@
-"""How numbers are written for people: ages, durations, sizes, shares; and words said in several places."""
+"""Numbers as written for people: ages, durations, sizes, shares; and texts used in several places."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 MINUTE, HOUR, DAY, WEEK = 60, 3_600, 86_400, 604_800
 UNITS = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 NOTHING = "-"
-OTHER_DATA = "--set dataset.root=FOLDER"  # what a run wants at a `resume` where its data are not
+OTHER_DATA = "--set dataset.root=FOLDER"  # the option of a `resume` on a host without the run's data
 
 
 def run_label(number: int, name: str) -> str:
-    """A run in a title: "run 3 (mnist_small)"."""
+    """Return a run in a title: "run 3 (mnist_small)"."""
     return f"run {number} ({name})"
 
 
@@ -32,14 +32,14 @@ def duration(seconds: float | None) -> str:
 
 
 def age(since: float | None, now: float) -> str:
-    """How long ago in one unit: "40s", "3m", "2h", "4d"."""
+    """Return how long ago in one unit: "40s", "3m", "2h", "4d"."""
     if since is None:
         return NOTHING
     return duration(now - since).split()[0]
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of "30d", "12h", "90s", "2w", or of a plain number of seconds.
+    """Return the seconds of "30d", "12h", "90s", "2w", or of a plain number of seconds.
 
     Raises ValueError with one line for anything else.
     """
@@ -50,13 +50,13 @@ def parse_duration(text: str) -> float:
 
 
 def megabytes(size: int) -> str:
-    """Bytes in MB (10**6), with one decimal below 10."""
+    """Return bytes in MB (10**6), with one decimal below 10."""
     value = size / 1e6
     return f"{value:.1f} MB" if value < 10 else f"{value:,.0f} MB"
 
 
 def percent(share: float | None) -> str:
-    """A fraction in percent with two decimals, as the field quotes accuracies."""
+    """Return a fraction in percent with two decimals, as the field quotes accuracies."""
     return NOTHING if share is None else f"{100 * share:.2f}%"
 
 
@@ -79,7 +79,7 @@ def listed(numbers: list[int], at_most: int = 10) -> str:
 
 
 def spans(numbers: Iterable[int]) -> str:
-    """Numbers as a command takes them, sorted and each once: "1-3 7"."""
+    """Return numbers as a command takes them, sorted and each once: "1-3 7"."""
     found: list[list[int]] = []
     for number in sorted(set(numbers)):
         if found and number == found[-1][-1] + 1:
@@ -90,12 +90,12 @@ def spans(numbers: Iterable[int]) -> str:
 
 
 def beginning(epoch: int | None, step: int | None) -> str:
-    """Where an attempt began, after so many epochs and steps: "from epoch 3, step 20"; "" if not known."""
+    """Return where an attempt began, after so many epochs and steps: "from epoch 3, step 20"; else ""."""
     if epoch is None:
         return ""
     return f"from epoch {epoch + 1}, step {step or 0}" if epoch or step else "from the beginning"
 
 
 def request(number: float | str) -> str:
-    """How many GPUs or cores a run asks for; "auto" is itself."""
+    """Return how many GPUs or cores a run asks for; "auto" is itself."""
     return number if isinstance(number, str) else f"{number:g}"

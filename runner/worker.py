@@ -1,6 +1,6 @@
-"""The actor of one attempt: answers at once, while a thread of its own trains.
+"""Actor of one attempt: it answers at once, while a thread of its own trains.
 
-It never touches the database; what the scheduler asks, it answers, and what it is told, it does.
+It never uses the database: it answers the scheduler's questions and obeys its orders.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WATCH_SECONDS = 1.0
 
 
 class Worker:
-    """Ray makes one in a process of its own; what it hears and says is plain (`runner.protocol`)."""
+    """Actor of one attempt, in a process of its own; arguments and answers are plain (`runner.protocol`)."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         assignment = Assignment.of(values)
@@ -38,12 +38,12 @@ class Worker:
         threading.Thread(target=_leave_when_abandoned, args=(self._orders,), daemon=True).start()
 
     def status(self) -> dict[str, Any]:
-        """Return where the attempt stands; being asked is what keeps it alive."""
+        """Return the attempt's status; without calls for a while the attempt ends itself."""
         self._orders.heard()
         return self._standing.status.plain()
 
     def meet(self, address: str) -> None:
-        """Join the other workers of the run."""
+        """Let this worker join the other workers of the run at `address`."""
         self._orders.meet(address)
 
     def stop(self) -> None:
@@ -53,7 +53,7 @@ class Worker:
 
 
 def _leave_when_abandoned(orders: Orders) -> None:
-    """End a process that waits, hangs or reports to nobody: the run goes on from its checkpoint elsewhere."""
+    """End this process once no scheduler asks for it: the run goes on from its checkpoint elsewhere."""
     while not orders.abandoned:
         time.sleep(WATCH_SECONDS)
     leave()

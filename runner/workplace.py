@@ -1,4 +1,4 @@
-"""Where an attempt keeps its files while it works: the folder that all see, or one here that is copied up.
+"""Folder in which an attempt works: the one that all hosts see, or one here whose files are uploaded.
 
 Both have the same layout. `save` makes durable what was just written to the checkpoint.
 """
@@ -30,7 +30,7 @@ Tell = Callable[[Trouble | None], object]
 
 
 class Workplace(Protocol):
-    """An attempt's own; `run` has its files."""
+    """Folder in which an attempt works; `run` has its paths."""
 
     run: RunPaths
 
@@ -46,7 +46,7 @@ class Workplace(Protocol):
         ...
 
     def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
-        """Let the folders of the earlier attempts hold what this one may go on from.
+        """Bring the files that this attempt may go on from into the folders of the earlier attempts.
 
         Raises SavingError where that cannot be read for so long.
         """
@@ -61,11 +61,11 @@ class Workplace(Protocol):
         ...
 
     def end(self, ending: Ending) -> None:
-        """Put down how the attempt ended. Raises OSError."""
+        """Record how the attempt ended. Raises OSError."""
         ...
 
     def leave(self) -> None:
-        """Clear away what nobody needs any more."""
+        """Delete what is not needed any more."""
         ...
 
 
@@ -78,7 +78,7 @@ def of(
     rank: int = 0,
     identity: str | None = None,
 ) -> Workplace:
-    """Where this attempt works, or the one of its workers that has this rank."""
+    """Return the folder in which this attempt works, or the one of its workers that has this rank."""
     if not home.remote:
         return SharedFolder(home.run(run_id, name), attempt, identity)
     return Scratch(home, run_id, name, attempt, config, rank, identity)
@@ -101,7 +101,7 @@ class SharedFolder:
             time.sleep(0.1)
 
     def claim(self, patience_seconds: float, tell: Tell) -> None:
-        """The scheduler has; what killed workers were writing is deleted."""
+        """Check the folder's owner, set by the scheduler, and delete what killed workers were writing."""
         persist(self._require_own, patience_seconds, tell)
         clear_temporaries(self.run.folder)
         for number in range(1, self._number):
@@ -118,20 +118,20 @@ class SharedFolder:
         return ownership.owner(self.run) not in (None, self._identity)
 
     def fetch_earlier(self, patience_seconds: float, tell: Tell) -> None:
-        """They lie where they were written."""
+        """Do nothing: the earlier attempts' files lie where they were written."""
 
     def save(self) -> None:
-        """It was durable when it was written."""
+        """Do nothing: the checkpoint was durable when it was written."""
 
     def settle(self, patience_seconds: float, tell: Tell) -> None:
-        """Likewise."""
+        """Do nothing: all files were durable when they were written."""
 
     def end(self, ending: Ending) -> None:
         if not self._is_foreign:
             run_files.write_ending(self._attempt, ending)
 
     def leave(self) -> None:
-        """Everything stays."""
+        """Do nothing: all files stay."""
 
 
 class Scratch:

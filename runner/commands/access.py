@@ -22,7 +22,7 @@ class Access(NamedTuple):
 
 @contextmanager
 def open_queue(create: bool = False, only_looks: bool = False, adopts: bool = False) -> Iterator[Access]:
-    """The queue of this home; one that does not exist is made only where `create` says so.
+    """Yield the queue of this home; one that does not exist is made only where `create` says so.
 
     Raises CommandError where it is a copy of another one, which a scheduler may serve under the same id. A
     command that `only_looks` says so and goes on; one that `adopts` it is what the others advise.
@@ -54,7 +54,7 @@ def open_queue(create: bool = False, only_looks: bool = False, adopts: bool = Fa
 
 
 def _tell_of_a_new_home(home: Home, store: Store) -> None:
-    """Say where runs go now, if they could go to another home of this user whose scheduler is up."""
+    """Say where runs go now, if another home of this user has a scheduler that is up."""
     from runner import homes
 
     others = homes.others_up(home, store.now())
@@ -67,7 +67,7 @@ def _tell_of_a_new_home(home: Home, store: Store) -> None:
 
 
 def _require_original(home: Home, store: Store, only_looks: bool) -> None:
-    """Raise CommandError, or say so, where the queue is a copy."""
+    """Raise CommandError where the queue is a copy; with `only_looks` print a hint instead."""
     if original := store.original():
         if not only_looks:
             raise CommandError(copied(home, original))
@@ -77,7 +77,7 @@ def _require_original(home: Home, store: Store, only_looks: bool) -> None:
 
 
 def copied(home: Home, original: str) -> str:
-    """What to do in a copy of a queue."""
+    """Return the line that says what to do in a copy of the queue `original`."""
     here = "this queue" if home.database_url else str(home.root)
     return (
         f"{here} is a copy of {original}: `{PROGRAM} adopt` makes it one of its own, which leaves the "
@@ -86,17 +86,17 @@ def copied(home: Home, original: str) -> str:
 
 
 def how_to_start(home: Home) -> str:
-    """What to do where no scheduler serves the queue."""
+    """Return what to do where no scheduler serves the queue."""
     return f"`{PROGRAM} up` on a host of the cluster" if is_elsewhere(home) else f"`{PROGRAM} up`"
 
 
 def is_elsewhere(home: Home) -> bool:
-    """Whether the runs of this queue run on a cluster that this host does not belong to."""
+    """Return whether the runs of this queue run on a cluster that this host does not belong to."""
     return home.shared and not os.environ.get("RAY_ADDRESS")
 
 
 def trains_here(home: Home) -> bool:
-    """Whether no other host than this one can train the runs of this queue."""
+    """Return whether no other host than this one can train the runs of this queue."""
     from runner.service import is_served_elsewhere
     from runner.store import StoreError, open_store
 
@@ -112,7 +112,7 @@ def trains_here(home: Home) -> bool:
 
 
 def require_folders(home: Home, what: str) -> None:
-    """Raises CommandError where the runs' folders are not to be seen from here, before `what` is done."""
+    """Raise CommandError where the runs' folders are not to be seen from here, before `what` is done."""
     if home.shared and not home.remote and not home.runs.is_dir():
         raise CommandError(
             f"{home.runs} with the runs' folders is not to be seen from this host: {what} on a host of the "

@@ -38,7 +38,7 @@ def adopt(json: Json = False) -> None:
 
 
 def _adopted(access: Access, original: str) -> list[int]:
-    """Adopt the copy; the numbers of the runs that had not ended. Raises CommandError."""
+    """Adopt the copy; return the numbers of the runs that had not ended. Raises CommandError."""
     from runner import storage
     from runner.paths import recorded
     from runner.redaction import redacted

@@ -17,7 +17,7 @@ def annotate(
     described: str,
     json: bool,
 ) -> None:
-    """Let `write` change the runs that are named; `described`: what they have then."""
+    """Let `write` change the runs that are named; `described`: what each of them has afterwards, in words."""
     from runner.commands.access import how_to_start, open_queue
     from runner.commands.listing import documents
     from runner.commands.results import GONE, Results, literal

@@ -11,7 +11,7 @@ from runner.output import hint
 
 
 class Child:
-    """Runs a command of capsnet on the CPU, for the GPUs may be booked; its errors go to stderr."""
+    """Command of capsnet as a child, on the CPU, for the GPUs may be booked; its errors go to stderr."""
 
     def __init__(self, words: Sequence[str]) -> None:
         # -P: a file in the current directory must not be imported in the place of a module.
@@ -27,7 +27,7 @@ class Child:
                 yield line.rstrip("\n")
 
     def has_done(self, what: str) -> bool:
-        """Whether it succeeded; for a child that a signal has ended, say `what` was ended."""
+        """Return whether it succeeded; for a child that a signal has ended, say `what` was ended."""
         code = self._process.returncode
         if code < 0:
             hint(f"{what} was ended by signal {-code}")

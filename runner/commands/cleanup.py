@@ -65,7 +65,7 @@ def rm(
 
 
 def _unpublished(run: Run) -> str:
-    """Why it is not deleted, as a sentence of Results."""
+    """Return why a run is not deleted, as a sentence of Results."""
     from runner.commands.results import literal
 
     reason = f" ({literal(run.publish_error)})" if run.publish_error else ""
@@ -110,7 +110,7 @@ def prune(
 
 
 def prunable(ended: Iterable[Run], ended_before: float, keep_best: bool) -> list[Run]:
-    """Which of the ended runs `prune` deletes: also those that were not deleted to the end before."""
+    """Return which of the ended runs `prune` deletes: also those that were not deleted to the end before."""
     ended = list(ended)
     kept = {run.id for run in best(ended)} if keep_best else set()
     return [
@@ -122,7 +122,7 @@ def prunable(ended: Iterable[Run], ended_before: float, keep_best: bool) -> list
 
 
 def best(runs: Iterable[Run]) -> list[Run]:
-    """Of each name the run with the highest accuracy, the older of equal ones; none without an accuracy.
+    """Return, of each name, the run with the highest accuracy, the older of equal ones; none without one.
 
     Nor one whose files may be gone in part.
     """
@@ -137,7 +137,7 @@ def best(runs: Iterable[Run]) -> list[Run]:
 
 
 def is_published(run: Run) -> bool:
-    """Whether MLflow gets no more of it: it has all, or nothing is there, or it is being deleted already."""
+    """Return whether MLflow gets no more of a run: it has all, or the run never started or is going."""
     return run.is_published or run.attempt == 0 or run.is_going
 
 
@@ -169,7 +169,7 @@ def remove(home: Home, store: Store, runs: list[Run], yes: bool, json: bool) -> 
 
 
 def _delete(kept: Storage, store: Store, runs: list[Run]) -> dict[int, str]:
-    """Delete each run's files and then its row; why not, of those of which something is left."""
+    """Delete each run's files and then its row; return, for runs with files left, why."""
     from runner.storage import NoAnswer
     from runner.store import UnknownRun
 
@@ -182,7 +182,7 @@ def _delete(kept: Storage, store: Store, runs: list[Run]) -> dict[int, str]:
         except OSError as error:
             left[run.id] = one_line(error)
         else:
-            with suppress(UnknownRun):  # whoever deleted it at the same time was quicker
+            with suppress(UnknownRun):  # another process has deleted it at the same time
                 store.remove([run.id])
     return left
 

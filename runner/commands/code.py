@@ -84,13 +84,13 @@ def kept(store: Store, run: Run, attempt: int | None) -> dict[str, bytes]:
 
 
 def require_new(output: Path) -> None:
-    """Raises CommandError unless files can be written into a folder that is new or empty."""
+    """Raise CommandError unless files can be written into a folder that is new or empty."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CommandError(f"{output}: is there already: name a new folder")
 
 
 def changed(files: Mapping[str, bytes], here: Mapping[str, bytes]) -> list[str]:
-    """The names of those that are others here, or only on one side."""
+    """Return the names of those that are others here, or only on one side."""
     return sorted(name for name in files.keys() | here.keys() if files.get(name) != here.get(name))
 
 

@@ -54,7 +54,7 @@ def print_comparison(access: Access, runs: Sequence[Run], json: bool) -> None:
 
 
 def files_apart(access: Access, runs: Sequence[Run]) -> list[str]:
-    """The files of the packages that are not alike in the code of all runs, as far as it was kept."""
+    """Return the files of the packages that are not alike in the code of all runs, as far as it was kept."""
     from runner.commands.code import changed
 
     digests = dict.fromkeys(run.code for run in runs if run.code is not None)

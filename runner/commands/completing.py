@@ -37,7 +37,7 @@ APPLIES_TO = {  # states of the runs that a command can do something to; any wit
 
 
 def runs(ctx: typer.Context, incomplete: str) -> Candidates:
-    """Numbers of runs and, once a letter is typed, names."""
+    """Return the numbers of runs and, once a letter is typed, names."""
     states = APPLIES_TO.get(ctx.command.name or "", tuple(State))
     titles = [title for title in _titles() if title.state in states]
     numbers = [(str(title.id), f"{title.name} {title.state}") for title in titles]
@@ -48,13 +48,13 @@ def runs(ctx: typer.Context, incomplete: str) -> Candidates:
 
 
 def names(incomplete: str) -> Candidates:
-    """Names of runs."""
+    """Return the names of runs."""
     named = Counter(title.name for title in _titles() if PLAIN_NAME.fullmatch(title.name))
     return _matching([(name, str(count)) for name, count in named.items()], incomplete)[:AT_MOST]
 
 
 def runs_and_pictures(ctx: typer.Context, incomplete: str) -> Candidates:
-    """Runs and, after the first of them, kinds of pictures."""
+    """Return runs and, after the first of them, kinds of pictures."""
     from capsnet.figures.kinds import KINDS
 
     kinds = _matching(KINDS.items(), incomplete) if ctx.params.get("words") else []
@@ -62,12 +62,12 @@ def runs_and_pictures(ctx: typer.Context, incomplete: str) -> Candidates:
 
 
 def data_sets(incomplete: str) -> Candidates:
-    """Names of data sets."""
+    """Return the names of data sets."""
     return _matching([(value, "") for value in _values("dataset.name")], incomplete)
 
 
 def settings(ctx: typer.Context, incomplete: str) -> Candidates:
-    """The next part of a key for `--set`; of a whole key the values, where there is a list of them."""
+    """Return the next part of a key for `--set`; of a whole key the values, where there is a list of them."""
     from runner.editing import is_changeable
 
     key, equals, _ = incomplete.partition("=")
@@ -78,7 +78,7 @@ def settings(ctx: typer.Context, incomplete: str) -> Candidates:
 
 
 def _next_parts(keys: list[str], incomplete: str) -> Candidates:
-    """What may follow the sections that are typed: `optim.` after `op`, `optim.lr=` after `optim.l`."""
+    """Return the parts that may follow the typed sections: `optim.` for `op`, `optim.lr=` for `optim.l`."""
     section = incomplete[: incomplete.rfind(".") + 1]
     below = [key.removeprefix(section) for key in keys if key.startswith(section)]
     inside = {part for part, dot, _ in (key.partition(".") for key in below) if dot}
@@ -118,7 +118,7 @@ def _words(annotation: Any) -> list[str]:
 
 
 def _schemas() -> list[tuple[str, Schema]]:
-    """The two owners of a YAML's keys, each with what its keys begin with."""
+    """Return the two owners of a YAML's keys, each with what its keys begin with."""
     from capsnet.config import Config
     from runner.loading import BLOCK
     from runner.spec import Spec
@@ -127,7 +127,7 @@ def _schemas() -> list[tuple[str, Schema]]:
 
 
 def _titles() -> list[Title]:
-    """The runs of this home, the newest first; none where there is no queue or it cannot be read now.
+    """Return the runs of this home, the newest first; none where there is no queue or it cannot be read now.
 
     Neither makes a queue nor brings one up to date.
     """
@@ -147,7 +147,7 @@ def _titles() -> list[Title]:
 
 
 def _matching(candidates: Iterable[tuple[str, str]], incomplete: str) -> Candidates:
-    """Candidates that begin with what is typed."""
+    """Return the candidates that begin with what is typed."""
     return [(text, _plain(what)) for text, what in candidates if text.startswith(incomplete)]
 
 

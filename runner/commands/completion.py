@@ -82,7 +82,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def asked(words: Sequence[str]) -> bool:
-    """Whether the command line asks for completion, and nothing else."""
+    """Return whether the command line asks for completion, and nothing else."""
     return bool(words) and words[0].partition("=")[0] in (INSTALL, SHOW)
 
 
@@ -104,7 +104,7 @@ def obey(words: Sequence[str]) -> None:
 
 
 def _shell() -> str:
-    """The shell that runs this command, or else that of the user; empty where neither is known."""
+    """Return the shell that runs this command, or else that of the user; empty where neither is known."""
     import shellingham
 
     try:
@@ -114,7 +114,7 @@ def _shell() -> str:
 
 
 def require_command(shell: str) -> None:
-    """Raises CommandError where the shell would not find the command that is to be completed."""
+    """Raise CommandError where the shell would not find the command that is to be completed."""
     found = shutil.which(COMMAND)
     if found is not None and SOURCE_OF_COMMAND in _beginning(Path(found)):
         return
@@ -135,7 +135,7 @@ def _beginning(file: Path) -> bytes:
 
 
 class Place(NamedTuple):
-    """Where a shell finds its script, and the line of its start file that makes it look there."""
+    """Path at which a shell finds its script, and the line of its start file that makes it look there."""
 
     script: Path
     start_file: Path | None = None
@@ -158,7 +158,7 @@ def _places(home: Path) -> dict[str, Place]:
 
 
 def install(shell: str, home: Path) -> list[str]:
-    """Write the script where the shell finds it, in the user's `home`; lines on what was done."""
+    """Write the script where the shell finds it, in the user's `home`; return lines on what was done."""
     place = _places(home)[shell]
     place.script.parent.mkdir(parents=True, exist_ok=True)
     place.script.write_text(SCRIPTS[shell])
@@ -169,7 +169,7 @@ def install(shell: str, home: Path) -> list[str]:
 
 
 def append_line(file: Path, line: str, mark: str) -> bool:
-    """Append a line to a file, unless the file holds `mark` already; whether it did not."""
+    """Append a line to a file, unless the file holds `mark` already; return whether it did not."""
     content = file.read_bytes() if file.exists() else b""
     if os.fsencode(mark) in content:
         return False
@@ -179,7 +179,7 @@ def append_line(file: Path, line: str, mark: str) -> bool:
 
 
 def left_over(place: Place) -> list[str]:
-    """What to do about the script of an earlier version, with which TAB after `python` fails."""
+    """Return what to do about an earlier version's script, with which TAB after `python` fails; else []."""
     earlier = place.script.with_name(place.script.name.replace(COMMAND, f"python -m {COMMAND}"))
     if not earlier.exists():
         return []

@@ -1,4 +1,4 @@
-"""`interrupt`, `cancel`: runs are to stop."""
+"""`interrupt`, `cancel`: stop runs."""
 
 from __future__ import annotations
 

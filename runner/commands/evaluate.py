@@ -83,7 +83,7 @@ def require_saved(runs: Sequence[Run], saved: Mapping[int, Path | None]) -> list
 
 
 def options(best: bool, dataset: str | None, data: Path | None, json: bool) -> list[str]:
-    """The options of this command as those of capsnet's."""
+    """Return the options of this command as those of capsnet's."""
     given = {"--dataset": dataset, "--data": None if data is None else str(data)}
     words = [word for key, value in given.items() if value is not None for word in (key, value)]
     return [*words, *(["--best"] if best else []), *(["--json"] if json else [])]
@@ -99,7 +99,7 @@ def printed(words: Sequence[str]) -> list[str]:
 
 
 def named(line: str, tested: Mapping[str, Run]) -> str:
-    """The line with the runs' numbers in the place of the files, perhaps copies, that were read."""
+    """Return the line with the runs' numbers in the place of the files, perhaps copies, that were read."""
     for path, run in tested.items():
         line = line.replace(path, title(run))
     return line

@@ -70,7 +70,7 @@ class Options:
     dpi: int | None
 
     def words(self, kind: str) -> list[str]:
-        """The options of the command that draws one kind."""
+        """Return the options of the command that draws one kind."""
         given = {"--output": self.output, "--format": self.format, "--dpi": self.dpi}
         words = [f"{name}={value}" for name, value in given.items() if value is not None]
         return [*words, *(["--best"] if self.best and kind != "curves" else [])]  # curves are of all epochs
@@ -138,7 +138,7 @@ def figures(
 
 
 def parted(store: Store, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words for runs, of which the first is one, and those for kinds of pictures."""
+    """Return the words for runs, of which the first is one, and those for kinds of pictures."""
     first, *others = words
     if first in KINDS:
         raise CommandError(f"name a run before {first}, as in: {PROGRAM} figures 3 {first}")
@@ -162,7 +162,7 @@ def _saved(kept: Storage, run: Run, stack: ExitStack) -> Drawn | None:
 
 
 def planned(kinds: Sequence[str], runs: Sequence[Drawn]) -> list[Job]:
-    """Each kind of each run; but curves are of all runs together."""
+    """Return each kind of each run; but curves are of all runs together."""
     if not runs:
         return []
     jobs: list[Job] = []
@@ -172,7 +172,7 @@ def planned(kinds: Sequence[str], runs: Sequence[Drawn]) -> list[Job]:
 
 
 def _draw(job: Job, options: Options) -> bool:
-    """Draw kinds of pictures; whether all could be drawn."""
+    """Draw kinds of pictures; return whether all could be drawn."""
     labels = [f"--label={run_label(one.run.id, one.run.name)}" for one in job.runs]
     child = Child([job.kind, *options.words(job.kind), *labels, *(str(one.checkpoint) for one in job.runs)])
     for line in child.lines():

@@ -151,7 +151,7 @@ def requested(
     since: str | None,
     now: float,
 ) -> Filter:
-    """The filter that the options make. Raises CommandError for an age that is none."""
+    """Return the filter that the options make. Raises CommandError for an age that is none."""
     try:
         submitted_since = None if since is None else now - parse_duration(since)
     except ValueError as error:
@@ -166,7 +166,7 @@ def requested(
 
 
 def unfinished_and_recent(store: Store) -> list[Run]:
-    """All unfinished runs, and those that ended last; by number."""
+    """Return all unfinished runs, and those that ended last; by number."""
     from runner.commands.situations import RECENT
 
     found = [*store.runs(UNFINISHED), *store.latest(RECENT)]
@@ -174,7 +174,7 @@ def unfinished_and_recent(store: Store) -> list[Run]:
 
 
 def left_out(counts: Mapping[State, int], shown: Iterable[Run]) -> str:
-    """How many runs are not among those that are shown."""
+    """Return how many runs are not among those that are shown."""
     listed = Counter(run.state for run in shown)
     queued = counts[State.QUEUED] - listed[State.QUEUED]
     ended = sum(counts[state] - listed[state] for state in ENDED)
@@ -184,7 +184,7 @@ def left_out(counts: Mapping[State, int], shown: Iterable[Run]) -> str:
 
 
 def rows(runs: Sequence[Run], situation: Situation) -> list[list[str]]:
-    """The cells of COLUMNS for each of the runs that are listed together."""
+    """Return the cells of COLUMNS for each of the runs that are listed together."""
     from runner.changes import changes
 
     changed = changes(runs)
@@ -192,7 +192,7 @@ def rows(runs: Sequence[Run], situation: Situation) -> list[list[str]]:
 
 
 def row(run: Run, situation: Situation, changed: str) -> list[str]:
-    """The cells of COLUMNS for a run; `changed`: what is special about it."""
+    """Return the cells of COLUMNS for a run; `changed`: what is special about it."""
     return [
         str(run.id),
         run.name,
@@ -226,7 +226,7 @@ def document(run: Run, home: Home, situation: Situation) -> dict[str, Any]:
 
 
 def documents(access: Access, ids: Iterable[int]) -> list[dict[str, Any]]:
-    """The runs of these numbers for programs, as they are now."""
+    """Return the runs of these numbers for programs, as they are now."""
     from runner.commands.situations import situation
 
     now = situation(access)

@@ -65,7 +65,7 @@ def logs(
 
 
 def logs_of(access: Access, run: Run, attempt: int | None, worker: int) -> Logs:
-    """Where a run's logs are to be read. Raises CommandError where there is no such attempt or worker."""
+    """Return the source of a run's logs. Raises CommandError where there is no such attempt or worker."""
     if attempt is not None and attempt > run.attempt:
         raise CommandError(f"run {run.id} has had {run.attempt} attempts, no attempt {attempt}")
     in_queue = access.home.shared and worker == 0  # what the others print is not copied there
@@ -88,7 +88,7 @@ def print_log(store: Store, run: Run, source: Logs, attempt: int | None, follow:
 
 
 def require_worker(run: Run, rank: int, logs: Logs) -> None:
-    """Raises CommandError where the run has no worker of this rank, nor had one in an earlier attempt."""
+    """Raise CommandError where the run has no worker of this rank, nor had one in an earlier attempt."""
     if rank < run.workers:
         return
     if not any(any(logs.pieces(number, 0)) for number in range(1, run.attempt + 1)):
@@ -97,14 +97,14 @@ def require_worker(run: Run, rank: int, logs: Logs) -> None:
 
 
 class Logs(Protocol):
-    """Where the logs of a run's attempts are to be read."""
+    """Source of the logs of a run's attempts."""
 
     def whole(self, attempt: int) -> bool:
-        """Whether all is here that an attempt which has ended printed."""
+        """Return whether the whole output of an attempt that has ended is here."""
         ...
 
     def pieces(self, attempt: int, position: int) -> Iterator[bytes]:
-        """What is here of an attempt's log from `position` on; nothing where it has none (yet)."""
+        """Yield what is here of an attempt's log from byte `position` on; nothing without a log (yet)."""
         ...
 
 
@@ -189,7 +189,7 @@ def output(store: Store, run: Run, logs: Logs, only: int | None, follow: bool) -
 
 
 class Patience:
-    """Ends some time after it was first asked about an attempt: whoever copies its log may be gone."""
+    """Time limit of waiting for the end of an attempt's log: the process that copies it may be gone."""
 
     def __init__(self) -> None:
         self._ends: dict[int, float] = {}  # by attempt

@@ -1,4 +1,4 @@
-"""`priority`: another place in the queue."""
+"""`priority`: give runs another place in the queue."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ GONE = "$runs $are not there any more"
 
 
 class Results:
-    """Collects a sentence for each run; those that are alike are one line.
+    """Collection of sentences, one for each run; those that are alike are printed as one line.
 
     Sentences have the runs in them as `$runs` ("runs 3 and 4") and `$numbers` (as a command takes them), and
     `$are`, `$have`, `$save`, `$stay`, `$stop`, `$them` for one or several. Words of the user are made
@@ -49,7 +49,7 @@ class Results:
         self._refused[sentence].append(number)
 
     def why(self, text: str) -> None:
-        """Note why something was not done, in whole lines; the same for several runs is said once."""
+        """Note why something was not done, in whole lines; the same for several runs is printed once."""
         self._why[text] = None
 
     def take(
@@ -103,6 +103,6 @@ def _lines(sentences: dict[str, list[int]]) -> list[str]:
 
 
 def about(numbers: list[int], sentence: str) -> str:
-    """A sentence about these runs."""
+    """Return a sentence about these runs."""
     words = {plural: one if len(numbers) == 1 else plural for plural, one in SINGULAR.items()}
     return Template(sentence).substitute(words, runs=runs_named(numbers), numbers=spans(numbers))

@@ -145,7 +145,7 @@ def tell_of_gpus(store: Store, runs: Sequence[Run]) -> None:
 
 
 def obstacle(run: Run) -> str | None:
-    """Why a run cannot be resumed, whatever is set; None where it can."""
+    """Return why a run cannot be resumed, whatever is set; None where it can."""
     from runner.commands.results import GOING
 
     if run.state not in ENDED:

@@ -1,4 +1,4 @@
-"""From the words of a command line to runs: `3`, `5-9`, `baseline`, `name:mnist_*`, and `--all`."""
+"""Selection of runs by the words of a command line: `3`, `5-9`, `baseline`, `name:mnist_*`, and `--all`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIST = f"`{PROGRAM} queue --all` lists the runs"
 
 
 def chosen(store: Store, words: Iterable[str]) -> list[Run]:
-    """The runs that these words name, in their order, none twice.
+    """Return the runs that these words name, in their order, none twice.
 
     Raises CommandError with a line for each word that names none.
     """
@@ -41,7 +41,7 @@ def chosen(store: Store, words: Iterable[str]) -> list[Run]:
 
 
 def named(store: Store, word: str) -> list[Run]:
-    """The runs that one word names, at least one."""
+    """Return the runs that one word names, at least one."""
     # Bytes that are no text come as surrogates, of which no name has any and which no database takes.
     if any("\ud800" <= sign <= "\udfff" for sign in word):
         raise CommandError(f"there is no run {word!r}: {_LIST}")
@@ -55,12 +55,12 @@ def named(store: Store, word: str) -> list[Run]:
 
 
 def may_be_several(words: Sequence[str]) -> bool:
-    """Whether these words ask for a list of runs, however many they turn out to name, and not for one run."""
+    """Return whether these words ask for a list of runs, however many they name, and not for one run."""
     return len(words) != 1 or words[0].startswith(PATTERN) or _RANGE.fullmatch(words[0]) is not None
 
 
 def looks_like_runs(word: str) -> bool:
-    """Whether a word can only be meant for runs."""
+    """Return whether a word can only be meant for runs."""
     return word.isdecimal() or word.startswith(PATTERN) or _RANGE.fullmatch(word) is not None
 
 
@@ -81,7 +81,7 @@ def _between(store: Store, word: str, first: int, last: int) -> list[Run]:
 
 
 def _number(digits: str) -> int:
-    """The number that digits stand for, or the largest that a run can have."""
+    """Return the number that digits stand for, or the largest that a run can have."""
     return min(int(digits), LARGEST) if len(digits.lstrip("0")) <= len(str(LARGEST)) else LARGEST
 
 
@@ -106,7 +106,7 @@ def _of_name(store: Store, name: str) -> list[Run]:
 def chosen_or_all(
     store: Store, words: Sequence[str] | None, everything: bool, states: Iterable[State], verb: str, yes: bool
 ) -> list[Run]:
-    """The runs that are named or, with --all and after a question, all in these states.
+    """Return the runs that are named or, with --all and after a question, all in these states.
 
     `verb`: what is to be done to them. Raises CommandError where none is named, and where the answer is no.
     """
@@ -120,7 +120,7 @@ def chosen_or_all(
 
 
 def confirmed(runs: list[Run], verb: str, yes: bool) -> list[Run]:
-    """The same runs, after a question. Raises CommandError where there are none."""
+    """Return the same runs, after a question. Raises CommandError where there are none."""
     if not runs:
         raise CommandError(f"there is nothing to {verb}: {_LIST}")
     counts = Counter(run.state for run in runs)

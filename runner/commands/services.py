@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`: what runs the runs."""
+"""`up`, `down`, `status`: start, stop and show the services that run the runs."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def list_homes(json: bool) -> None:
 
 
 def _look_here(known: KnownHome) -> HomeStatus:
-    """How the home that commands use now stands; its queue may be on a server."""
+    """Return how the home that commands use now stands; its queue may be on a server."""
     from runner.commands.access import open_queue
     from runner.homes import HomeStatus, look
     from runner.service import is_alive
@@ -175,7 +175,7 @@ def _look_here(known: KnownHome) -> HomeStatus:
 
 
 def home_document(known: KnownHome, status: HomeStatus, here: str) -> dict[str, Any]:
-    """A home for programs; `here`: the name of the one that commands use now."""
+    """Return a home for programs; `here`: the name of the one that commands use now."""
     return {
         "home": known.root,
         "database": known.database,
@@ -190,7 +190,7 @@ def home_document(known: KnownHome, status: HomeStatus, here: str) -> dict[str, 
 
 
 def home_row(known: KnownHome, status: HomeStatus, here: str) -> list[str]:
-    """The cells of HOME_COLUMNS."""
+    """Return the cells of HOME_COLUMNS."""
     runs = NOTHING if status.condition == "unknown" else run_counts(status.runs)
     notes = ["used here"] if known.name == here else []
     return [status.condition, known.name, runs, "; ".join([*notes, *filter(None, [status.note])])]
@@ -202,9 +202,9 @@ def run_counts(counts: Mapping[str, int]) -> str:
 
 
 def status_lines(found: dict[str, Any], start: str, width: int | None = None) -> list[str]:
-    """What `runner.service.status` found, one line a part; `start`: what to do where no scheduler runs.
+    """Format the findings of `runner.service.status`, a line a part; `start`: what to do without a scheduler.
 
-    `width`: of the terminal, in cells, for which the table of the hosts is laid out.
+    `width`: of the terminal, in cells; the table of the hosts is laid out for it.
     """
     parts = {
         "home": found["home"],
@@ -221,7 +221,7 @@ def status_lines(found: dict[str, Any], start: str, width: int | None = None) ->
 
 
 def machine_lines(machines: Sequence[Machine], width: int | None = None) -> list[str]:
-    """The hosts of a cluster, one a line; `width`: of the terminal, in cells."""
+    """Return the hosts of a cluster, one a line; `width`: of the terminal, in cells."""
     rows = [
         [
             one["name"],
@@ -248,13 +248,13 @@ def scheduler_line(scheduler: dict[str, Any], start: str) -> str:
 
 
 def tracking_line(tracking: str | None, publish_errors: Mapping[str, int]) -> str:
-    """Where runs are published to, and why some could not be."""
+    """Return where runs are published to, and why some could not be."""
     failed = [f"{plural(count, 'run')} not published: {reason}" for reason, count in publish_errors.items()]
     return "; ".join([tracking or NOTHING, *failed[:REASONS], *(["..."] if failed[REASONS:] else [])])
 
 
 def ray_line(ray: dict[str, Any], cluster: str | None) -> str:
-    """Which Ray runs the runs; `cluster`: where that is none of this host's, its name."""
+    """Return which Ray runs the runs; `cluster`: where that is none of this host's, its name."""
     if cluster is not None:
         return f"{cluster}, to which this host does not belong"
     if ray["local"] and ray["state"] in ("starting", "without a node"):

@@ -68,7 +68,7 @@ def show(
 
 
 def full_documents(access: Access, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The runs for programs, with their checkpoints and attempts."""
+    """Return the runs for programs, with their checkpoints and attempts."""
     from runner.commands.listing import document
     from runner.commands.situations import situation
 
@@ -84,7 +84,7 @@ def full_documents(access: Access, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def texts(access: Access, runs: Sequence[Run]) -> Iterator[str]:
-    """The text for each run."""
+    """Yield the text for each run."""
     from runner.commands.situations import situation
 
     home, store = access
@@ -98,7 +98,7 @@ def texts(access: Access, runs: Sequence[Run]) -> Iterator[str]:
 
 
 def configuration_lines(run: Run) -> list[str]:
-    """Every key with its value, a line for each section; those of none are on the first."""
+    """Return every key with its value, a line for each section; those of none are on the first."""
     from capsnet.yamlwords import inline
 
     sections: dict[str, list[str]] = {}
@@ -109,7 +109,10 @@ def configuration_lines(run: Run) -> list[str]:
 
 
 def newest_checkpoint(run: Run, home: Home) -> Path | None:
-    """That of the newest attempt which has saved one; of an object store nothing is asked."""
+    """Return the checkpoint of the newest attempt that has saved one, None without one.
+
+    None, too, where the folder is another run's, and for runs in an object store, which is not asked.
+    """
     paths = home.run(run.id, run.name)
     if home.remote or not ownership.is_own(paths, run.identity, run.submitted_at):
         return None
@@ -120,7 +123,10 @@ def newest_checkpoint(run: Run, home: Home) -> Path | None:
 def details(
     run: Run, home: Home, situation: Situation, checkpoint: Path | None, tracking: str, code_here: str
 ) -> dict[str, str]:
-    """What `show` prints of a run, by label; empty text is left out. `code_here`: the digest of ours."""
+    """Return what `show` prints of a run, by label; empty text is not printed.
+
+    `code_here`: the digest of this process's code.
+    """
     now = situation.now
     note = notes.state_note(run, situation)
     return {
@@ -149,7 +155,7 @@ def details(
 
 
 def indented(text: str) -> str:
-    """Lines that stand below each other beside a label."""
+    """Return the lines so that they stand below each other beside a label."""
     return f"\n{' ' * (LABEL_WIDTH + 1)}".join(text.splitlines())
 
 
@@ -173,7 +179,7 @@ def revision(run: Run) -> str:
 
 
 def code_line(run: Run, here: str) -> str:
-    """Which code it goes on with, and whether this command has the same."""
+    """Return which code it goes on with, and whether this command has the same."""
     if run.code is None:
         return "not kept, as an earlier version submitted it: it goes on with the scheduler's"
     compared = "the same as here" if run.code == here else f"here it is {source.short(here)}"
@@ -181,7 +187,7 @@ def code_line(run: Run, here: str) -> str:
 
 
 def versions_line(run: Run) -> str:
-    """Of Python and PyTorch where it ran last and, where they were others, at its submission."""
+    """Return the versions of Python and PyTorch at the last run and, if others, at the submission."""
     found = versions.Versions(run.python, run.torch)
     submitted = versions.Versions(run.submit_python, run.submit_torch)
     named = {"Python": found.python, "PyTorch": found.torch}
@@ -191,7 +197,7 @@ def versions_line(run: Run) -> str:
 
 
 def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
-    """Path, age, and how far it reaches; of one that is not to be seen from here only the last."""
+    """Return a checkpoint's path, age and position; only the position without a file to see here."""
     reach = ""
     if run.durable_epoch is not None:
         step = f", step {run.durable_step}" if run.durable_step else ""
@@ -206,7 +212,7 @@ def checkpoint_line(run: Run, checkpoint: Path | None, now: float) -> str:
 
 
 def published_to(access: Access) -> str:
-    """Where runs are published to: as this host would or, with a cluster that is elsewhere, as it does."""
+    """Return where runs are published to: by this host or, with a cluster elsewhere, by its scheduler."""
     from runner.commands.access import is_elsewhere
     from runner.redaction import redacted
     from runner.tracking import target
@@ -218,7 +224,7 @@ def published_to(access: Access) -> str:
 
 
 def mlflow_line(run: Run, tracking: str) -> str:
-    """The MLflow run, and up to where it has been published."""
+    """Return the MLflow run, and up to where it has been published."""
     if run.mlflow_run_id is None:
         published = "nothing published yet"
     else:
@@ -230,7 +236,7 @@ def mlflow_line(run: Run, tracking: str) -> str:
 
 
 def attempt_line(attempt: Attempt, now: float, run: Run) -> str:
-    """When, from which step, where, how it ended, and why, unless the run's own line says so."""
+    """Return when, where and from which step an attempt ran, how it ended, and why if not as the run."""
     devices = (
         f"GPU {','.join(attempt.devices)}"
         if attempt.devices

@@ -24,21 +24,21 @@ RECENT = 20  # ended ones
 
 
 class Cluster(NamedTuple):
-    """The machines that a scheduler knows, with what they have in all: of what is free no beat tells."""
+    """Machines that a scheduler knows, with their total resources: a beat does not report what is free."""
 
     machines: list[Node]
     staying: list[Node]  # those of them that are not leaving
 
 
 def current_runs(store: Store) -> list[Run]:
-    """The runs worth a look in a queue of any length: what runs, what is next, what ended last; by number."""
+    """Return the most current runs, by number: those that run, those that are next, those that ended last."""
     found = [*store.queue(at_most=NEXT), *store.runs([State.RUNNING]), *store.latest(RECENT)]
     # Three reads, in the order in which a run moves: none is missed, and the last that saw one is right.
     return sorted({run.id: run for run in found}.values(), key=lambda run: run.id)
 
 
 def situation(access: Access) -> Situation:
-    """The situation now. Why runs wait is known once a scheduler has said what its cluster has."""
+    """Return the situation now. Why runs wait is known once a scheduler has said what its cluster has."""
     now = access.store.now()
     beat = _serving(access.store, now)
     waits = {} if beat is None else _waits(access.store, beat)
@@ -46,7 +46,7 @@ def situation(access: Access) -> Situation:
 
 
 def number_of_gpus(store: Store) -> int:
-    """The GPUs of the cluster that serves the queue; one that has just begun is waited for a moment.
+    """Return the GPUs of the cluster that serves the queue; one that has just begun is waited for a moment.
 
     0 where none are known.
     """
@@ -61,9 +61,9 @@ def number_of_gpus(store: Store) -> int:
 
 
 def hopeless(store: Store, runs: Sequence[Wanted]) -> dict[int, str]:
-    """Why these runs can never start on the machines that there are, by number; without those that can.
+    """Return why runs can never start on the machines that there are, by number; without those that can.
 
-    Nothing is known, and nobody waited for, before a scheduler has said what its cluster has.
+    Returns nothing, without waiting, before a scheduler has said what its cluster has.
     """
     from runner import placement
     from runner.spread import fits
@@ -81,7 +81,7 @@ def hopeless(store: Store, runs: Sequence[Wanted]) -> dict[int, str]:
 
 
 def _serving(store: Store, now: float) -> Beat | None:
-    """The last beat of the scheduler that serves the queue; None where none does."""
+    """Return the last beat of the scheduler that serves the queue; None where none does."""
     from runner.service import is_alive
 
     beat = store.scheduler_beat()
@@ -104,7 +104,7 @@ def _waits(store: Store, beat: Beat) -> dict[int, str]:
 
 
 def _shut_out(requests: Sequence[Request], cluster: Cluster) -> dict[int, str]:
-    """What to say of runs that could start, but only where nothing starts at the moment."""
+    """Return, by run, a remark on runs that fit only with the machines where nothing starts at the moment."""
     from runner.spread import fits
 
     if len(cluster.staying) == len(cluster.machines):
@@ -118,7 +118,7 @@ def _shut_out(requests: Sequence[Request], cluster: Cluster) -> dict[int, str]:
 
 
 def _cluster(beat: Beat) -> Cluster | None:
-    """What a beat says of the cluster; None where the scheduler has just begun, and has not looked yet."""
+    """Return the cluster that a beat describes; None where a new scheduler has not looked at it yet."""
     if beat.cores is None:
         return None
     known = beat.machines or _in_one(beat)
@@ -126,13 +126,16 @@ def _cluster(beat: Beat) -> Cluster | None:
 
 
 def _in_one(beat: Beat) -> Sequence[Machine]:
-    """What a scheduler of the first version says, which goes on while its queue is migrated: a sum."""
+    """Return the cluster as one machine, for the beat of a scheduler of the first version.
+
+    Such a scheduler reports only sums over the cluster, and goes on while its queue is migrated.
+    """
     cores, gpus = beat.cores or 0.0, int(beat.gpus or 0)
     return [{"name": "cluster", "gpus": gpus, "cpus": cores, "leaving": False}] if cores or gpus else []
 
 
 def _empty(machines: Sequence[Machine]) -> list[Node]:
-    """The machines, and nothing of them free."""
+    """Return the machines, and nothing of them free."""
     from runner.placement import Node
 
     return [

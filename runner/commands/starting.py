@@ -1,4 +1,4 @@
-"""Starting what runs the queued runs, where it does not run already."""
+"""Start of the services that run the queued runs, where they do not run already."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
-    """Start local Ray and the scheduler after something was queued; False, and said, where that fails.
+    """Start local Ray and the scheduler after something was queued; return False, with a hint, if it fails.
 
     What was queued stays so: a later `up` or `submit` starts it. A queue for several hosts is served by their
     cluster: a host that does not belong to it starts nothing, for its own Ray would be another cluster.
-    Which of the runs in `queued` can never start is said, as far as a scheduler knows that already.
+    Prints which runs in `queued` can never start, as far as a scheduler knows that already.
     """
     from runner.store import Unreachable
 
@@ -33,7 +33,7 @@ def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
             return False
         for difference in differences(home, store):
             hint(f"{difference}; `{PROGRAM} down`, then `{PROGRAM} up` changes that")
-    except Unreachable as error:  # it is queued all the same, and whoever is told otherwise queues it twice
+    except Unreachable as error:  # queued all the same: an error would make users queue them twice
         hint(f"queued, but whether a scheduler serves it is not known: {error}")
         return is_elsewhere(home)
     with suppress(Unreachable):  # `queue` says it, too
@@ -43,7 +43,7 @@ def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
 
 
 def require_storage(home: Home, store: Store) -> None:
-    """Raises CommandError, before anything is queued or started, where no run could be kept.
+    """Raise CommandError, before anything is queued or started, where no run could be kept.
 
     One that a scheduler uses is not asked, for that takes a second.
     """
@@ -60,7 +60,7 @@ def require_storage(home: Home, store: Store) -> None:
 
 
 def highest_number(home: Home, store: Store) -> int:
-    """The highest number of a run of which files are kept, as far as this host sees them.
+    """Return the highest number of a run of which files are kept, as far as this host sees them.
 
     A queue that was deleted, or put back from a copy, does not know it. An object store, which takes a second
     to answer, is asked only while no scheduler serves the queue: a scheduler has asked when it began.
@@ -99,7 +99,7 @@ def _started(home: Home, store: Store) -> bool:
 
 
 def never(store: Store, queued: Sequence[Wanted]) -> list[str]:
-    """A line for each reason for which some of these runs can never start."""
+    """Return a line for each reason for which some of these runs can never start."""
     from runner.commands.situations import hopeless
 
     numbers: dict[str, list[int]] = {}
@@ -112,7 +112,7 @@ def never(store: Store, queued: Sequence[Wanted]) -> list[str]:
 
 
 def differences(home: Home, store: Store) -> list[str]:
-    """What the running scheduler does otherwise than one that this command would start."""
+    """Return the differences between the running scheduler and one that this command would start."""
     from runner.paths import recorded
     from runner.protocol import PROTOCOL
     from runner.redaction import redacted

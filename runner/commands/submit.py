@@ -80,7 +80,7 @@ def submit(
             Waiting(id_, new.gpus, new.cpus, new.loader_workers, new.exclusive, new.workers)
             for id_, new in zip(ids, new_runs, strict=True)
         ]
-        started = start_service(*access, [] if follow else queued)  # whoever follows them is told anyway
+        started = start_service(*access, [] if follow else queued)  # a follow shows it anyway
         code = see_through(access, ids, follow, wait) if started else exits.NOT_STARTED
         if json:
             emit_json(patiently(lambda: documents(access, ids)))
@@ -96,7 +96,7 @@ def as_settings(name: str | None, priority: int | None) -> list[str]:
 
 
 def load_all(files: Sequence[Path], overrides: Sequence[str], home: Home) -> list[Experiment]:
-    """The experiments in `files`, ready to be queued in `home`. Raises ConfigError with all mistakes.
+    """Return the experiments in `files`, ready to be queued in `home`. Raises ConfigError with all mistakes.
 
     Says which keys `--set` has dropped, and what a run would fail for on this host where others may train it.
     """
@@ -121,7 +121,7 @@ def load_all(files: Sequence[Path], overrides: Sequence[str], home: Home) -> lis
 
 
 def doubtful(doubt: Mistake | str) -> str:
-    """A warning of what a run would fail for on this host, where another one may train it."""
+    """Return a warning of what a run would fail for on this host, where another one may train it."""
     return f"warning: {doubt} (on this host; the one that trains may differ)"
 
 
@@ -132,7 +132,7 @@ def to_rows(
     environment: Mapping[str, str] | None,
     overrides: Sequence[str] = (),
 ) -> list[NewRun]:
-    """What is queued for each experiment when it is submitted from `directory`; see `Experiment.resolved`.
+    """Build the row of each experiment, submitted from `directory`; see `Experiment.resolved`.
 
     `overrides`: the `--set` that were put over their files; --name and --priority have fields of their own.
     """
@@ -183,7 +183,7 @@ def tell_of_paths_here(experiments: Sequence[Experiment], directory: Path) -> No
 
 
 def tell_of_files_of_hosts(experiments: Sequence[Experiment], home: Home) -> None:
-    """Say that what the YAML names is written on whichever host trains, and nowhere else."""
+    """Say that files that the YAML names are written on the host that trains, and nowhere else."""
     named = [experiment.config.checkpoint for experiment in experiments]
     found = dict.fromkeys(path for one in named for path in (one.model_path, one.log_dir) if path)
     if found:
@@ -191,7 +191,7 @@ def tell_of_files_of_hosts(experiments: Sequence[Experiment], home: Home) -> Non
 
 
 def require_utf8(*paths: str) -> None:
-    """Raises CommandError for a path that is not text: neither the queue nor a YAML can hold it."""
+    """Raise CommandError for a path that is not text: neither the queue nor a YAML can hold it."""
     for path in paths:
         try:
             path.encode()
@@ -200,7 +200,7 @@ def require_utf8(*paths: str) -> None:
 
 
 def written_outside(config: Config) -> tuple[str, ...]:
-    """What a run writes outside its own folder: its checkpoint and TensorBoard's folder, links followed."""
+    """Return the paths of checkpoint and TensorBoard outside the run's own folder, links followed."""
     from capsnet.files import locate
 
     named = config.checkpoint
@@ -210,7 +210,7 @@ def written_outside(config: Config) -> tuple[str, ...]:
 
 
 def see_through(access: Access, ids: list[int], follow: bool, wait: bool) -> int:
-    """Stay with the runs as far as that was asked for; the exit code."""
+    """Follow the runs or wait for them where asked to; return the exit code."""
     from runner.following import follow_runs, tell, wait_for
 
     if follow:

@@ -73,7 +73,7 @@ def _mistakes(key: str, value: str) -> Iterator[str]:
 
 
 def described(wanted: Mapping[str, str | None]) -> str:
-    """The tags that a run has now and has no more, as words after "run 3 has"."""
+    """Return the tags that a run has now and has no more, as words after "run 3 has"."""
     given = ", ".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
     gone = ", ".join(key for key, value in wanted.items() if value is None)
     return " and ".join([*([given] if given else []), *([f"no tag {gone}"] if gone else [])])

@@ -77,7 +77,7 @@ def list_pages(pages: Iterable[Page]) -> None:
 
 
 def is_served_elsewhere(access: Access) -> bool:
-    """Whether a scheduler keeps the runs under another path: another host's to the same folder, perhaps."""
+    """Return whether a scheduler keeps the runs under another path, perhaps to the same folder."""
     from runner.paths import recorded
     from runner.service import is_alive
 
@@ -87,7 +87,7 @@ def is_served_elsewhere(access: Access) -> bool:
 
 
 def follow_home(home: Home, environ: Mapping[str, str]) -> None:
-    """Let MLflow's store name files where the home is now, if it has moved, and say so."""
+    """Update the paths in MLflow's store where the home has moved, and print that."""
     from runner import tracking
 
     store = tracking.target(home, environ)
@@ -119,7 +119,7 @@ def _copy_boards(home: Home, runs: Sequence[Run]) -> None:
 
 
 def environment(access: Access) -> Mapping[str, str]:
-    """This process's variables, with the tracking store that the cluster uses where they name none."""
+    """Return this process's variables, with the cluster's tracking store where they name none."""
     from runner.commands.show import published_to
 
     if access.home.shared and not os.environ.get("MLFLOW_TRACKING_URI") and (uri := published_to(access)):

@@ -33,7 +33,7 @@ def wait(
         ids = [run.id for run in chosen(access.store, runs)]
         code = wait_for(access.store, ids, timeout)
         deadline = 0.0 if code == exits.TIMED_OUT else math.inf
-        with suppress(TimedOut):  # the database is away, which has been said
+        with suppress(TimedOut):  # the database is away, which has been printed
             if code != exits.STOPPED_LOOKING:
                 tell(access, ids, deadline)
             if json:

@@ -52,7 +52,7 @@ def watch(
 
 
 def watch_queue(access: Access) -> int:
-    """Show all runs until none is unfinished; the exit code."""
+    """Show all runs until none is unfinished; return the exit code."""
     from runner.following import looks_at_all, show
     from runner.views import Lines, Table
 

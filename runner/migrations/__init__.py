@@ -1,1 +1,1 @@
-"""How the schema of the queue came to be, revision by revision; Alembic runs them."""
+"""Revisions of the queue's schema, from the first to the present one; Alembic runs them."""

@@ -1,4 +1,4 @@
-"""What Alembic runs before the revisions: the connection and its transaction are the caller's."""
+"""Script that Alembic runs before the revisions; the connection and its transaction are the caller's."""
 
 from __future__ import annotations
 

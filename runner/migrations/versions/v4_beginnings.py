@@ -1,4 +1,4 @@
-"""Where an attempt began, and how it computes."""
+"""Columns for where an attempt began, and how it computes."""
 
 import sqlalchemy as sa
 from alembic import op
