@@ -35,7 +35,7 @@ ENDINGS: dict[State, tuple[Event, Outcome]] = {
 
 
 class Done(NamedTuple):
-    """What a command has come to."""
+    """A finished command: its exit code and the text of stdout and stderr."""
 
     code: int
     out: str

@@ -79,7 +79,7 @@ def spoilt() -> dict[str, list[int]]:
 
 
 def verdict(kernel: type[TritonKernel]) -> str | None:
-    """What a trial says of it."""
+    """Return the error of `triton_kernel.load`'s trial of a kernel, or None if it passes."""
     route = partial(dynamic, iterations=3, none_of_the_above=True)
     layer = ClassCapsules(36, 8, 3, 16, bias=True, route=route)
     with pytest.MonkeyPatch.context() as patch:

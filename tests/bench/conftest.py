@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[2] / "bench"
 
 @pytest.fixture(autouse=True)
 def threads_as_they_were() -> Iterator[None]:
-    """What trains in this process sets their number."""
+    """Restore PyTorch's number of threads, which training in this process sets."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: graphs, TensorFloat-32, bit-exact resume. Skipped without one."""
+"""Tests that need a GPU: CUDA graphs, TensorFloat-32, bit-exact resume. Skipped without one."""
 
 from __future__ import annotations
 

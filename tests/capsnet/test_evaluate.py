@@ -365,7 +365,7 @@ def test_a_folder_named_like_a_number_or_a_run_is_what_it_holds(here, evaluated)
 
 
 class Malicious:
-    """What unpickles into a call."""
+    """An object whose unpickling calls `os.mkdir("owned")`."""
 
     def __reduce__(self):
         return os.mkdir, ("owned",)

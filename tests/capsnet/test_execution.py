@@ -1,4 +1,4 @@
-"""That the way to compute is followed and not only written down."""
+"""The settings of `Execution` change how training computes; they are not only stored."""
 
 import logging
 

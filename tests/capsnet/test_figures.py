@@ -232,7 +232,7 @@ def test_the_scale_of_couplings_goes_from_zero_to_a_round_multiple_of_the_even_s
 
 @pytest.fixture
 def self_routed(tiny_config) -> Any:
-    """As after some training: routing that is not even any more."""
+    """A network with self-routing whose routing weights are uneven, like those of a trained network."""
     model = {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, "decoder": {"hidden": [16]}}
     subject = subject_of(tiny_config(model=model | {"routing": {"name": "self"}}, use_cuda=False))
     with torch.no_grad():

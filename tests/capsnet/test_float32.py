@@ -1,4 +1,4 @@
-"""What `precision: float32` means on CUDA; its switches can be looked at without one."""
+"""PyTorch's switches under `precision: float32` on CUDA; most can be read without a GPU."""
 
 import os
 

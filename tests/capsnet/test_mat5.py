@@ -94,7 +94,7 @@ def test_other_kinds_of_variables_are_passed_over(tmp_path):
 
 
 def test_arrays_can_be_written_to(tmp_path):
-    """As PyTorch wants memory that it shares."""
+    """PyTorch shares an array's memory without a warning only if it is writable."""
     for compressed in (False, True):
         found = mat5.read(written(tmp_path, compressed, a=np.arange(500, dtype=np.uint8)), "a")
         assert np.asarray(found["a"]).flags.writeable

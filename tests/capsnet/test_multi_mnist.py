@@ -59,7 +59,7 @@ def splits():
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    """What is read of 50 training and 20 test images."""
+    """The data set loaded from files of 50 training and 20 test images."""
     root = tmp_path_factory.mktemp("files")
     small_mnist.write(root)
     return load(root)

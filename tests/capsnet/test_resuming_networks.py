@@ -93,7 +93,7 @@ def test_a_run_broken_off_in_mid_epoch_ends_with_the_same_bits(kind, precision, 
 
 
 def test_dropout_draws_anew_in_every_step_and_alike_in_every_run(splits):
-    """What the last layer is fed: another half of its inputs in each step, the same in another run."""
+    """Each step drops other inputs of the last layer; a second run drops the same ones as the first."""
 
     def drawn() -> list[torch.Tensor]:
         seen = []

@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture
 def nothing_compiled() -> Iterator[None]:
-    """What one test has compiled shall not be there for the next."""
+    """Reset the compiler before and after a test, so that no test reuses another test's compiled code."""
     torch.compiler.reset()
     yield
     torch.compiler.reset()

@@ -32,7 +32,7 @@ def last(progresses):
 
 
 def saved_and_loaded(state):
-    """What a checkpoint file makes of a state."""
+    """Return the state after a round trip through a checkpoint file, loaded with `weights_only`."""
     file = BytesIO()
     torch.save(state, file)
     file.seek(0)

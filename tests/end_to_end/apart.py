@@ -34,7 +34,7 @@ INTERRUPTED, UNDISTURBED, EDITED = 1, 2, 3
 
 @dataclass(frozen=True)
 class Found:
-    """What there was at the end."""
+    """State of runs, weights and metrics at the end of the rehearsal."""
 
     runs: Mapping[int, dict[str, Any]]  # `show --json`
     weights: Mapping[int, Mapping[str, str]]  # digests of the tensors, of the two that finished

@@ -76,7 +76,7 @@ class Hosts:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a user of this cluster sets."""
+        """Environment variables that a user of this cluster sets."""
         return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     def start_head(self, gpus: int = 0) -> Host:

@@ -43,7 +43,7 @@ runner: {{gpus: 0, cpus: 1}}
 
 @dataclass(frozen=True)
 class Found:
-    """What there was at the end."""
+    """State of runs, weights, metrics and the laptop's files at the end of the rehearsal."""
 
     runs: list[dict[str, Any]]  # `queue --json`, the ten and the undisturbed one
     attempts: Mapping[int, int]  # how many each run took
@@ -310,7 +310,7 @@ def _weights(there: Rehearsal, number: int) -> dict[str, torch.Tensor]:
 
 
 def _points(there: Rehearsal) -> dict[str, dict[str, list[int]]]:
-    """What the MLflow server holds, asked from the laptop."""
+    """Read the MLflow server's points from the laptop, {run: {metric: steps}}; add them to the transcript."""
     command = ["python", "/app/tests/end_to_end/tracked_points.py", "http://mlflow:5000"]
     done = there.laptop.host.run(command, there.laptop.environment)
     assert done.returncode == 0, done.stderr

@@ -72,7 +72,7 @@ def service(checkout: Checkout) -> Service:
 
 
 def words(service: Service, number: int, attempt: int = 1) -> list[str]:
-    """What the code of an attempt said of itself."""
+    """Return the last word of each line of an attempt's log that starts with "the code says"."""
     log = service.home.run(number, "small").attempt(attempt).log.read_text()
     return [line.rpartition(" ")[2] for line in log.splitlines() if line.startswith("the code says")]
 

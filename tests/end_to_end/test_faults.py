@@ -1,4 +1,4 @@
-"""What is killed, stopped or cut off under a run: nothing is lost, nothing is done twice."""
+"""Faults under a run, such as a killed worker or a truncated file: nothing is lost, nothing is done twice."""
 
 from __future__ import annotations
 

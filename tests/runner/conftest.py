@@ -1,4 +1,4 @@
-"""What several test files need: a served queue, and what takes seconds to make and is made once."""
+"""Fixtures of several test files: a queue with a scheduler, and files made once as they take seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scheduler decides about a running run."""
+"""The scheduler's decisions about a running run."""
 
 from __future__ import annotations
 

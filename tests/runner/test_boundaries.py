@@ -172,7 +172,7 @@ def trespasses(package: Path, only: dict[str, set[str]]) -> list[str]:
 
 
 def loaded_by(module: str) -> set[str]:
-    """What a fresh Python holds after `import module`."""
+    """Return the names of all modules that a fresh Python has loaded after `import module`."""
     code = f"import sys, json, {module}; print(json.dumps(list(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(json.loads(run.stdout))

@@ -20,7 +20,7 @@ from runner.store import Store, open_store
 
 
 def queue_row(home: Home) -> dict[str, Any]:
-    """What a home's queue says of itself."""
+    """Read the only row of the table `queue` in a home's database."""
     with closing(sqlite3.connect(home.database)) as connection:
         connection.row_factory = sqlite3.Row
         return dict(connection.execute("SELECT * FROM queue").fetchone())

@@ -30,7 +30,7 @@ def edited(tmp_path: Path) -> dict[str, str]:
 
 
 def without_code(lab: Lab, number: int) -> None:
-    """As if an earlier version had submitted it."""
+    """Remove the stored code of a run, as earlier versions submitted runs without code."""
     with lab.store._database.writer.begin() as connection:
         connection.execute(text(f"UPDATE runs SET code = NULL WHERE id = {number}"))
 

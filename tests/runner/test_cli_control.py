@@ -295,7 +295,7 @@ TWO = TINY + "batch_size: 4\nrunner: {workers: 2, cpus: 2}\n"
 
 
 def wants(run: Run) -> tuple[object, ...]:
-    """What the queue places the run by, and what its YAML says of that."""
+    """Return a run's GPUs, CPUs and workers, first from its row in the queue, then from its YAML."""
     block = yamlfile.parse(run.config, "row").data["runner"]
     return (run.gpus, run.cpus, run.workers), (block["gpus"], block["cpus"], block["workers"])
 

@@ -1,4 +1,4 @@
-"""What is said of a run while it is followed: pure functions of rows."""
+"""Lines printed about a run while it is followed: pure functions of rows."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_no_colours_in_a_pipe(lab: Lab) -> None:
 
 
 def on_a_terminal(command: list[str], variables: dict[str, str]) -> str:
-    """What a command prints on a terminal."""
+    """Run a command on a terminal and return what it prints."""
     ours, theirs = pty.openpty()
     plain = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
     environment = {**plain, "TERM": "xterm-256color", "COLUMNS": "120", **variables}

@@ -284,7 +284,7 @@ def test_a_frame_shows_what_runs_and_says_how_many_runs_it_leaves_out(sweep: Lab
 
 
 def after_resizing(lab: Lab, *words: object, drawn: bytes, drawn_anew: bytes) -> str:
-    """What a command draws from the moment at which its terminal goes from 100 columns to 50 of 10 lines."""
+    """Return what a command draws after its terminal shrinks from 100 columns and 30 lines to 50 and 10."""
     ours, theirs = pty.openpty()
     resize(ours, columns=100, lines=30)
     plain = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}

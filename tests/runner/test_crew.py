@@ -1,4 +1,4 @@
-"""What befalls one worker of a run befalls the run: decided from their answers, without Ray."""
+"""State of a run of several workers, decided from the answers of all of them, without Ray."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def submissions(file: Path) -> list[list[str]]:
 
 
 def settings(words: list[str]) -> list[str]:
-    """What `--set` says in a command, with a number for each variable of a shell's loop."""
+    """Return the values of a command's `--set` options; variables of a shell's loop become numbers."""
     values = [value for option, value in pairwise(words) if option == "--set"]
     return [re.sub(r"\$\w", lambda variable: VARIABLES[variable.group()], value) for value in values]
 

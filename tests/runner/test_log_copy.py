@@ -1,4 +1,4 @@
-"""What workers print, on its way into the queue's database."""
+"""Copies of workers' logs in the queue's database."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def noted(connection: Connection) -> tuple[str, int]:
 
 
 def differences(connection: Connection) -> list[object]:
-    """What Alembic would change of the database to make it that of `runner.tables`."""
+    """Return the changes by which Alembic would turn the database into that of `runner.tables`."""
     options = {"compare_type": True, "compare_server_default": True}
     return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
@@ -106,7 +106,7 @@ class TestTheSchema:
             assert differences(connection) == []
 
     def test_both_ways_make_the_same_keys_and_checks(self, vacant: Engine) -> None:
-        """What Alembic's comparison leaves out."""
+        """Alembic's comparison leaves out primary keys and checks, so compare them here."""
 
         def of(connection: Connection) -> dict[str, object]:
             found = inspect(connection)

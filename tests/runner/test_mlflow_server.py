@@ -131,7 +131,7 @@ def running_run(store: Store, scheduler: Scheduler) -> int:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be tried again after minutes is tried again after a second."""
+    """Shorten the publisher's waits before it retries from minutes to at most a second."""
     monkeypatch.setattr(publishing, "FIRST_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(publishing, "LONGEST_WAIT_SECONDS", 1.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
@@ -184,7 +184,7 @@ def require_complete(run: Run, scheduler: Scheduler, tracker: Tracker, server: S
 
 @contextmanager
 def publishes(publisher: Publisher) -> Iterator[None]:
-    """As the publisher's process does, in a thread."""
+    """Publish repeatedly in a thread while the block runs, like the publisher's process."""
     ended = threading.Event()
     errors: list[BaseException] = []
 

@@ -79,7 +79,7 @@ def uploaded(s3_server: s3.Server, tmp_path: Path) -> Objects:
 
 
 def downloads(store: Objects, tmp_path: Path) -> list[bytes | None]:
-    """What can be had of the checkpoints that the pointer names, the newest first."""
+    """Return the bytes of each checkpoint that the pointer names, newest first; None if lost or damaged."""
     pointer = remote_checkpoint.read(store, ATTEMPT)
     assert pointer is not None
     file = tmp_path / "copy.pt"

@@ -159,7 +159,7 @@ def test_of_several_workers_none_writes_to_another_runs_place(place: Place, newe
 def test_an_attempt_that_is_in_the_store_already_is_not_written_over(
     s3_server: s3.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the queue was put back from a copy. In folders the scheduler sees it and takes the next number."""
+    """A queue restored from a copy repeats numbers; in folders the scheduler sees that and takes the next."""
     monkeypatch.setenv("RUNNER_SCRATCH", str(tmp_path / "scratch"))
     place, run = Place(Home(tmp_path / "home", storage=s3_server.new_url())), a_run(tmp_path)
     place.finish(run)

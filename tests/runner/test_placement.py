@@ -146,7 +146,7 @@ class TestOrder:
 
 
 class TestSeveralMachines:
-    """What waits keeps one machine; the others go on."""
+    """A waiting run reserves one machine; the other machines start other runs."""
 
     def test_a_run_that_needs_four_gpus_is_not_given_two_and_two(self) -> None:
         nodes = [node("a", [1, 1]), node("b", [1, 1]), node("c", [0, 0, 0, 0])]
@@ -496,7 +496,7 @@ def test_a_run_without_gpu_starts_as_soon_as_the_one_before_it_ends_however_many
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """What a run that goes on holds of its machine: which GPUs, how much of each, how many cores."""
+    """GPUs of a machine that a running run occupies, the share of each, and its CPU cores."""
 
     gpus: tuple[int, ...]
     share: float

@@ -1,4 +1,4 @@
-"""What is said, and what goes on, when the PostgreSQL that holds a queue is not as it should be."""
+"""Messages and retries when the PostgreSQL server of a queue is unreachable, refuses or fails."""
 
 from __future__ import annotations
 

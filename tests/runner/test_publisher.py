@@ -729,7 +729,7 @@ def test_a_model_that_was_made_twice_is_one_at_the_end(
     create = tracker.client.create_logged_model
 
     def create_twice(*arguments: Any, **options: Any) -> Any:
-        """As a server that hung, or two publishers of which neither has seen the other's."""
+        """Create two models, as after a server's hang or by two publishers at the same time."""
         create(*arguments, **options)
         return create(*arguments, **options)
 

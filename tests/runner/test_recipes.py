@@ -1,4 +1,4 @@
-"""What each experiment is, as a table of facts with their sources: so no recipe drifts from what it says.
+"""A table of facts about each experiment, with sources, so that no recipe drifts from its description.
 
 A fact is a key of the resolved file with its value, or what follows from the file (see `value_of`). Every
 figure in percent that a comment names is a fact as well.
@@ -299,7 +299,7 @@ FACTS: dict[str, tuple[Fact, ...]] = {
 
 
 def value_of(key: str, config: Config) -> Any:
-    """What a fact is about: a key of the configuration, or what is computed of it."""
+    """Return the value that a fact is about: that of a key of the configuration, or one computed from it."""
     words = key.split()
     match words:
         case ["rate", "at", "step", number]:

@@ -1,4 +1,4 @@
-"""What is decided about a service before Ray is asked for anything."""
+"""Decisions about a service that are made before any request to Ray."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ picks = st.integers(0, 3)  # which of the runs that an event can happen to
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run should be, in the plainest words."""
+    """Model of a run: the values that its row in the queue must have."""
 
     state: State
     priority: int

@@ -113,7 +113,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
 
 
 def at_once(place: Path | str, *told: tuple[str, str]) -> list[str]:
-    """What processes answer that open the queue, wait for each other, and then all begin."""
+    """Let processes open the queue, wait until all have, begin together; return their answers."""
     with processes(*[script for script, _ in told]) as started:
         for process, (_, arguments) in zip(started, told, strict=True):
             tell(process, f"{place} {arguments}")

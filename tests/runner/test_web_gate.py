@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What the application behind the gate was asked."""
+        """Request that reached the application behind the gate: path, query and headers."""
         return json.loads(self.body)
 
 
