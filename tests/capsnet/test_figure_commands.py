@@ -66,7 +66,7 @@ def run(trained, tmp_path, monkeypatch) -> Path:
 
 
 def error_of(capsys, *words: object) -> str:
-    """The one line that a command ends with."""
+    """Run a command with a user's mistake and return its one line of error."""
     assert main([str(word) for word in words]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1

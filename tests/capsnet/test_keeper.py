@@ -22,7 +22,7 @@ from capsnet.training import train
 
 @pytest.fixture
 def keeper(tmp_path):
-    """Makes the keeper of each attempt of one run."""
+    """Function that makes the keeper of each attempt of one run."""
 
     def make(config, state=None, shown=None):
         lines = Lines(shown or io.StringIO())
@@ -106,7 +106,7 @@ FIGURES = ["confusion.png", "couplings.png", "curves.png", "perturb.png", "recon
 
 
 def kept(keeper, config, splits):
-    """Train to the end and draw; what was printed."""
+    """Train to the end, draw the figures, and return the printed text."""
     shown = io.StringIO()
     with keeper(config, shown=shown) as kept:
         for progress in train(config, splits=splits):

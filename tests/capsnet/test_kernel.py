@@ -30,7 +30,7 @@ def _routing() -> Kernel:
 
 @pytest.fixture(autouse=True)
 def own_threads() -> Iterator[None]:
-    """Leaves this process's threads as they were."""
+    """Restore this process's number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""MATLAB's files as SciPy writes them, and as they must not be."""
+"""MATLAB's files: those that SciPy writes are read, damaged ones are refused."""
 
 import struct
 import zlib
@@ -147,7 +147,7 @@ def test_structs_in_structs_are_not_gone_into(tmp_path):
 
 
 def tried(file, content):
-    """Whether altered content is read; it must be so, or refused."""
+    """Return whether altered content is read; if not, the reader refuses it with one line."""
     file.write_bytes(content)
     try:
         mat5.read(file, ["X", "data"])

@@ -301,7 +301,7 @@ def test_the_margin_loss_of_two_labels_by_hand():
 
 
 class Fixed(Network):
-    """Gives what it is given for lengths, and decodes a capsule to an image of its own brightness."""
+    """A network with given lengths, which decodes each class to an image of a brightness of its own."""
 
     def __init__(self, lengths):
         super().__init__()

@@ -65,7 +65,7 @@ def end(config: Config, splits: Splits, state: State | None = None) -> State:
 
 
 def broken_off(config: Config, splits: Splits, place: int) -> tuple[State, str, int, int]:
-    """The end of a run whose first process ended at `place`, where that was, and what its file held."""
+    """Interrupt a run at `place` and resume it; return its end, and the interruption's phase, epoch, step."""
     *_, progress = islice(train(config, splits=splits, interval_seconds=0), place)
     file = BytesIO()
     torch.save(progress.snapshot(), file)

@@ -44,7 +44,7 @@ def timeless(history):
 
 
 def assert_same_run(one, other):
-    """Weights, optimizer, best weights bit for bit; history but for the times."""
+    """Assert that weights, optimizer and best weights are equal bit for bit, and the history except times."""
     for part in ("model", "optimizer", "best"):
         first, second = tensors(one[part]), tensors(other[part])
         assert len(first) == len(second)

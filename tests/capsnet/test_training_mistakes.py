@@ -31,7 +31,7 @@ def seen():
 
 
 def end_of(config, splits):
-    """The last epoch's end."""
+    """Train to the end and return the last progress."""
     *_, progress = train(config, splits=splits)
     return progress
 

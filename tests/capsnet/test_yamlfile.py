@@ -1,4 +1,4 @@
-"""Strict YAML: what is read, what is refused, and where the blame is put."""
+"""Strict YAML: what is read, what is refused, and which line a message names."""
 
 import os
 from pathlib import Path
