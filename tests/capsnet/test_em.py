@@ -102,7 +102,7 @@ def test_each_child_shares_itself_out_wholly_over_its_parents_at_all_positions(i
     sums.index_add_(1, windows.flatten(), places)
     seen = windows.unique()
     torch.testing.assert_close(sums[:, seen], torch.ones_like(sums[:, seen]))
-    assert sums.sum() == pytest.approx(2 * TYPES * len(seen))  # who is seen by nobody gets nothing
+    assert sums.sum() == pytest.approx(2 * TYPES * len(seen))  # children that no parent sees get nothing
 
 
 def test_parents_compete_across_positions_and_not_only_at_their_own():

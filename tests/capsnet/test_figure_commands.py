@@ -41,7 +41,7 @@ threads: 1
 dataset: {name: multi_mnist, root: data}
 model: {conv_channels: 4, primary_types: 2, decoder: {hidden: [8]}}
 """
-# What makes a command quick.
+# Settings that make a command quick.
 FEW = {"reconstruct": ["--images", "3"], "rotate": ["--images", "4"], "couplings": ["--images", "4"]}
 FEW["primary"] = ["--steps", "3"]
 

@@ -1,4 +1,4 @@
-"""`code`, and what other commands say of the code of a run."""
+"""`code`, and messages of other commands about the code of a run."""
 
 from __future__ import annotations
 

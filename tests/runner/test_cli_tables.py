@@ -159,7 +159,7 @@ def test_each_value_that_a_terminal_shows_is_the_whole_value(width: int, rows: l
         texts = "".join([cells.get("CHANGES", ""), cells.get("NOTE", ""), *shown.below]).replace(" ", "")
         assert sorted(texts) == sorted((full["CHANGES"] + full["NOTE"]).replace(" ", "").replace("-", ""))
     missing = {title for title in VALUES if title not in titles} - set(fitted.left_out)
-    for title in missing:  # nobody is told of a column that says nothing
+    for title in missing:  # an empty column is left out without a notice
         assert {row[TITLES.index(title)] for row in rows} <= {"", "-"}
     if width >= 40:
         lines = [line(fitted.titles)] + [line(row.cells) for row in fitted.rows]

@@ -1,4 +1,4 @@
-"""An object store that is cut off, hangs, refuses or has lost something, met by real uploads and training."""
+"""Real uploads and training with an object store that is cut off, hangs, refuses or has lost objects."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ with storage.of(Home(Path(home), storage=url)).checkpoint(run) as file:
 
 @dataclass
 class Saving:
-    """A run that saves what it is told to, and a home that reads it."""
+    """A run that saves given bytes, and a home that reads them."""
 
     url: str
     folder: Path
@@ -293,7 +293,7 @@ def test_a_storage_that_cannot_be_used_is_one_line(s3_server: s3.Server, tmp_pat
 
 
 class Forbids(http.server.BaseHTTPRequestHandler):
-    """A server that lets nobody do anything."""
+    """A server that denies access to every request."""
 
     def answer(self) -> None:
         body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"

@@ -1,4 +1,4 @@
-"""Folders and objects of another run in a run's place: a number came again. Nothing there is touched."""
+"""Folders and objects of another run of the same number in a run's place: they are left untouched."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Place:
         return place
 
     def finish(self, run: Run) -> None:
-        """Have the run's newest attempt leave something of each kind."""
+        """Have the run's newest attempt leave files of each kind."""
         place = self.begin(run)
         attempt = place.run.attempt(run.attempt)
         for file in (attempt.checkpoint, attempt.history, attempt.log):
@@ -75,7 +75,7 @@ class Place:
         place.leave()
 
     def everything(self) -> dict[str, object]:
-        """All that is kept, by name."""
+        """Return all stored files or objects, by name."""
         if self.home.remote:
             return dict(Objects(str(self.home.storage)).list(""))
         files = (file for file in self.home.runs.rglob("*") if file.is_file())
@@ -179,7 +179,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def prepared(home: Home, seconds_after_submission: float) -> RunPaths:
-    """A folder without an identity, whose attempt was made ready so long after the run's submission."""
+    """Prepare a folder without an identity, the given seconds after the run's submission."""
     paths = home.run(1, "digits")
     run_files.prepare(paths, 1, CONFIG)
     at = SUBMITTED_AT + seconds_after_submission

@@ -1,4 +1,4 @@
-"""Which variables of the shell that starts the local Ray reach the runs of all later ones."""
+"""Environment variables of the shell that starts the local Ray: which of them all later runs get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate before the pages, served on a port of loopback: who gets in, and what the pages see."""
+"""The gate before the pages, served on a port of loopback: requests that pass, and their form behind it."""
 
 from __future__ import annotations
 
