@@ -1,4 +1,4 @@
-"""An iteration of routing in which everything is there at once: what the faster ones are held against."""
+"""A routing iteration that keeps all predictions in one tensor: the reference for the faster ones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ FLAGS = [(False, False), (False, True), (True, False), (True, True)]  # none of 
 
 
 def layer(inputs=7, dim=4, classes=5, class_dim=6, batch=3, dtype=torch.float64):
-    """Capsules [I, K, B], a weight [J, I·K, D], outputs [J, D, B]; each asks for its gradient."""
+    """Draw capsules [I, K, B], a weight [J, I·K, D], outputs [J, D, B]; each requires its gradient."""
     generator = torch.Generator().manual_seed(0)
     shapes = (inputs, dim, batch), (classes, inputs * dim, class_dim), (classes, class_dim, batch)
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
 def formed(capsules, weight, outputs, none_of_the_above, constant_couplings):
-    """The same with û in one tensor."""
+    """Compute one routing iteration with all predictions û in one tensor [J, I, D, B]."""
     predictions = torch.einsum("jikd,ikb->jidb", weight.unflatten(1, capsules.shape[:2]), capsules)
     coupling = softmax(torch.einsum("jidb,jdb->jib", predictions, outputs), none_of_the_above)
     coupling = coupling.detach() if constant_couplings else coupling

@@ -35,7 +35,7 @@ ENDINGS: dict[State, tuple[Event, Outcome]] = {
 
 
 class Done(NamedTuple):
-    """What a command has come to."""
+    """A finished command: its exit code and the text of stdout and stderr."""
 
     code: int
     out: str
@@ -67,7 +67,7 @@ class Lab:
             monkeypatch.setenv("RUNNER_DATABASE_URL", database_url)
 
     def become_a_laptop(self) -> None:
-        """Of the cluster that serves the queue, and of the runs' folders, there is nothing on this host."""
+        """Leave nothing on this host of the cluster that serves the queue and of the runs' folders."""
         self._monkeypatch.delenv("RUNNER_HOME")
         self._monkeypatch.delenv("RAY_ADDRESS")
         self._monkeypatch.setenv("RUNNER_RAY_DIR", str(self.folder / "ray"))
@@ -125,7 +125,7 @@ class Lab:
         home: str | None = None,
         ahead: float = FAR_AHEAD,
     ) -> None:
-        """A scheduler is alive, and stays so for `ahead` seconds and some."""
+        """Act as a scheduler that is alive, and stays so for at least `ahead` seconds."""
         now = self.store.now() + ahead
         tracking = tracking or target(self.home, {}).uri
         code = source.here().digest
@@ -134,7 +134,7 @@ class Lab:
         self.store.beat(self._epoch, now, pid=1, host="bench", machines=machines or [bench])
 
     def submit(self, text: str = TINY, **options: object) -> int:
-        """A queued run; its number."""
+        """Queue a run and return its number."""
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         done = self.call("submit", self.file(text=text), *words)
         assert done.code == 0, done.err
@@ -149,7 +149,7 @@ class Lab:
         assert self.store.claim(self._epoch, number, time.time(), gpus=gpus, cpus=2)
 
     def leave(self) -> None:
-        """The scheduler goes in peace."""
+        """End the scheduler in an orderly way."""
         self.store.leave(self._epoch)
 
     def report(self, number: int, seconds_ago: float = 0.0, **progress: Any) -> None:
@@ -164,12 +164,12 @@ class Lab:
         assert after is state
 
     def lose(self, number: int, reason: str, kept: Row | None = None) -> None:
-        """Its process is gone; `kept`: the last row of its metric history."""
+        """Record that the run's process died; `kept`: the last row of its metric history."""
         run = self.run(number)
         self.store.end(self._epoch, number, run.attempt, Event.LOSE, time.time(), "lost", reason, kept=kept)
 
     def ended(self, state: State = State.FINISHED, accuracy: float | None = None, text: str = TINY) -> int:
-        """A run that has been through it all."""
+        """Submit, start, train and end a run; return its number."""
         number = self.submit(text)
         self.start(number)
         metrics = {"test/accuracy": accuracy or 0.0}

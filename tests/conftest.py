@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ settings.load_profile("patient")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Homes of tests are noted in a folder of the tests, not in the user's."""
+    """Have homes of tests recorded in a folder of the tests, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -29,7 +29,7 @@ def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
-    """A PostgreSQL for all tests; one that stops it starts it again."""
+    """A PostgreSQL server for all tests; a test that stops it starts it again."""
     import postgres  # needs psycopg, which is not there where capsnet is tested alone
 
     if (reason := postgres.missing()) is not None:
@@ -57,7 +57,7 @@ def postgres_url(postgres_server: postgres.Server, postgres_queue: str) -> str:
 
 @pytest.fixture(scope="session")
 def s3_process() -> Iterator[s3.Server]:
-    """An S3 server for all tests; one that stops or kills it lets it go on, or starts it again."""
+    """An S3 server for all tests; a test that stops or kills it lets it go on, or starts it again."""
     if (reason := s3.missing()) is not None:
         pytest.skip(reason)
     with s3.server() as server:

@@ -10,7 +10,7 @@ from capsnet.images import Images, Splits, shape, whole
 
 
 def splits_of(dataset: Dataset, train: int, test: int) -> Splits:
-    """So many training images, as augmentation takes them, and test images, as a network does."""
+    """Make training images of the size that augmentation takes, and test images of the network's size."""
     size, count = shape(dataset), train + test
     patterns = torch.from_numpy(randomness.generator(0, "patterns").random((size.classes, *whole(dataset))))
     labels = randomness.integers(0, 0, size.classes - 1, (count,), "labels")

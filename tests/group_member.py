@@ -89,7 +89,7 @@ def splits() -> Splits:
 def end(
     config: Config, state: State | None = None, group: Group = ALONE, stop_after: int | None = None
 ) -> tuple[State, State | None]:
-    """The states at the end of a run and, where it comes by there, in the middle of it; for rank 0."""
+    """Train a run; return its state at the end, and that in the middle if the run passes it (for rank 0)."""
     middle = progress = None
     for progress in train(config, state, splits(), group, interval_seconds=0.0):
         if (progress.phase, progress.epoch, progress.step) == MIDDLE:
@@ -102,13 +102,13 @@ def end(
 
 
 def fail_alone(group: Group, _: Path) -> None:
-    """Rank 1 asks for a sum that gloo cannot make, which it hears as a plain RuntimeError."""
+    """Let rank 1 add a tensor of a type that gloo cannot add, for which PyTorch raises a RuntimeError."""
     group.add(torch.ones(4))
     group.add(torch.ones(4, dtype=torch.int16 if group.rank else torch.float32))
 
 
 def compile_late(group: Group, _: Path) -> None:
-    """PyTorch's compiler comes only when the group is there."""
+    """Compile a function only after the group has met."""
     group.add(torch.ones(4))
     assert int(torch.compile(lambda value: value + 1, backend="eager")(torch.ones(1))) == 2
 
@@ -119,7 +119,7 @@ def threads_that_talk() -> list[str]:
 
 
 def hang(group: Group, folder: Path) -> None:
-    """Rank 1 neither comes nor goes while rank 0 waits for it."""
+    """Let rank 1 neither join the sum nor end while rank 0 waits for it."""
     given_up = folder / "given up"
     if group.leads:
         try:

@@ -1,4 +1,4 @@
-"""What tests want of the machine, and skip without, saying so."""
+"""Marks that skip a test, with the reason, on a machine that lacks what the test needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another user of this machine, who tries what the files' permissions let him do."""
+"""Commands run as another user of this machine, to test the files' permissions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long tests wait for what must come: one limit for all of them, far beyond what a busy machine takes."""
+"""Time limit of tests that wait for an event: one for all of them, far beyond the time of a busy machine."""
 
 from __future__ import annotations
 

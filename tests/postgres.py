@@ -23,7 +23,7 @@ PASSWORD = "gl@d:os/%"  # with signs that a URL must escape
 
 
 def missing() -> str | None:
-    """Why no server can be started here; None where one can."""
+    """Return why no server can be started on this machine, or None if one can."""
     if programs() is None:
         return "no PostgreSQL here: no initdb on the PATH or in /usr/lib/postgresql (apt install postgresql)"
     if os.getuid() == 0 and servant() is None:
@@ -32,7 +32,7 @@ def missing() -> str | None:
 
 
 class Server:
-    """A server of the superuser `postgres`, whom it believes without a password through its socket alone."""
+    """A server whose superuser `postgres` needs a password over the network, and none through its socket."""
 
     def __init__(self, folder: Path, *settings: str) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Server:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """It is stopped for a while."""
+        """Stop the server during the block and start it afterwards."""
         self.stop()
         try:
             yield
@@ -79,7 +79,7 @@ class Server:
 
     @contextmanager
     def hung(self) -> Iterator[None]:
-        """All its processes stand still: its kernel answers, it does not."""
+        """Suspend all processes of the server during the block: connections are accepted but not answered."""
         main = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
         processes = [main, *main.children(recursive=True)]
         for process in processes:
@@ -91,7 +91,7 @@ class Server:
                 process.send_signal(signal.SIGCONT)
 
     def url(self, database: str, user: str = "postgres", password: str = PASSWORD) -> str:
-        """Of a database, through the network."""
+        """Return the URL of a database, over the network."""
         password, database = quote(password, safe=""), quote(database, safe="")
         return f"postgresql+psycopg://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
@@ -110,14 +110,14 @@ class Server:
         )
 
     def new_database(self, template: str = "template1") -> str:
-        """The URL of a database that nobody has used."""
+        """Make an empty database and return its URL."""
         self._new += 1
         name = f"test{self._new}"
         self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
 
     def empty_queue(self, url: str) -> None:
-        """Make a queue as good as new, which is quicker than to make one."""
+        """Empty a queue, which is quicker than making a new one."""
         self.execute(
             "TRUNCATE runs, attempts, log_pieces, sources RESTART IDENTITY; "
             "UPDATE queue SET epoch = 0, at = NULL, code = NULL, protocol = NULL, "
@@ -163,7 +163,7 @@ def programs() -> Path | None:
 
 
 def servant() -> pwd.struct_passwd | None:
-    """Whom the superuser lets run the server, which refuses to run as root; None for anybody else."""
+    """Return the user to run the server as if this process is root's, which PostgreSQL refuses; else None."""
     if os.getuid() != 0:
         return None
     for name in ("postgres", "nobody"):

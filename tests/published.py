@@ -1,4 +1,4 @@
-"""The moves of a scheduler and the files of a worker, for tests of what is published; and what MLflow has."""
+"""A scheduler's moves and a worker's files, for tests of publishing; and reading from MLflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ runner: {gpus: 0}
 
 
 class Scheduler:
-    """The moves that the scheduler makes, in one word each."""
+    """The moves of the scheduler: one method for each."""
 
     def __init__(self, store: Store, home: Home) -> None:
         self.store, self.home = store, home

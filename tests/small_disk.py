@@ -22,7 +22,7 @@ ALONE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
 def missing() -> str | None:
-    """Why there can be no such file system here."""
+    """Return why no such file system can be made on this machine, or None if it can."""
     try:
         tried = subprocess.run([*ALONE, "true"], capture_output=True, text=True)
     except FileNotFoundError:
@@ -31,7 +31,7 @@ def missing() -> str | None:
 
 
 def fill(file: Path) -> None:
-    """Write until nothing more fits."""
+    """Write to a file until the disk is full."""
     with file.open("wb", buffering=0) as ballast:
         try:
             while ballast.write(bytes(512)):

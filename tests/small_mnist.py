@@ -1,4 +1,4 @@
-"""Files in MNIST's format with a few drawn signs for digits, for whoever needs data sets made from MNIST."""
+"""Files in MNIST's format with a few drawn signs for digits, for tests of data sets made from MNIST."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ import pytest
 
 from runner import local_ray
 
-# A Ray outlives whoever starts it.
+# A Ray outlives the process that starts it.
 ALLOWED = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
 ADDRESS = "127.0.0.1:1"
-# What stands for `ray start`: it makes its folder, starts a raylet and, when that has an agent, names its
+# Replaces `ray start`: it makes its folder, starts a raylet and, when that has an agent, names its
 # address. It has a worker, too, and does not end what it has started.
 START = """
 import pathlib, subprocess, sys, time
@@ -41,14 +41,14 @@ wait
 
 
 class Starts(Protocol):
-    """Has the next Ray that is started name this address; a file that lets it come up, where not at once."""
+    """Function that sets the next Ray's address; returns the file that lets Ray start if not `at_once`."""
 
     def __call__(self, address: str = ADDRESS, at_once: bool = True) -> Path: ...
 
 
 @contextmanager
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
-    """Have these processes started in the place of Ray's, with files of theirs in `folder`."""
+    """Start stand-in processes instead of Ray's during the block, with their files in `folder`."""
     monkeypatch.setattr(local_ray, "STOP_SECONDS", 0.1)  # they end nothing by themselves
     raylet, go = folder / "raylet", folder / "go"
     raylet.write_text(RAYLET)

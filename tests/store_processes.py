@@ -49,6 +49,6 @@ def tell(process: subprocess.Popen[str], line: str) -> None:
 
 
 def answer(process: subprocess.Popen[str]) -> str:
-    """The next line that it prints; none where it has ended."""
+    """Return the next line that a process prints; an empty one if it has ended."""
     assert process.stdout is not None
     return process.stdout.readline().strip()

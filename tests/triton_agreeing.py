@@ -2,7 +2,7 @@
 
     TRITON_INTERPRET=1 python -m triton_agreeing
 
-Prints as JSON how far its results are from those in float64, and what it says of kernels that are at fault.
+Prints as JSON how far its results are from those in float64, and the error for each faulty kernel.
 A process of its own, since Triton looks at that variable when it is imported.
 """
 
@@ -55,7 +55,7 @@ def computed(tensors: list[torch.Tensor], flags: tuple[bool, bool]) -> tuple[tor
 
 
 def apart(sizes: tuple[int, ...], flags: tuple[bool, bool]) -> list[float]:
-    """‖a - b‖ / ‖b‖ of what is collected and of its gradients; what is near 0 is left of more."""
+    """Return ‖a - b‖ / ‖b‖ of the collected sums and of their gradients; ‖b‖ counts as √n at least."""
     inputs, dim, classes, class_dim, batch = sizes
     tensors = layer(inputs, dim, classes, class_dim, batch)
     found, expected = computed(tensors, flags), with_gradients(formed, tensors, flags)
@@ -66,7 +66,7 @@ def apart(sizes: tuple[int, ...], flags: tuple[bool, bool]) -> list[float]:
 
 
 def spoilt() -> dict[str, list[int]]:
-    """The images of which something is not finite, after one capsule of image 17 was not."""
+    """Set a capsule of image 17 to NaN; return, for each result, the images whose values are not finite."""
     tensors = layer(36, 8, 3, 16, 40)
     with torch.no_grad():
         tensors[0][2, 1, 17] = torch.nan
@@ -79,7 +79,7 @@ def spoilt() -> dict[str, list[int]]:
 
 
 def verdict(kernel: type[TritonKernel]) -> str | None:
-    """What a trial says of it."""
+    """Return the error of `triton_kernel.load`'s trial of a kernel, or None if it passes."""
     route = partial(dynamic, iterations=3, none_of_the_above=True)
     layer = ClassCapsules(36, 8, 3, 16, bias=True, route=route)
     with pytest.MonkeyPatch.context() as patch:

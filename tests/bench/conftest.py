@@ -1,4 +1,4 @@
-"""Benches as programs, on sizes that say nothing but that they work."""
+"""Benches run as programs, on sizes too small for meaningful figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[2] / "bench"
 
 @pytest.fixture(autouse=True)
 def threads_as_they_were() -> Iterator[None]:
-    """What trains in this process sets their number."""
+    """Restore PyTorch's number of threads, which training in this process sets."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -24,7 +24,7 @@ def threads_as_they_were() -> Iterator[None]:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Callable[..., str]:
-    """Runs the bench of a name, in `tmp_path`, and returns what it printed."""
+    """Function that runs the bench of a name in `tmp_path` and returns its output."""
 
     def program(name: str, *words: str) -> str:
         command = [sys.executable, str(FOLDER / f"{name}.py"), *words]
@@ -39,7 +39,7 @@ def bench(tmp_path: Path) -> Callable[..., str]:
 def mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """The one line in which a bench, run in `tmp_path`, refuses what it is given."""
+    """Function that runs a bench with wrong arguments in `tmp_path` and returns its one line of error."""
 
     def refused(module: ModuleType, *words: str) -> str:
         monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""bench/accuracy.py as a program, on runs that say nothing but that it works."""
+"""bench/accuracy.py run as a program, on runs too short for meaningful figures."""
 
 from __future__ import annotations
 

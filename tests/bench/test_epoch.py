@@ -1,4 +1,4 @@
-"""bench/epoch.py, on a run that says nothing but that it works."""
+"""bench/epoch.py, on a run too short for meaningful figures."""
 
 from __future__ import annotations
 

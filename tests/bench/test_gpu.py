@@ -1,4 +1,4 @@
-"""bench/gpu.sh where there is no GPU: what it says, that no part keeps others from running, and a trial."""
+"""bench/gpu.sh without a GPU: its messages, that a part's failure stops no other part, and a trial."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPILED = {"measure": 5}  # of them: those that are nothing without compilation
 
 
 def called(folder: Path, *words: str, seconds: float = PATIENCE, **variables: str) -> tuple[int, str]:
-    """The exit status, and all that is said."""
+    """Run bench/gpu.sh; return its exit status and its output."""
     environment = os.environ | {"PYTHON": sys.executable, "OUT": str(folder)} | variables
     done = subprocess.run(
         ["bash", str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=seconds

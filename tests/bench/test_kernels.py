@@ -1,4 +1,4 @@
-"""bench/kernels.py as a program, on sizes that say nothing but that it works."""
+"""bench/kernels.py run as a program, on sizes too small for meaningful figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/roofline.py as a program, on sizes that say nothing but that it works."""
+"""bench/roofline.py run as a program, on sizes too small for meaningful figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/routing.py as a program, on sizes that say nothing but that it works."""
+"""bench/routing.py run as a program, on sizes too small for meaningful figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/storage.py, on a network that says nothing but that it works."""
+"""bench/storage.py, on a network too small for meaningful figures."""
 
 from __future__ import annotations
 

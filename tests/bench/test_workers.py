@@ -1,4 +1,4 @@
-"""bench/workers.py, on sizes that say nothing but that it works."""
+"""bench/workers.py, on sizes too small for meaningful figures."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def event_files_in_order() -> None:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """On a busy machine the threads of tiny products wait for each other: 50 times as long as with one."""
+    """Use one thread: on a busy machine several threads make tiny products 50 times as slow."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -128,7 +128,7 @@ def settings() -> Callable[[Config], reference.Settings]:
 
 @pytest.fixture
 def relative_error() -> RelativeError:
-    """‖a - b‖ / ‖b‖ of a tensor and what the reference has for it."""
+    """Function that returns ‖a - b‖ / ‖b‖ of a tensor a and the reference's array b."""
 
     def error(tensor: torch.Tensor, expected: np.ndarray) -> float:
         difference = np.linalg.norm(tensor.detach().double().numpy() - expected)
@@ -170,14 +170,14 @@ def tiny_splits() -> Splits:
 
 @pytest.fixture
 def state(tiny_config: Callable[..., Config], tiny_splits: Splits) -> State:
-    """After one epoch and two steps."""
+    """State of a run after one epoch and two steps."""
     progresses = train(tiny_config(checkpoint={"keep_every": 2}), splits=tiny_splits, interval_seconds=0)
     return next(p for p in progresses if (p.epoch, p.step) == (2, 2)).snapshot()
 
 
 @pytest.fixture
 def at_end(tiny_config: Callable[..., Config], tiny_splits: Splits) -> State:
-    """After two whole epochs, of which every second one is kept."""
+    """State of a run after two whole epochs, with `keep_every: 2`."""
     config = tiny_config(checkpoint={"keep_every": 2})
     ends = (p for p in train(config, splits=tiny_splits) if p.phase == "epoch_end")
     return next(p for p in ends if p.epoch == 2).snapshot()
@@ -185,5 +185,5 @@ def at_end(tiny_config: Callable[..., Config], tiny_splits: Splits) -> State:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Of a checkpoint, in a folder that is not there yet."""
+    """Path of a checkpoint in a folder that does not exist yet."""
     return tmp_path / "folder" / "checkpoint.pt"

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def looked_up(image, row, column):
-    """The value between the pixels of [H, W], which is 0 outside, by the four pixels around."""
+    """Interpolate [H, W] bilinearly between its four nearest pixels; pixels outside are 0."""
     top, left = int(np.floor(row)), int(np.floor(column))
     value = 0.0
     for r, c in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
@@ -22,7 +22,7 @@ def looked_up(image, row, column):
 
 
 def reference(images, maps):
-    """float64 [B, C, H, W] under [B, 2, 3], pixel by pixel."""
+    """Warp images, float64 [B, C, H, W], by maps [B, 2, 3], pixel by pixel."""
     warped = np.zeros(images.shape)
     middle = (np.array(images.shape[2:]) - 1) / 2
     for number, matrix in enumerate(maps):

@@ -1,4 +1,4 @@
-"""An iteration of routing in blocks, against one in which everything is there at once."""
+"""A routing iteration in blocks, against one that keeps all predictions in one tensor."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def layer(batch=3, inputs=7, dim=4, classes=5, class_dim=6, dtype=torch.float64,
 
 
 def literal(capsules, weight, bias=None, prior=None, shrink=squash):
-    """With predictions û [B, J, I, D] and all their products [B, J, I, I]."""
+    """Route by the literal formula: predictions û [B, J, I, D] and all their products [B, J, I, I]."""
     formed = torch.einsum("bik,jikd->bjid", capsules, weight.unflatten(1, capsules.shape[1:]))
     products = torch.einsum("bjid,bjkd->bjik", formed, formed)
     coupling = (products.sum(-1) / weight.shape[-1] ** 0.5).softmax(1)

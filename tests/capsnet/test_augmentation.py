@@ -16,13 +16,13 @@ from capsnet.images import Images, shape, whole
 
 
 def plain(**keys):
-    """CIFAR-10 with nothing changed about its images but what `keys` say."""
+    """Return CIFAR-10's section without any augmentation except that set by `keys`."""
     nothing = {"crop": None, "flip": False, "brightness": 0, "contrast": (1, 1), "standardise": False}
     return CIFAR10.model_validate(nothing | keys)
 
 
 def shifted_slowly(image, down, right):
-    """One image [C, H, W], pixel by pixel."""
+    """Shift one image [C, H, W], pixel by pixel."""
     moved = torch.zeros_like(image)
     _, height, width = image.shape
     for row in range(height):
@@ -60,14 +60,14 @@ def test_the_shifts_of_an_epoch_differ_between_images_and_between_epochs():
 
 
 def photographs(count, channels=3, height=32, width=32, seed=0):
-    """Noise, uint8 [N, C, H, W], of labels that number the images."""
+    """Draw noise, uint8 [N, C, H, W]; the labels are the images' numbers modulo 10."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (count, channels, height, width), dtype=np.uint8)
     return Images(torch.from_numpy(pixels), torch.arange(count) % 10)
 
 
 def numbered(count, height, width):
-    """Images whose every pixel says where it was: row * 16 + column."""
+    """Images in which each pixel holds its own position: row * 16 + column."""
     places = torch.arange(height)[:, None] * 16 + torch.arange(width)
     return places.to(torch.uint8).expand(count, 1, height, width).contiguous()
 
@@ -111,12 +111,12 @@ def test_about_half_of_the_images_are_flipped_and_only_left_and_right():
 
 
 def scale(values):
-    """Mean and standard deviation, as tf.image.per_image_standardization has them of whole pixels."""
+    """Return mean and standard deviation as tf.image.per_image_standardization computes them."""
     return values.mean(), max(values.std(), 1 / values.size**0.5)
 
 
 def changed_slowly(image, dataset, draws, row):
-    """One image uint8 [C, H, W], in float64: what the network is shown, and what a decoder should show.
+    """Augment one image uint8 [C, H, W] in float64; return the network's input and the decoder's target.
 
     Step by step in the order of `standardise`; the target is what is shown, as pixels.
     """

@@ -1,4 +1,4 @@
-"""Where compilers keep what later runs execute: nowhere that another user could have filled."""
+"""Folders of compilers' caches, whose files later runs execute: no other user can write to them."""
 
 from __future__ import annotations
 

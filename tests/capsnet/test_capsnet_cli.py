@@ -326,7 +326,7 @@ def numbers():
 
 
 def everything(leader):
-    """What was written to a terminal that has been closed since: more than one read, at times."""
+    """Return all bytes written to a terminal that has been closed since; they may take several reads."""
     written = b""
     with contextlib.suppress(OSError):  # EIO: Linux's way to say that nothing follows
         while chunk := os.read(leader, 100_000):
@@ -358,7 +358,7 @@ def test_a_pipe_gets_plain_lines_and_few(numbers):
 
 @pytest.mark.parametrize("variables", [{"JPY_PARENT_PID": "1"}, {"TERM": "dumb"}])
 def test_a_terminal_that_keeps_every_frame_gets_plain_lines(numbers, monkeypatch, variables):
-    """As a notebook's, in which `!command` has a pseudo-terminal of its own."""
+    """A notebook's output is such a terminal: each `!command` gets a pseudo-terminal there."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     leader, follower = pty.openpty()
@@ -391,7 +391,7 @@ def test_durations_are_written_as_on_a_clock():
 
 
 def test_a_reader_that_has_seen_enough_is_no_failure(tiny):
-    """As in `summary tiny.yaml | head -1`."""
+    """The reader closes the pipe early, like `head` in `summary tiny.yaml | head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "capsnet", "summary", "tiny.yaml"]

@@ -80,7 +80,7 @@ def emptied(content):
 
 
 def misnamed(content):
-    """With a name in its table of contents that is no UTF-8."""
+    """Return the file with a name in its table of contents that is no UTF-8."""
     place = content.index(b"PK\x01\x02") + 46
     flag = place - 46 + 9  # its bit 3 says that names are UTF-8
     content = content[:flag] + bytes([content[flag] | 8]) + content[flag + 1 :]
@@ -88,14 +88,14 @@ def misnamed(content):
 
 
 def misread(content):
-    """With an entry that claims to be compressed."""
+    """Return the file with an entry that claims to be compressed."""
     entry, listed = content.index(b"PK\x03\x04") + 8, content.index(b"PK\x01\x02") + 10
     content = content[:entry] + b"\x08" + content[entry + 1 :]
     return content[:listed] + b"\x08" + content[listed + 1 :]
 
 
 def overlong(content):
-    """With a last entry that claims to reach beyond the end of the file."""
+    """Return the file with a last entry that claims to reach beyond the file's end."""
     place = content.rindex(b"PK\x01\x02")
     size = (2**31 - 1).to_bytes(4, "little")
     return content[: place + 20] + size + size + content[place + 28 :]
@@ -275,8 +275,8 @@ def splits_of_before():
 
 @pytest.mark.filterwarnings("ignore:the checkpoint is of other versions")
 def test_a_run_begun_before_its_keys_were_there_goes_on_in_its_own_way():
-    """Of before there were orders of standardising, light that is not cut off, padding of primary capsules,
-    a leak in them and other optimizers; its end is that of the code of then.
+    """The run is older than the keys for the order of standardising, uncut light, padding and leak of primary
+    capsules, and the optimizer; it ends as the code of that time ended it.
     """
     file = Path(__file__).parent / "data" / "run-before-orders-of-light.pt"
     kept = torch.load(file, weights_only=True)

@@ -1,4 +1,4 @@
-"""The schema of a run: what a file comes to, and what is said of every mistake in it."""
+"""The schema of a run: the configuration read from a file, and the message about each mistake in it."""
 
 from pathlib import Path
 from typing import Any

@@ -19,7 +19,7 @@ Process = Callable[..., Path]
 
 @pytest.fixture
 def process(tmp_path: Path) -> Process:
-    """What the kernel would say of a process: its cgroups, what is mounted, and files of cgroups."""
+    """Function that writes a process's `cgroup`, `mountinfo` and files of cgroups; returns their folder."""
 
     def made(cgroup: str, mounts: str, files: Mapping[str, str]) -> Path:
         (tmp_path / "cgroup").write_text(cgroup)

@@ -19,7 +19,7 @@ dataloader: {num_workers: 2}
 """
 
 
-# Says when the process begins that all workers are forks of: it imports PyTorch for seconds.
+# Prints when the process begins from which all workers are forked: it imports PyTorch for seconds.
 TELLING = """\
 from multiprocessing.forkserver import ForkServer
 from capsnet.cli import main

@@ -1,4 +1,4 @@
-"""What only a GPU can show: graphs, TensorFloat-32, bit-exact resume. Skipped without one."""
+"""Tests that need a GPU: CUDA graphs, TensorFloat-32, bit-exact resume. Skipped without one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BOUNDS = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 5e-2}
 
 @pytest.fixture(autouse=True)
 def switches_as_they_were(monkeypatch):
-    """PyTorch's are for the whole process."""
+    """Restore PyTorch's switches, which apply to the whole process."""
     for name in ("allow_tf32", "benchmark", "deterministic"):
         monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
     matmul, threads = torch.backends.cuda.matmul.allow_tf32, torch.get_num_threads()
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_reference_in_every_mode_and_precision(
     relative_error,
     monkeypatch,
 ):
-    """Compiled steps have routing in Triton, however slow it is for so small a network."""
+    """Compiled steps use routing in Triton here, although it is slow for so small a network."""
     if compiled:
         triton_kernel = pytest.importorskip("capsnet.triton_kernel")
         monkeypatch.setattr(triton_kernel, "GAIN", 0.0)

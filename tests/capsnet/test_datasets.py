@@ -41,7 +41,7 @@ def raw(tmp_path):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Every connection goes to a port of this machine at which nothing listens."""
+    """Direct every connection to a port of this machine on which no server listens."""
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use

@@ -27,7 +27,7 @@ SETTINGS = [
 
 
 def built(settings: Any, shape: ImageShape, capsule_dim: int = 4) -> torch.nn.Module:
-    """With the weights of a network that is built, and normalisation that is not what it starts as."""
+    """Build a decoder with initial weights and random statistics of batch normalisation."""
     with torch.random.fork_rng():
         decoder = decoder_of(settings, capsule_dim, shape)
     assert decoder is not None

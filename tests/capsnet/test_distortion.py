@@ -58,7 +58,7 @@ def test_an_image_is_turned_as_a_warp_turns_it_and_not_at_all_by_nothing():
 
 
 def roamed_slowly(image, down, right):
-    """How far one image [C, H, W] moves, by the formulas of their code."""
+    """Return by how many pixels one image [C, H, W] moves, by the formulas of their code."""
     filled = image.sum(0).numpy()
     steps = []
     for share, axis in ((down, 1), (right, 0)):
@@ -97,7 +97,7 @@ def test_an_empty_image_and_one_without_margins_stay_where_they_are():
 
 
 def squeezed_slowly(image, narrower, more):
-    """One image [1, H, W], pixel by pixel, in float64."""
+    """Squeeze one image [1, H, W], column by column, in float64."""
     _, height, width = image.shape
     kept = width - narrower
     scale = width / kept

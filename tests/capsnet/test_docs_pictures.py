@@ -47,7 +47,7 @@ def test_the_commands_that_draw_are_understood() -> None:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The code that draws, and a picture, in a folder where they may be changed."""
+    """A copy of the drawing code and of a picture, which a test may change."""
     shutil.copytree(ROOT / "capsnet/figures", tmp_path / "capsnet/figures", ignore=lambda *_: {"__pycache__"})
     (tmp_path / "docs").mkdir()
     shutil.copy(ROTATE.file(), ROTATE.file(tmp_path))

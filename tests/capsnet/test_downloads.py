@@ -1,4 +1,4 @@
-"""What all downloads have in common; the data sets' own are tested with their readers."""
+"""Downloads in general; each data set's own download is tested with its reader."""
 
 import threading
 from functools import partial

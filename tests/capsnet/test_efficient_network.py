@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
 
 
 def tiny(shape: ImageShape = SHAPE, **model: Any) -> EfficientCapsNet:
-    """With statistics, normalisation and priors that are not what they start as."""
+    """Build a small network with random priors, and random statistics and weights of its normalisation."""
     network = models.build(Config.model_validate({"model": TINY | model}), shape)
     assert isinstance(network, EfficientCapsNet)
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +59,7 @@ def squashed(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def literal(network: EfficientCapsNet, values: torch.Tensor) -> torch.Tensor:
-    """Their code, line by line, in evaluation; predictions û [B, J, I, D]."""
+    """Compute the network in evaluation like their code, line by line; predictions û [B, J, I, D]."""
     weights = dict(network.named_parameters()) | dict(network.named_buffers())
     last = len(network.convolutions) - 1
     for number in range(last + 1):

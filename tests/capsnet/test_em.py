@@ -31,7 +31,7 @@ def ballot(
     seed=0,
     numbers=16,
 ) -> Ballot:
-    """Random votes of a layer whose windows slide over rows×columns positions."""
+    """Draw random votes of a layer whose windows slide over rows×columns positions."""
     windows = em.sliding(rows, columns, kernel, stride)
     generator = torch.Generator().manual_seed(seed)
 
@@ -50,7 +50,7 @@ def from_leaves(tensors: Sequence[torch.Tensor], like: Ballot) -> Ballot:
 
 
 def literal(given: Ballot, image: int, windows: torch.Tensor, iterations: int) -> reference_em.Routed:
-    """The same by Procedure 1 in loops: a child is (position, type), a parent (position, type)."""
+    """Route one image by Procedure 1 in loops: a child is (position, type), a parent (position, type)."""
     votes: dict = {}
     active: dict = {}
     for position, parent in np.ndindex(given.votes.shape[1:3]):
@@ -102,11 +102,11 @@ def test_each_child_shares_itself_out_wholly_over_its_parents_at_all_positions(i
     sums.index_add_(1, windows.flatten(), places)
     seen = windows.unique()
     torch.testing.assert_close(sums[:, seen], torch.ones_like(sums[:, seen]))
-    assert sums.sum() == pytest.approx(2 * TYPES * len(seen))  # who is seen by nobody gets nothing
+    assert sums.sum() == pytest.approx(2 * TYPES * len(seen))  # children that no parent sees get nothing
 
 
 def test_parents_compete_across_positions_and_not_only_at_their_own():
-    """A child in the overlap that agrees with the parents at one position is lost to those at the other."""
+    """A child seen from two positions is assigned to the parents with which it agrees, not to the others."""
     given = ballot(rows=3, columns=4, parents=1, batch=1)
     windows = em.sliding(3, 4, 3, 1)
     child = int(windows[1, 0])  # the first place of the second window, the second of the first
@@ -156,7 +156,7 @@ def test_activations_are_probabilities_and_all_gradients_finite(iterations, **la
 @pytest.mark.parametrize("off", [-20.0, -200.0, -1e4, -1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_children_that_are_off_harm_nobody(off, dtype):
-    """All of them, or all but one, which then decides alone."""
+    """Either all children are inactive, or all but one, which then alone determines the parents' poses."""
     given = ballot(dtype=dtype)
     log_active = torch.full_like(given.log_active, off)
     for last in (off, -0.1):

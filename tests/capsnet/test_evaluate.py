@@ -44,7 +44,7 @@ loss: {with_reconstruction: false}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with three networks trained on the digits, two on shifted_mnist, and these data."""
+    """A folder with three networks trained on the digits, two on shifted_mnist, and these data sets."""
     folder = tmp_path_factory.mktemp("runs")
     small_mnist.write(folder / "data", train=64)
     before = Path.cwd()
@@ -75,7 +75,7 @@ def here(runs, tmp_path, monkeypatch):
 
 @pytest.fixture
 def evaluated(capsys):
-    """Calls evaluate with --json; what it prints."""
+    """Function that calls `evaluate --json` and returns its parsed output."""
 
     def call(*arguments):
         capsys.readouterr()
@@ -89,7 +89,7 @@ def evaluated(capsys):
 
 @pytest.fixture
 def refused(capsys):
-    """Calls evaluate, which must fail by the user's mistake; the one line that it prints."""
+    """Function that calls `evaluate` with a user's mistake and returns its one line of error."""
 
     def call(*arguments):
         capsys.readouterr()
@@ -110,7 +110,7 @@ def lengths(path, images):
 
 
 def added(lengths):
-    """Of several networks, each float64 [N, J]."""
+    """Add the lengths of several networks, each float64 [N, J]."""
     return torch.stack(lengths).sum(0)
 
 
@@ -365,7 +365,7 @@ def test_a_folder_named_like_a_number_or_a_run_is_what_it_holds(here, evaluated)
 
 
 class Malicious:
-    """What unpickles into a call."""
+    """An object whose unpickling calls `os.mkdir("owned")`."""
 
     def __reduce__(self):
         return os.mkdir, ("owned",)

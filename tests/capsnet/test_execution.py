@@ -1,4 +1,4 @@
-"""That the way to compute is followed and not only written down."""
+"""The settings of `Execution` change how training computes; they are not only stored."""
 
 import logging
 
@@ -14,7 +14,7 @@ from capsnet.training import train
 
 @pytest.fixture(autouse=True)
 def own_threads():
-    """Leaves this process's threads as they were."""
+    """Restore this process's number of threads."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -63,7 +63,7 @@ def test_training_computes_with_the_threads_of_the_configuration(tiny_config, ti
 
 
 def hardware(monkeypatch, can, fast):
-    """A machine whose CPU can compute bfloat16, and has instructions for it, or not."""
+    """Set whether the CPU seems to compute bfloat16 (`can`) and to have instructions for it (`fast`)."""
     monkeypatch.setattr(execution, "can_bfloat16", lambda device: can)
     monkeypatch.setattr(execution, "has_fast_bfloat16", lambda device: fast)
 

@@ -41,7 +41,7 @@ threads: 1
 dataset: {name: multi_mnist, root: data}
 model: {conv_channels: 4, primary_types: 2, decoder: {hidden: [8]}}
 """
-# What makes a command quick.
+# Settings that make a command quick.
 FEW = {"reconstruct": ["--images", "3"], "rotate": ["--images", "4"], "couplings": ["--images", "4"]}
 FEW["primary"] = ["--steps", "3"]
 
@@ -66,7 +66,7 @@ def run(trained, tmp_path, monkeypatch) -> Path:
 
 
 def error_of(capsys, *words: object) -> str:
-    """The one line that a command ends with."""
+    """Run a command with a user's mistake and return its one line of error."""
     assert main([str(word) for word in words]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1

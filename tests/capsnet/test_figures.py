@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def subject_of(config: Config, network: Network | None = None) -> Any:
-    """An untrained network: its numbers are as good as any for comparing."""
+    """Return the subject of an untrained network: comparisons need no trained one."""
     network = network or models.build(config, shape(config.dataset))
     return Subject(config, network, execution.resolve(config))
 
@@ -232,7 +232,7 @@ def test_the_scale_of_couplings_goes_from_zero_to_a_round_multiple_of_the_even_s
 
 @pytest.fixture
 def self_routed(tiny_config) -> Any:
-    """As after some training: routing that is not even any more."""
+    """A network with self-routing whose routing weights are uneven, like those of a trained network."""
     model = {"conv_channels": 8, "kernel_size": 5, "primary_types": 3, "decoder": {"hidden": [16]}}
     subject = subject_of(tiny_config(model=model | {"routing": {"name": "self"}}, use_cuda=False))
     with torch.no_grad():
@@ -514,7 +514,7 @@ COUNTS = torch.tensor([[5, 0, 1], [0, 7, 0], [2, 0, 9]])
 
 
 def colours_of(axes: Any) -> np.ma.MaskedArray:
-    """The values by which the cells of a table are coloured, as far as they are."""
+    """Return the values by which a table's cells are coloured; cells without a colour are masked."""
     return np.ma.masked_invalid(axes.collections[0].get_array())
 
 
@@ -836,7 +836,7 @@ def test_each_run_gives_the_pictures_that_make_sense_for_it(keys, possible):
 
 
 class Probabilities(Network):
-    """Stands for a network without capsules."""
+    """A network without capsules: a linear layer and softmax."""
 
     decoder = None
 
@@ -882,7 +882,7 @@ def test_the_gallery_is_the_same_each_time_and_disturbs_no_random_numbers(subjec
 
 
 def words_of(figure: Figure) -> list[Text]:
-    """All text that is drawn."""
+    """Return all visible text of a figure."""
     found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
     for axes in figure.axes:
         found += [*axes.texts, *(legend.get_texts() if (legend := axes.get_legend()) else ())]
@@ -897,7 +897,7 @@ def words_of(figure: Figure) -> list[Text]:
 
 
 def faults_of(figure: Figure) -> list[str]:
-    """Text that leaves the figure, lies over other text, or has another size than papers have."""
+    """List text that leaves the figure, lies over other text, or has a size unusual in papers."""
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()  # but laid out
     words = words_of(figure)
@@ -930,7 +930,7 @@ MANY = [row | {"epoch": row["epoch"] + 2 * n} for n in range(40) for row in HIST
 
 
 def drawings(subject: Any, tested: Images, tiny_splits: Any, pairs: Any) -> dict[str, Figure]:
-    """Every kind of picture, with much to write: long names, many classes, iterations and runs."""
+    """Every kind of picture, with much text: long names, many classes, iterations and runs."""
     decoder = primary.train(subject, tiny_splits.train, 0, 1, lambda line: None)
     drawn = dict(gallery(subject, tested, HISTORY, seed=0))
     drawn["primary"] = primary.picture(subject, decoder, tested, sample=3)

@@ -1,4 +1,4 @@
-"""What `precision: float32` means on CUDA; its switches can be looked at without one."""
+"""PyTorch's switches under `precision: float32` on CUDA; most can be read without a GPU."""
 
 import os
 
@@ -10,7 +10,7 @@ from capsnet.execution import Execution, apply
 
 @pytest.fixture
 def all_allowed(monkeypatch):
-    """Everything is allowed; afterwards what was before."""
+    """Turn all of PyTorch's switches on, TensorFloat-32 among them; restore them afterwards."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     for name in ("allow_tf32", "benchmark", "deterministic"):
         monkeypatch.setattr(torch.backends.cudnn, name, True)
@@ -41,7 +41,7 @@ def test_tensorfloat_32_is_allowed_where_it_is_asked_for():
 
 @pytest.mark.usefixtures("all_allowed")
 def test_a_deterministic_run_may_follow_another_one_in_the_same_process(monkeypatch):
-    """PyTorch looks at the variable at the first product of a process, and never again."""
+    """PyTorch reads the variable only once, at the first matrix product of a process."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     apply(Execution("cuda", "float32", 1, "channels_last", deterministic=False))
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

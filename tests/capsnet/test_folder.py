@@ -36,7 +36,7 @@ def refusal(root, **keys):
 
 
 def one_image(root, image, name="image.png", **keys):
-    """What is read of an image that stands for all of a data set, uint8 [C, H, W]."""
+    """Save an image as every image of a data set, load the set and return the first one, uint8 [C, H, W]."""
     for part in ("train", "test"):
         for kind in ("a", "b"):
             (root / part / kind).mkdir(parents=True, exist_ok=True)

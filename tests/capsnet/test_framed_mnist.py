@@ -80,7 +80,7 @@ def test_the_global_generators_are_left_alone(written, tmp_path):
 
 
 def parts_of(maps):
-    """What maps [N, 2, 3] were made of: degrees [N], shear [N], scales [N, 2]."""
+    """Decompose affine maps [N, 2, 3] into rotation in degrees [N], shear [N] and scales [N, 2]."""
     linear = maps[:, :, :2]
     across = linear[:, :, 1]  # neither scaling nor shearing turns what lies to the right
     turn = torch.atan2(-across[:, 0], across[:, 1])

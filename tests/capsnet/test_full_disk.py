@@ -30,7 +30,7 @@ model: {conv_channels: 8, kernel_size: 5, primary_types: 3, decoder: {hidden: [1
 
 @pytest.fixture
 def train(tmp_path):
-    """Trains in a process whose files may have so many bytes."""
+    """Function that runs training in a process whose files may have at most `size` bytes."""
     (tmp_path / "tiny.yaml").write_text(TINY)
 
     def call(size, *arguments):

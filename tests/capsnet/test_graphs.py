@@ -1,4 +1,4 @@
-"""What a recorded step reads; what only a GPU can record is in test_cuda.py."""
+"""The batch that a recorded step reads; recording itself needs a GPU and is tested in test_cuda.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes train one network: as one would, and none is left behind when another has gone."""
+"""Several processes train one network with the results of a single one; if one is lost, all end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Processes:
-    """A group at work, and what it prints."""
+    """Processes of a training group, and their output."""
 
     def __init__(self, size: int, folder: Path, *cases: str) -> None:
         self.store = host("127.0.0.1")
@@ -67,7 +67,7 @@ class Processes:
         os.kill(int(self.wait_for(rf"rank {rank} is pid (\d+)")), signal.SIGKILL)
 
     def ends(self) -> dict[int, int]:
-        """The exit code of each rank; all end in time."""
+        """Wait until all ranks have ended; return each rank's exit code."""
         wait_until(lambda: self.process.poll() is not None, self.output.read_text)
         return {int(rank): int(code) for rank, code in self.said(r"rank (\d) ended with (-?\d+)")}
 
@@ -79,7 +79,7 @@ class Processes:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Callable[..., Processes]]:
-    """Starts groups; what is left of them ends with the test."""
+    """Function that starts a group; processes that are left end with the test."""
     started: list[Processes] = []
 
     def start(size: int, *cases: str) -> Processes:
@@ -96,7 +96,7 @@ CASES = ("capsules", "batch_norm", "dropout", "odd", "clipped")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """The folder in which a group of so many has left the states of all CASES."""
+    """Function that returns the folder with the states of all CASES, trained by `size` processes."""
     folders: dict[int, Path] = {}
 
     def folder(size: int) -> Path:
@@ -121,7 +121,7 @@ def read(path: Path) -> State:
 
 
 def require_same(one: State, other: State) -> None:
-    """The same weights, and the same of everything that was measured, up to rounding."""
+    """Assert that two states have the same weights and the same metrics, up to rounding."""
     beginning = next(train(Config.model_validate(one["config"]), splits=group_member.splits())).snapshot()
     for name, weights in one["model"].items():
         if name in WITHOUT_EFFECT:

@@ -1,4 +1,4 @@
-"""What is saved and logged while training, from real training."""
+"""Checkpoints, logs and figures that a real training run writes."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from capsnet.training import train
 
 @pytest.fixture
 def keeper(tmp_path):
-    """Makes the keeper of each attempt of one run."""
+    """Function that makes the keeper of each attempt of one run."""
 
     def make(config, state=None, shown=None):
         lines = Lines(shown or io.StringIO())
@@ -40,7 +40,7 @@ def clock(monkeypatch):
 
 
 def curve(folder, name):
-    """What TensorBoard would show: (epoch, value) of a metric."""
+    """Read the curve of a metric from TensorBoard's log: a list of (epoch, value)."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(folder))
@@ -106,7 +106,7 @@ FIGURES = ["confusion.png", "couplings.png", "curves.png", "perturb.png", "recon
 
 
 def kept(keeper, config, splits):
-    """Train to the end and draw; what was printed."""
+    """Train to the end, draw the figures, and return the printed text."""
     shown = io.StringIO()
     with keeper(config, shown=shown) as kept:
         for progress in train(config, splits=splits):
@@ -185,7 +185,7 @@ def test_a_file_in_the_way_of_the_pictures_is_a_warning(keeper, tiny_config, tin
 
 
 class ThreadPanic(BaseException):
-    """As extensions in Rust raise it: no Exception."""
+    """An error that is no `Exception`, like the panics that extensions in Rust raise."""
 
 
 BROKEN = TypeError("broken\nand more")
@@ -253,7 +253,7 @@ NOTEBOOK = "module://matplotlib_inline.backend_inline"
 
 @pytest.mark.parametrize(("backend", "kept"), [(NOTEBOOK, "None"), ("svg", "svg")])
 def test_pictures_are_drawn_whatever_backend_the_environment_names(backend, kept):
-    """As Jupyter and Colab set it for every `!command`."""
+    """Jupyter and Colab set MPLBACKEND for every `!command`."""
     code = (
         "import os, sys; from capsnet.figures import rendering\n"
         "with rendering.defaults():\n"

@@ -30,7 +30,7 @@ def _routing() -> Kernel:
 
 @pytest.fixture(autouse=True)
 def own_threads() -> Iterator[None]:
-    """Leaves this process's threads as they were."""
+    """Restore this process's number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -178,7 +178,7 @@ def test_the_kernel_computes_within_its_context_alone(routing):
 
 
 def test_gradients_that_another_thread_computes_are_the_kernels_too(routing):
-    """As autograd's threads do for a GPU."""
+    """On a GPU, autograd computes gradients in threads of its own."""
     capsules, weight, outputs = (tensor.detach() for tensor in single(layer(20, 8, 10, 16, batch=33)))
     arguments = outputs, capsules, weight, outputs, False, False
     with agreement.computed_by(routing), ThreadPoolExecutor() as threads:

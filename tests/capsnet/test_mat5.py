@@ -1,4 +1,4 @@
-"""MATLAB's files as SciPy writes them, and as they must not be."""
+"""MATLAB's files: those that SciPy writes are read, damaged ones are refused."""
 
 import struct
 import zlib
@@ -94,7 +94,7 @@ def test_other_kinds_of_variables_are_passed_over(tmp_path):
 
 
 def test_arrays_can_be_written_to(tmp_path):
-    """As PyTorch wants memory that it shares."""
+    """PyTorch shares an array's memory without a warning only if it is writable."""
     for compressed in (False, True):
         found = mat5.read(written(tmp_path, compressed, a=np.arange(500, dtype=np.uint8)), "a")
         assert np.asarray(found["a"]).flags.writeable
@@ -147,7 +147,7 @@ def test_structs_in_structs_are_not_gone_into(tmp_path):
 
 
 def tried(file, content):
-    """Whether altered content is read; it must be so, or refused."""
+    """Return whether altered content is read; if not, the reader refuses it with one line."""
     file.write_bytes(content)
     try:
         mat5.read(file, ["X", "data"])

@@ -58,12 +58,12 @@ WITH_DECODER = [kind for kind in NETWORKS if tiny(kind).decoder is not None]
 
 
 def built(kind: str) -> Network:
-    """In evaluation and in float64."""
+    """Build a small network in evaluation mode and in float64."""
     return models.build(tiny(kind), TINY_SHAPE).double().eval()
 
 
 def scores(network: Network, images: torch.Tensor) -> torch.Tensor:
-    """All that it says of them, [B, ...]: logits where there are any, which hide nothing by rounding."""
+    """Return the output for images, [B, ...]: logits if there are any, as softmax may round changes away."""
     output = network(images)
     return output.capsules if output.logits is None else output.logits
 
@@ -85,7 +85,7 @@ def routed():
 
 
 def changed(cut, before: torch.Tensor, after: torch.Tensor) -> int:
-    """How many of the capsules that `cut` makes of two batches of one differ."""
+    """Count the capsules in which two inputs, each a batch of one, differ after `cut`."""
     return int((cut(before) != cut(after)).any(-1).sum())
 
 

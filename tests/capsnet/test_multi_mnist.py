@@ -59,7 +59,7 @@ def splits():
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    """What is read of 50 training and 20 test images."""
+    """The data set loaded from files of 50 training and 20 test images."""
     root = tmp_path_factory.mktemp("files")
     small_mnist.write(root)
     return load(root)
@@ -301,7 +301,7 @@ def test_the_margin_loss_of_two_labels_by_hand():
 
 
 class Fixed(Network):
-    """Gives what it is given for lengths, and decodes a capsule to an image of its own brightness."""
+    """A network with given lengths, which decodes each class to an image of a brightness of its own."""
 
     def __init__(self, lengths):
         super().__init__()

@@ -108,7 +108,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(kept: Path, source: Path, t
 
 
 def test_what_cannot_be_loaded_is_said_too(kept: Path, source: Path) -> None:
-    """As where PyTorch brings no OpenMP whose threads the library could use."""
+    """A symbol is undefined, for example, if PyTorch brings no OpenMP whose threads the library could use."""
     text = "extern int of_nobody(void); int answer(void) { return of_nobody(); }"
     with pytest.raises(NativeError, match="undefined symbol: of_nobody"):
         library(written(source, text))

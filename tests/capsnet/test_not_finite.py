@@ -1,4 +1,4 @@
-"""Which step is named when a step has spoilt the weights and its own loss was fine."""
+"""The step named in the error when a step with a finite loss made the weights not finite."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from capsnet.training import TrainingError, train
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """Has a given step of the process, counted from 1, leave weights or moments that are no numbers."""
+    """Function that makes a given step, counted from 1, fill weights or moments with NaN."""
 
     def at(step, what):
         really = Learner.step

@@ -1,4 +1,4 @@
-"""Optimizers against their formulas, and runs by them that are broken off anywhere."""
+"""Optimizers against their formulas, and interrupted runs with them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def flat(values: list[list[float]]) -> np.ndarray:
 
 
 def adam(epsilon: float = 1e-8, added: float = 0.0, shrunk: float = 0.0) -> list[float]:
-    """`added`: an L2 penalty; `shrunk`: decoupled weight decay."""
+    """Compute Adam's steps by its formulas; `added`: an L2 penalty; `shrunk`: decoupled weight decay."""
     weights, mean, square = flat(WEIGHTS), np.zeros(3), np.zeros(3)
     for number, step in enumerate(GRADIENTS, 1):
         gradient = flat(step) + added * weights
@@ -117,7 +117,7 @@ def end(config, splits, state=None):
 
 
 def broken_off(config, splits, place):
-    """A run whose first process ended at `place`, from what its file held to the end."""
+    """Interrupt a run at `place`, resume it from its saved state, and return its end."""
     *_, progress = islice(train(config, splits=splits, interval_seconds=0), place)
     file = BytesIO()
     torch.save(progress.snapshot(), file)

@@ -27,7 +27,7 @@ def pace(clock):
 
 def test_it_is_time_to_yield_at_once_and_then_an_interval_after_the_last_time(pace, clock):
     assert pace.is_due()
-    clock.now += 10  # whoever iterates takes its time
+    clock.now += 10  # the caller takes long between two steps
     pace.yielded()
     assert not pace.is_due()
     clock.now += 0.49

@@ -37,7 +37,7 @@ def touch_folder(train=3, test=1):
 
 
 def found(text, *, by=preflight.obstacles):
-    """Each obstacle as its key and whether it is one on any host, and what is said."""
+    """List each obstacle: its key, whether it exists on every host, and its message."""
     return [(".".join(map(str, one.path)), one.everywhere, one.message) for one in by(parse(text))]
 
 

@@ -61,7 +61,7 @@ def test_a_cache_may_be_read_by_others_but_not_written(tmp_path: Path) -> None:
 
 
 def test_a_group_of_one_user_alone_is_no_other_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As systems with a umask of 002 make one for each."""
+    """Systems with a umask of 002 make such a group for each user."""
     import grp
     import pwd
 

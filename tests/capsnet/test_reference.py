@@ -173,7 +173,7 @@ def test_margin_loss_by_hand():
 
 
 def test_the_functions_on_arrays_come_from_the_module_of_the_input(parameters, batch, monkeypatch):
-    """As with CuPy: another module's arrays are never handed to NumPy by name."""
+    """Arrays of another module, for example CuPy, are never passed to a function of NumPy by name."""
     used = []
     other = ModuleType("other")
     other.__getattr__ = lambda name: used.append(name) or getattr(np, name)

@@ -1,4 +1,4 @@
-"""What a process has to say that goes on where another one was."""
+"""Speeds and warnings of a process that resumes another process's run."""
 
 import io
 import warnings

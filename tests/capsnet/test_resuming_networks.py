@@ -65,7 +65,7 @@ def end(config: Config, splits: Splits, state: State | None = None) -> State:
 
 
 def broken_off(config: Config, splits: Splits, place: int) -> tuple[State, str, int, int]:
-    """The end of a run whose first process ended at `place`, where that was, and what its file held."""
+    """Interrupt a run at `place` and resume it; return its end, and the interruption's phase, epoch, step."""
     *_, progress = islice(train(config, splits=splits, interval_seconds=0), place)
     file = BytesIO()
     torch.save(progress.snapshot(), file)
@@ -93,7 +93,7 @@ def test_a_run_broken_off_in_mid_epoch_ends_with_the_same_bits(kind, precision, 
 
 
 def test_dropout_draws_anew_in_every_step_and_alike_in_every_run(splits):
-    """What the last layer is fed: another half of its inputs in each step, the same in another run."""
+    """Each step drops other inputs of the last layer; a second run drops the same ones as the first."""
 
     def drawn() -> list[torch.Tensor]:
         seen = []

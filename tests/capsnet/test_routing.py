@@ -114,7 +114,7 @@ def test_none_of_the_above_is_that_of_the_literal_procedure(gradient, iterations
 
 
 def test_none_of_the_above_is_one_more_class_whose_predictions_are_zero():
-    """The literal formulation: its logit û·v is 0 in every iteration, and nobody looks at its output."""
+    """The literal formulation: its logit û·v is 0 in every iteration, and its output is ignored."""
     capsules, weight, bias = layer()
     more = torch.cat([weight, torch.zeros_like(weight[:1])])
     more_bias = torch.cat([bias, torch.zeros_like(bias[:1])])

@@ -1,4 +1,4 @@
-"""Saving beside training: what waits, what is tried again, and when it is enough."""
+"""Saving in parallel to training: what waits, what is retried, and when saving is given up."""
 
 import errno
 import io
@@ -38,7 +38,7 @@ def test_a_writer_saves_in_the_background_and_says_what_is_durable(state, path):
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """Saving waits until this is set; `saved` lists what was."""
+    """Event that lets saving proceed once it is set; `saved` lists the (epoch, step) of saved states."""
     released, begun = threading.Event(), threading.Event()
     released.saved, released.begun = [], begun  # type: ignore[attr-defined]
     really = checkpoint.save

@@ -46,7 +46,7 @@ def layer(batch=3, inputs=7, dim=4, classes=5, class_dim=6, dtype=torch.float64,
 
 
 def literal(capsules, route, prior, weight):
-    """The formulas with predictions û [B, I, J, D], capsule by capsule, nothing in logarithms."""
+    """Route by the formulas, capsule by capsule with predictions û [B, J, D], without logarithms."""
     activations = capsules.norm(dim=2)
     collected, given = torch.zeros(()), torch.zeros(())
     for number in range(capsules.shape[1]):
@@ -147,7 +147,7 @@ def test_a_batch_that_is_routed_in_parts_gives_what_it_gives_whole(batch, chunk)
 
 
 def network(**keys: Any) -> CapsNet:
-    """Routing that is not even, as it is at first."""
+    """Build a network whose routing is uneven; initial routing would be even."""
     built = models.build(Config.model_validate({"model": SMALL} | keys), SHAPE)
     assert isinstance(built, CapsNet) and isinstance(built.classes, SelfRoutedCapsules)
     with torch.no_grad():

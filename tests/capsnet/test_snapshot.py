@@ -1,4 +1,4 @@
-"""A state on its way to whoever saves it."""
+"""Snapshots: states of a run that are copied so that they can be saved."""
 
 from __future__ import annotations
 

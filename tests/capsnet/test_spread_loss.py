@@ -57,7 +57,7 @@ def test_the_margin_rises_with_the_epochs_and_stays(epochs, margin):
 
 @pytest.fixture
 def spread_config(tiny_config):
-    """A small network of any kind serves: the loss is taken of its lengths alone."""
+    """Return a small network's configuration with spread loss, which depends on lengths alone."""
     return tiny_config(loss=SPREAD, model={"decoder": {"hidden": [512, 1024]}})  # the default: there is none
 
 

@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture
 def nothing_compiled() -> Iterator[None]:
-    """What one test has compiled shall not be there for the next."""
+    """Reset the compiler before and after a test, so that no test reuses another test's compiled code."""
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -137,7 +137,7 @@ def test_efficient_capsnet_is_compiled_too() -> None:
 
 
 def test_a_network_that_cannot_be_compiled_trains_on_and_says_why() -> None:
-    """Its dropout draws from generators that know which step it is, and PyTorch's compiler knows none."""
+    """Its dropout draws from a generator that is set for each step; PyTorch's compiler supports none."""
     sizes = {"name": "cnn", "conv_channels": [2, 2, 2], "hidden": [8]}
     with pytest.warns(UserWarning, match="cannot be compiled, and goes without: .*Generator"):
         state = last(train(other_network(True, **sizes)))
@@ -165,7 +165,7 @@ def test_a_machine_without_a_compiler_trains_on_and_says_so(tiny_config, tiny_sp
 
 @pytest.fixture
 def no_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A C compiler that is not there, whatever has been compiled before."""
+    """Name a C compiler that does not exist, and forget kernels that were compiled before."""
     monkeypatch.setenv("CC", "/no/such/compiler")
     kernel.load.cache_clear()
     yield

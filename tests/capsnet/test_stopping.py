@@ -61,7 +61,7 @@ def test_the_test_set_stops_nothing():
 
 @pytest.fixture
 def config(tiny_config) -> Config:
-    """A rate at which nothing is learnt, so that the first epoch stays the best."""
+    """Configuration with a learning rate of almost 0, so that the first epoch stays the best."""
     return tiny_config(num_epochs=6, stop_after_epochs_without_gain=2, optim={"lr": 1e-12})
 
 

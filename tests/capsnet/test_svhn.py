@@ -154,7 +154,7 @@ def test_absent_files_without_a_network_name_the_folder_and_both_ways_out(folder
 
 @pytest.fixture
 def download(folder, tmp_path, monkeypatch):
-    """Loads into a new root from a server that has the files; what it was asked for."""
+    """Function that loads from a server into a new root and returns the splits and the requested paths."""
     import torchvision
 
     files = {part: folder / name for part, name in svhn.NAMES.items()}

@@ -32,7 +32,7 @@ def last(progresses):
 
 
 def saved_and_loaded(state):
-    """What a checkpoint file makes of a state."""
+    """Return the state after a round trip through a checkpoint file, loaded with `weights_only`."""
     file = BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -44,7 +44,7 @@ def timeless(history):
 
 
 def assert_same_run(one, other):
-    """Weights, optimizer, best weights bit for bit; history but for the times."""
+    """Assert that weights, optimizer and best weights are equal bit for bit, and the history except times."""
     for part in ("model", "optimizer", "best"):
         first, second = tensors(one[part]), tensors(other[part])
         assert len(first) == len(second)

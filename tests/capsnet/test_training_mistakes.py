@@ -18,7 +18,7 @@ from capsnet.training import train
 
 @pytest.fixture
 def seen():
-    """What every network is shown, in order: (training?, pixels [B, C, H, W])."""
+    """List each forward pass's input, in order: (in training mode?, pixels [B, C, H, W])."""
     batches = []
 
     def note(module, inputs):
@@ -31,7 +31,7 @@ def seen():
 
 
 def end_of(config, splits):
-    """The last epoch's end."""
+    """Train to the end and return the last progress."""
     *_, progress = train(config, splits=splits)
     return progress
 

@@ -51,7 +51,7 @@ print(json.dumps(found))
 
 
 def said(words: list[str], folder: Path, **variables: str) -> dict[str, Any]:
-    """The JSON that a Python process prints."""
+    """Run a Python process and return the JSON that it prints."""
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     environment = {**os.environ, **path, "TRITON_CACHE_DIR": str(folder), **variables}
     command = [sys.executable, "-W", "error", *words]

@@ -1,4 +1,4 @@
-"""Strict YAML: what is read, what is refused, and where the blame is put."""
+"""Strict YAML: what is read, what is refused, and which line a message names."""
 
 import os
 from pathlib import Path
@@ -219,7 +219,7 @@ def test_what_never_ends_or_never_begins_is_one_line_and_is_not_read(tmp_path):
 
 
 def test_a_pipe_that_the_shell_has_made_is_read():
-    """As by `validate <(sed ...)`."""
+    """The shell makes such a pipe for `validate <(sed ...)`."""
     reader, writer = os.pipe()
     os.write(writer, b"num_epochs: 3\n")
     os.close(writer)

@@ -34,7 +34,7 @@ INTERRUPTED, UNDISTURBED, EDITED = 1, 2, 3
 
 @dataclass(frozen=True)
 class Found:
-    """What there was at the end."""
+    """State of runs, weights and metrics at the end of the rehearsal."""
 
     runs: Mapping[int, dict[str, Any]]  # `show --json`
     weights: Mapping[int, Mapping[str, str]]  # digests of the tensors, of the two that finished
@@ -43,7 +43,7 @@ class Found:
 
 
 def rehearse(folder: Path) -> Found:
-    """Bring the services up, let it happen, and look at what is left."""
+    """Start the services, interrupt, kill and edit as above, and return the state at the end."""
     with stack(folder) as services:
         server = services.host("server", "postgres", "mlflow")
         for service in ("postgres", "mlflow"):
@@ -90,13 +90,13 @@ def _serve_s3(services: Stack, server: Host) -> None:
 
 
 def _add_worker(services: Stack, name: str) -> None:
-    """A host with what our packages depend on, and neither them nor any folder or variable of the others."""
+    """Start a worker's host with our packages' dependencies alone, which shares no folder or variable."""
     host = services.host(name, "worker", apart=True)
     services.start("worker", host, variables={"PYTHONPATH": without_packages(host, "capsnet", "runner")})
 
 
 def _lose(services: Stack, name: str) -> None:
-    """End a host at once, and delete what it had."""
+    """Kill a host and delete its files."""
     host = services.lan.hosts[name]
     host.kill()
     shutil.rmtree(host.folder)
@@ -131,7 +131,7 @@ def _shown(there: Rehearsal, number: int) -> dict[str, Any]:
 
 
 def _weights(there: Rehearsal, server: Host, number: int) -> dict[str, str]:
-    """Of what the storage holds, asked from a host that has none of the run's files."""
+    """Return digests of a run's weights in the storage, read on a host that has none of the run's files."""
     of_cli = there.stack.environment(there.stack.services["cli"].environment)
     environment = {**of_cli, **TO_S3, "RUNNER_STORAGE": STORAGE, "RUNNER_HOME": f"/tmp/fetched-{number}"}
     command = ["python", "/app/tests/end_to_end/stored_weights.py", str(number)]

@@ -20,7 +20,7 @@ class Unset(Exception):  # noqa: N818 - the name says what happened
 
 @dataclass(frozen=True)
 class ComposeService:
-    """What Docker would start, as far as it concerns processes and not containers."""
+    """A service of a Compose file: the process that Docker would start, without the container."""
 
     name: str
     command: tuple[str, ...]

@@ -59,7 +59,7 @@ exec chroot "$root" /bin/bash -c 'cd /; touch /tmp/.up; while :; do sleep 600 & 
 
 
 def missing() -> str | None:
-    """Why there can be no hosts here; None where there can."""
+    """Return why hosts cannot be made on this machine, or None if they can."""
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
     for program in ("unshare", "nsenter", "ip", "mount", "hostname"):
@@ -128,7 +128,7 @@ class Host:
 
     name: str
     address: str
-    folder: Path  # on this machine: what nobody else sees
+    folder: Path  # on this machine, for this host alone
     first: psutil.Process  # its process 1, seen from outside
     unshared: subprocess.Popen[bytes]
     cable: str  # its end at the bridge
@@ -168,7 +168,7 @@ class Host:
         )
 
     def unplug(self) -> None:
-        """Cut it off from the network; its processes go on and learn nothing."""
+        """Cut the host off from the network; its processes go on without any notice."""
         _in_network(self.switch, "ip", "link", "set", self.cable, "down")
 
     def plug_in(self) -> None:

@@ -47,7 +47,7 @@ class Host:
         return pid is not None and any(each.pid == self.process.pid for each in psutil.Process(pid).parents())
 
     def kill(self) -> None:
-        """Let it be gone from one moment to the next, with all that runs on it."""
+        """Kill the host's raylet and all processes below it at once."""
         processes = [psutil.Process(self.process.pid)]
         processes += processes[0].children(recursive=True)
         for process in processes:
@@ -76,7 +76,7 @@ class Hosts:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a user of this cluster sets."""
+        """Environment variables that a user of this cluster sets."""
         return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     def start_head(self, gpus: int = 0) -> Host:

@@ -43,7 +43,7 @@ runner: {{gpus: 0, cpus: 1}}
 
 @dataclass(frozen=True)
 class Found:
-    """What there was at the end."""
+    """State of runs, weights, metrics and the laptop's files at the end of the rehearsal."""
 
     runs: list[dict[str, Any]]  # `queue --json`, the ten and the undisturbed one
     attempts: Mapping[int, int]  # how many each run took
@@ -99,7 +99,7 @@ class Rehearsal:
         self.transcript.said(text)
 
     def state(self) -> str:
-        """All that helps to understand a failure."""
+        """Return the queue and the ends of all logs, to understand a failure."""
         logs = [f"== {name}\n{running.output[-2000:]}" for name, running in self.stack.running.items()]
         scheduler = self.stack.home / "scheduler.log"
         logs.append(scheduler.read_text()[-4000:] if scheduler.exists() else "no scheduler.log")
@@ -107,7 +107,7 @@ class Rehearsal:
 
 
 def rehearse(folder: Path, transcript: Transcript) -> Found:
-    """Bring the services up, let everything happen, and look at what is left."""
+    """Start the services, make everything go wrong once, and return the state at the end."""
     with stack(folder) as services:
         there = Rehearsal(services, _bring_up(services, transcript), transcript)
         followed = _submit(there)
@@ -154,7 +154,7 @@ def _bring_up(services: Stack, transcript: Transcript) -> Laptop:
 
 
 def _submit(there: Rehearsal) -> Running:
-    """Ten runs from the laptop, which then follows the first one."""
+    """Submit ten runs from the laptop, which then follows the first one."""
     there.transcript.heading("Ten runs from a laptop")
     for number, name in enumerate(RUNS, start=1):
         (there.laptop.files / f"{name}.yaml").write_text(TINY.replace("NUMBER", str(number)))
@@ -257,7 +257,7 @@ def _kill(there: Rehearsal) -> Disturbance:
 
 
 def _training_on(host: str, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """A run that is in the middle of its epochs there."""
+    """Return a run that is in the middle of its epochs on a host; None if there is none."""
     for run in runs:
         middle = 2 <= (run["durable_epoch"] or 0) <= EPOCHS - 8
         if run["state"] == "RUNNING" and run["host"] == host and middle and run["id"] != INTERRUPTED:
@@ -310,7 +310,7 @@ def _weights(there: Rehearsal, number: int) -> dict[str, torch.Tensor]:
 
 
 def _points(there: Rehearsal) -> dict[str, dict[str, list[int]]]:
-    """What the MLflow server holds, asked from the laptop."""
+    """Read the MLflow server's points from the laptop, {run: {metric: steps}}; add them to the transcript."""
     command = ["python", "/app/tests/end_to_end/tracked_points.py", "http://mlflow:5000"]
     done = there.laptop.host.run(command, there.laptop.environment)
     assert done.returncode == 0, done.stderr

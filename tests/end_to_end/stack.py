@@ -30,7 +30,7 @@ LAPTOP_SECONDS = 300.0
 
 @dataclass
 class Stack:
-    """The services that run, and on which host."""
+    """The services of compose.yaml that run, and the host of each."""
 
     lan: Lan
     folder: Path
@@ -55,7 +55,7 @@ class Stack:
     def start(
         self, service: str, host: Host, wait: bool = True, variables: Mapping[str, str] | None = None
     ) -> Running:
-        """Start a service, and wait until its own health check is content.
+        """Start a service, and wait until its own health check succeeds.
 
         `variables`: in addition to its own.
         """
@@ -148,7 +148,7 @@ def without_packages(host: Host, *packages: str) -> str:
 
 
 def _place(target: str) -> str:
-    """Where a volume is seen on a host: below a folder of this machine nothing can be made."""
+    """Return a volume's path on a host; no folder can be made below a folder of this machine."""
     return DATABASE_FOLDER if target.startswith("/var/") else target
 
 

@@ -57,7 +57,7 @@ def service(
 
 @pytest.fixture(autouse=True)
 def nothing_left(service: Service) -> Iterator[None]:
-    """A test that fails must not keep a GPU from the next one."""
+    """Cancel unfinished runs after each test, so that a failed test leaves the GPUs to the next one."""
     yield
     if left := [run.id for run in service.runs() if run.state in UNFINISHED]:
         service.call("cancel", *map(str, left), "--grace", "1")
@@ -75,7 +75,7 @@ def beat(service: Service) -> Beat:
 
 
 def remove(service: Service, host: Host) -> None:
-    """The host is gone, and the scheduler knows: the next run is not placed there."""
+    """Kill a host and wait until the scheduler knows, so that the next run is not placed there."""
     host.kill()
     wait_until(lambda: host.name not in {machine["name"] for machine in beat(service).machines}, host.name)
 
@@ -90,7 +90,7 @@ def outcomes(service: Service, number: int) -> list[str | None]:
 
 
 def refused(service: Service, *words: str, **variables: str) -> str:
-    """The one line that a command says instead of doing it."""
+    """Run a command that is refused and return its one line of error."""
     done = subprocess.run(
         service.command(*words),
         env={**service.environment, **variables},

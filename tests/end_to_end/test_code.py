@@ -28,7 +28,7 @@ BROKEN = "def broken(:"
 
 
 class Checkout:
-    """Our packages, where somebody edits them and gives commands."""
+    """A copy of our packages that tests edit, and in which they give commands."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
@@ -43,16 +43,16 @@ class Checkout:
         return source.digest(source.read(packages))
 
     def edit(self, name: str, line: str) -> None:
-        """Let a file end with this line; an empty one gives it back as it was."""
+        """Append a line to a file as it was at first; an empty line restores the file."""
         (self.folder / name).write_bytes(self._files[name] + f"{line}\n".encode() * bool(line))
 
     def mend(self) -> None:
-        """Give back all that tests edit."""
+        """Restore all files that tests edit."""
         for name in (TRAINING, SCHEDULER):
             self.edit(name, "")
 
     def say(self, word: str) -> None:
-        """Let every worker that is made of it say so."""
+        """Edit the training code so that each worker with this code prints `word`."""
         self.edit(TRAINING, f"print('the code says {word}', flush=True)")
 
 
@@ -72,7 +72,7 @@ def service(checkout: Checkout) -> Service:
 
 
 def words(service: Service, number: int, attempt: int = 1) -> list[str]:
-    """What the code of an attempt said of itself."""
+    """Return the last word of each line of an attempt's log that starts with "the code says"."""
     log = service.home.run(number, "small").attempt(attempt).log.read_text()
     return [line.rpartition(" ")[2] for line in log.splitlines() if line.startswith("the code says")]
 

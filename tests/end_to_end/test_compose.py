@@ -1,4 +1,4 @@
-"""What docker/ and docs/cluster.md promise, as far as it can be seen without Docker."""
+"""Promises of docker/ and docs/cluster.md that can be checked without Docker."""
 
 from __future__ import annotations
 

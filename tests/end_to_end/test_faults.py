@@ -1,4 +1,4 @@
-"""What is killed, stopped or cut off under a run: nothing is lost, nothing is done twice."""
+"""Faults under a run, such as a killed worker or a truncated file: nothing is lost, nothing is done twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDLESS = "num_epochs=100000"
 
 
 class Undisturbed:
-    """The run that nobody disturbs, trained right here, at whatever step it is asked for."""
+    """The same run without faults, trained in this process up to any step."""
 
     def __init__(self, file: Path) -> None:
         self._config = loading.load(file, [ENDLESS, "threads=1"]).config
@@ -32,7 +32,7 @@ class Undisturbed:
         self._at = (0, 0)
 
     def at(self, epoch: int, step: int) -> dict[str, Any]:
-        """Its state after `epoch` finished epochs and `step` steps of the next one."""
+        """Return the state after `epoch` finished epochs and `step` steps of the next one."""
         if self._at >= (epoch, step):  # past it: from the beginning
             self._steps = training.train(self._config, interval_seconds=0)
         for progress in self._steps:
@@ -60,7 +60,7 @@ def stop(service: Service, number: int, command: str = "interrupt") -> None:
 
 
 def assert_as_undisturbed(service: Service, number: int, undisturbed: Undisturbed) -> None:
-    """Its newest checkpoint: weights and optimizer bit for bit, every metric that is not a time."""
+    """Assert that its newest checkpoint has the undisturbed run's weights, optimizer state and metrics."""
     run = service.run(number)
     state = checkpoint.load(service.home.run(run.id, run.name).attempt(run.attempt).checkpoint)
     expected = undisturbed.at(state["epoch"], state["step"])
@@ -76,7 +76,7 @@ def assert_as_undisturbed(service: Service, number: int, undisturbed: Undisturbe
 
 
 def kill_in_mid_epoch(worker: psutil.Process, file: Path) -> dict[str, Any]:
-    """Kill it when what it has saved last is no epoch's end; that state."""
+    """Kill the worker when its last saved state is no epoch's end; return that state."""
 
     def saved_in_mid_epoch() -> dict[str, Any] | None:
         worker.suspend()

@@ -1,4 +1,4 @@
-"""Hosts with a network between them: the services of compose.yaml, and everything that goes wrong once."""
+"""Hosts with a network between them: the services of compose.yaml, and each of their faults once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A local Ray that loses its node comes back, or ends; what it hands to runs; who reaches its files."""
+"""A local Ray that loses its node comes back or ends; variables of its runs; access to its files."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_no_port_of_ray_says_anything_without_its_token(started_from_a_notebook:
             asked.request("GET", "/")
             assert asked.getresponse().status == 401, (ip, port)
         except (http.client.HTTPException, ConnectionError):
-            continue  # it speaks gRPC, which Ray closes to whoever has no token
+            continue  # it speaks gRPC; Ray closes connections without its token
         finally:
             asked.close()
 

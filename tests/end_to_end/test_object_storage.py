@@ -45,7 +45,7 @@ def storage_of(service: Service) -> storage.Storage:
 
 
 def lose_everything_local(service: Service, run: Run) -> None:
-    """What is left is what another host would have."""
+    """Delete the run's local files; only those that another host could read are left."""
     shutil.rmtree(service.variables["RUNNER_SCRATCH"], ignore_errors=True)
     shutil.rmtree(service.home.run(run.id, run.name).folder, ignore_errors=True)
 

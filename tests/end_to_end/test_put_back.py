@@ -122,7 +122,7 @@ def test_no_command_in_a_copied_home_ends_what_serves_the_original(
 
 
 def launched(action: str, service: Service) -> subprocess.CompletedProcess[str]:
-    """Start or end the scheduler of a home as a command does, once it has found nothing wrong."""
+    """Start or end the scheduler of a home as a command does after its checks have passed."""
     ray = local_ray.find()
     assert ray is not None
     command = [sys.executable, "-P", "-m", "runner.launch", action, ray.address, "local", service.root]

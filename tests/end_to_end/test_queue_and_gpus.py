@@ -1,4 +1,4 @@
-"""Runs on four logical GPUs: who starts when, on which GPU, and what each of them sees."""
+"""Runs on four logical GPUs: their order of starts, their GPUs, and the GPUs that each process sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type."""
+"""Commands that the README tells a newcomer to type, and names that the documents mention."""
 
 from __future__ import annotations
 

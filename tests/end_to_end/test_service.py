@@ -1,4 +1,4 @@
-"""How the service comes up: once, however many ask for it, and beside whatever else runs on the machine."""
+"""Start of the service: once, however many commands start it, and beside any other Ray on the machine."""
 
 from __future__ import annotations
 

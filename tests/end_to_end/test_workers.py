@@ -54,7 +54,7 @@ def state_of(service: Service, number: int) -> dict[str, Any]:
 
 
 def assert_as_alone(state: dict[str, Any], small: Path) -> None:
-    """The weights at the end are those of one worker, up to rounding."""
+    """Assert that the weights at the end are those of one worker, up to rounding."""
     epochs = state["epoch"]
     config = loading.load(small, [f"num_epochs={epochs}", "threads=1", "use_cuda=false"]).config
     *_, progress = training.train(config)

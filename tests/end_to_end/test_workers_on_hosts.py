@@ -1,4 +1,4 @@
-"""One run on two hosts, as none of them has GPUs enough: found, lost and found again."""
+"""One run on two hosts, as none of them has enough GPUs: started, lost and started again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(cluster.node_of(cluster.find(name)))
 
 
 def node_of_follower(service: Service, hosts: Hosts) -> str:
-    """Where Ray has the worker of rank 1, by what a scheduler asks that finds it."""
+    """Return the node of the worker of rank 1, asked of Ray as a new scheduler asks."""
     with open_store(service.home) as store:
         words = hosts.address, store.queue_id, "run-1-1-rank-1"
     command = [sys.executable, "-c", NODE_OF, *words]

@@ -1,4 +1,4 @@
-"""What was typed, and what came back: kept while it happens, written as a page."""
+"""Transcript of commands and their output: recorded while they run, written as a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several test files need: a served queue, and what takes seconds to make and is made once."""
+"""Fixtures of several test files: a queue with a scheduler, and files made once as they take seconds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tiny_config() -> str:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network after its three epochs of a few random images, its history beside it."""
+    """Checkpoint of a network after three epochs of a few random images, with its history beside it."""
     import torch
 
     from capsnet import checkpoint, config, training
@@ -62,7 +62,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def ray_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the record of a local Ray of this test's own lies."""
+    """Folder of the record of this test's own local Ray."""
     monkeypatch.setenv("RUNNER_RAY_DIR", str(tmp_path / "ray"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return local_ray.folder()

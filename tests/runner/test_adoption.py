@@ -1,4 +1,4 @@
-"""A scheduler that finds the workers of the one before it: what Ray would say of them is given."""
+"""A scheduler that finds the workers of the one before it; Ray's answers about them are given."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ["run-1-1", "run-1-1-rank-1"]
 
 
 class Told:
-    """Takes the place of Ray: a run of two workers, one on each host, and what they answer."""
+    """A replacement of Ray: a run of two workers, one on each host, with given answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, replies: Mapping[str, Reply]) -> None:
         self.started: list[str] = []

@@ -264,7 +264,7 @@ def test_a_run_of_which_every_checkpoint_is_damaged_fails_and_does_not_begin_ane
 
 
 def identified(assignment: Assignment, identity: str) -> Assignment:
-    """The same as an attempt of a run of this identity."""
+    """Return the assignment with another identity of its run."""
     return replace(assignment, identity=identity * 32)
 
 
@@ -373,7 +373,7 @@ def test_a_checkpoint_is_for_those_who_have_the_home(
 def test_a_place_that_holds_something_else_fails_the_run_before_it_trains(
     assignment: Assignment, tmp_path: Path, key: str
 ) -> None:
-    """It may have come there since the submission, or lie on this host alone."""
+    """The file in the way may be newer than the submission, or exist on this host only."""
     thesis = tmp_path / "work" / "thesis.tex"
     thesis.parent.mkdir()
     thesis.write_text("a year's work")

@@ -1,4 +1,4 @@
-"""What the scheduler decides about a running run."""
+"""The scheduler's decisions about a running run."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_worker_that_never_answers_is_put_back(running: Run) -> None:
 
 
 def test_a_worker_that_falls_silent_keeps_its_place_for_a_while_and_is_lost_then(running: Run) -> None:
-    """It was stopped by a signal, say. One that wakes later finds itself abandoned."""
+    """A signal may have stopped the worker; if it continues later, it finds that it is abandoned."""
     answered = replace(running, answered_at=NOW)
     patient, late = (Seen(silent_seconds=SILENT_SECONDS + more) for more in (-1, 1))
     assert taken_for_dead(answered, patient) == patient

@@ -1,4 +1,4 @@
-"""Whose turn it is to be published, where tracking lacks something of thousands of runs."""
+"""The order in which runs are published when the tracking store lacks data of thousands of runs."""
 
 from __future__ import annotations
 

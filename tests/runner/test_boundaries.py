@@ -1,4 +1,4 @@
-"""Who may import whom: floors, the few files that know Ray or MLflow, and what a command may pull in.
+"""Rules for imports: floors, the few files that may import Ray or MLflow, and the modules a command loads.
 
 The last tests show that each of these guards can fail.
 """
@@ -91,7 +91,7 @@ class Import:
 
 
 def modules(package: Path) -> dict[str, Path]:
-    """Every module of a package with its file."""
+    """Return every module of a package with its file."""
     return {
         ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): file
         for file in sorted(package.rglob("*.py"))
@@ -99,7 +99,7 @@ def modules(package: Path) -> dict[str, Path]:
 
 
 def imports(module: str, file: Path) -> Iterator[Import]:
-    """All imports of a file, those inside functions and those for type checkers too."""
+    """Yield all imports of a file, also those inside functions and those for type checkers."""
     tree = ast.parse(file.read_text())
     later = {id(inner) for node in ast.walk(tree) if is_later(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
@@ -114,7 +114,7 @@ def imports(module: str, file: Path) -> Iterator[Import]:
 
 
 def is_later(node: ast.AST) -> bool:
-    """Whether what stands below does not run on import."""
+    """Return whether the code below a node does not run on import."""
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
         isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
     )
@@ -125,7 +125,7 @@ def all_imports(package: Path) -> list[Import]:
 
 
 def floor_of(module: str, floors: list[str]) -> int | None:
-    """The number of a module's floor; the package itself lies below all."""
+    """Return the number of a module's floor; the package itself is below all, at -1."""
     name = module.partition(".")[2]
     if not name:
         return -1
@@ -134,7 +134,7 @@ def floor_of(module: str, floors: list[str]) -> int | None:
 
 
 def climbs(package: Path, floors: list[str]) -> list[str]:
-    """Imports of a higher floor, and modules without a floor."""
+    """List imports of a higher floor, and modules without a floor."""
     known = modules(package)
     wrong = [f"{module} has no floor" for module in known if floor_of(module, floors) is None]
     for found in all_imports(package):
@@ -148,7 +148,7 @@ def climbs(package: Path, floors: list[str]) -> list[str]:
 
 
 def circles(package: Path) -> list[str]:
-    """Modules that import each other, through however many others, at whatever time."""
+    """List modules that import themselves through others, also by imports inside functions."""
     known = modules(package)
     reached: dict[str, set[str]] = {module: set() for module in known}
     for found in all_imports(package):
@@ -161,7 +161,7 @@ def circles(package: Path) -> list[str]:
 
 
 def trespasses(package: Path, only: dict[str, set[str]]) -> list[str]:
-    """Imports of a library by a module that is not among the few that may."""
+    """List imports of a library by a module that is not allowed to import it."""
     return [
         f"{found.importer} imports {found.name}"
         for found in all_imports(package)
@@ -172,7 +172,7 @@ def trespasses(package: Path, only: dict[str, set[str]]) -> list[str]:
 
 
 def loaded_by(module: str) -> set[str]:
-    """What a fresh Python holds after `import module`."""
+    """Return the names of all modules that a fresh Python has loaded after `import module`."""
     code = f"import sys, json, {module}; print(json.dumps(list(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(json.loads(run.stdout))

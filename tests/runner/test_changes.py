@@ -1,4 +1,4 @@
-"""The column CHANGES: what `--set` has set, and in what runs of one name differ."""
+"""The column CHANGES: the keys set by `--set`, and those in which runs of one name differ."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from runner.store import Store, open_store
 
 
 def queue_row(home: Home) -> dict[str, Any]:
-    """What a home's queue says of itself."""
+    """Read the only row of the table `queue` in a home's database."""
     with closing(sqlite3.connect(home.database)) as connection:
         connection.row_factory = sqlite3.Row
         return dict(connection.execute("SELECT * FROM queue").fetchone())
@@ -36,7 +36,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def original(lab: Lab) -> Home:
-    """A home with a run that waits, one that runs, and one that has finished."""
+    """A home with a queued run, a running one, and a finished one."""
     lab.serve(home=lab.home.record)
     lab.ended()
     lab.start(lab.submit())
@@ -46,7 +46,7 @@ def original(lab: Lab) -> Home:
 
 @pytest.fixture
 def copy(lab: Lab, original: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A copy of it, in which commands are given from now on."""
+    """A copy of the home, which commands use from now on."""
     lab.close()
     return copied(original, lab.folder / "copy", monkeypatch)
 

@@ -1,4 +1,4 @@
-"""`tag` and `note`: what the user says of runs at any time, kept in the queue."""
+"""`tag` and `note`: the user's words about runs at any time, stored in the queue."""
 
 from __future__ import annotations
 

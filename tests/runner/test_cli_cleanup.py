@@ -1,4 +1,4 @@
-"""`rm` and `prune`: what they delete, what they keep, and that they ask."""
+"""`rm` and `prune`: the files that they delete and keep, and their questions before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`code`, and what other commands say of the code of a run."""
+"""`code`, and messages of other commands about the code of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def edited(tmp_path: Path) -> dict[str, str]:
 
 
 def without_code(lab: Lab, number: int) -> None:
-    """As if an earlier version had submitted it."""
+    """Remove the stored code of a run, as earlier versions submitted runs without code."""
     with lab.store._database.writer.begin() as connection:
         connection.execute(text(f"UPDATE runs SET code = NULL WHERE id = {number}"))
 

@@ -1,4 +1,4 @@
-"""`compare` and `show --diff`: what differs between runs, side by side."""
+"""`compare` and `show --diff`: differences between runs, side by side."""
 
 from __future__ import annotations
 

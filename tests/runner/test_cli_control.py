@@ -74,7 +74,7 @@ def test_a_run_that_ends_while_it_is_cancelled_is_said_and_holds_up_no_other(
     ask = lab.store.__class__.ask_each
 
     def ask_late(*arguments: Any) -> Any:
-        """The first run ends between the look at it and the command."""
+        """End the first run after the command has read it and before it asks for the cancellation."""
         lab.end(first, State.FINISHED)
         return ask(*arguments)
 
@@ -295,7 +295,7 @@ TWO = TINY + "batch_size: 4\nrunner: {workers: 2, cpus: 2}\n"
 
 
 def wants(run: Run) -> tuple[object, ...]:
-    """What the queue places the run by, and what its YAML says of that."""
+    """Return a run's GPUs, CPUs and workers, first from its row in the queue, then from its YAML."""
     block = yamlfile.parse(run.config, "row").data["runner"]
     return (run.gpus, run.cpus, run.workers), (block["gpus"], block["cpus"], block["workers"])
 

@@ -34,7 +34,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def import_path() -> list[str]:
-    """Where children find what this process imports, whatever folder they are in."""
+    """Import path by which child processes in any folder find this process's modules."""
     return [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
 
 

@@ -29,7 +29,7 @@ from runner.states import State
 
 @contextlib.contextmanager
 def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """Play the scheduler while a command looks on; what it raises is not lost."""
+    """Play the scheduler in a thread while a command follows a run; raise its errors afterwards."""
     errors: list[BaseException] = []
 
     def guarded() -> None:
@@ -297,7 +297,7 @@ def test_ctrl_c_stops_looking_and_nothing_else(lab: Lab, words: list[str]) -> No
 
 
 def sleeping(pid: int) -> bool:
-    """Whether the process, which has opened the database, pauses between two looks."""
+    """Return whether the process, which has opened the database, pauses between two queries."""
     files = [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
     for _ in range(5):
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

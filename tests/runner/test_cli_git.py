@@ -1,4 +1,4 @@
-"""The revision of the directory of submit, asked of real repositories."""
+"""The git revision of the directory of submit, read from real repositories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host that has the queue's URL and nothing else of the cluster: no Ray, no folder of the runs."""
+"""A host that knows only the queue's URL of the cluster: no Ray, no folder of the runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEAVING = Machine(name="gpu3", gpus=8, cpus=64.0, leaving=True)
 
 STORED = "dataset: {name: mnist}\nnum_epochs: 10\n"
 
-# What a process is told in the place of `python -m runner`, so that it finds no more than a laptop has.
+# Runs before `python -m runner`, so that the process finds only the libraries that a laptop has.
 WITHOUT_THE_CLUSTERS_LIBRARIES = """
 import sys
 

@@ -1,4 +1,4 @@
-"""What is said of a run while it is followed: pure functions of rows."""
+"""Lines printed about a run while it is followed: pure functions of rows."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_numbers_alone_are_no_news_but_the_end_of_an_epoch_has_its_line(queued: 
 
 
 def test_metrics_are_said_of_the_epoch_that_they_belong_to(queued: Run) -> None:
-    """A worker reports them while the epoch is still the one in hand."""
+    """A worker reports an epoch's metrics while it still counts the epoch as the current one."""
     before = training(queued, epoch=1, step=1)
     figures = {"metrics": {"train/loss": 0.6}, "steps_per_epoch": 9}
     third = training(queued, epoch=3, step=9, loss=0.6, **figures)

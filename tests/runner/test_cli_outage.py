@@ -20,7 +20,7 @@ from runner.store import Store, Unreachable
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[postgres.Server]:
-    """A server of these tests' own, for them to stop."""
+    """A PostgreSQL server of these tests' own, which they may stop."""
     if (reason := postgres.missing()) is not None:
         pytest.skip(reason)
     with postgres.server("fsync=off") as server:
@@ -46,7 +46,7 @@ def begin(lab: Lab, words: Sequence[object]) -> subprocess.Popen[str]:
 
 
 def looks(server: postgres.Server, lab: Lab) -> bool:
-    """Whether another process than this one has been looking at the queue again and again."""
+    """Return whether another process than this one has queried the queue for 2 seconds or more."""
     lab.store.close()  # drops our own connections; the store makes new ones
     query = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND state_change > backend_start + interval '2 s'"
@@ -68,7 +68,7 @@ def finish(lab: Lab, number: int) -> None:
 
 
 def go_away_for_a_while(server: postgres.Server, follower: subprocess.Popen[str]) -> str:
-    """Stop the server while the follower looks, and start it again; what the follower said at once."""
+    """Stop the server while the follower reads, and start it again; return the follower's first message."""
     assert follower.stderr
     server.stop()
     try:

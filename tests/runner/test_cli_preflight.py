@@ -1,4 +1,4 @@
-"""What `submit`, `validate` and `resume` say of a run that would fail: an error, or a warning."""
+"""Errors and warnings of `submit`, `validate` and `resume` about a run that would fail."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_a_reader_that_leaves_early_is_no_error(lab: Lab) -> None:
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.startswith("RUN")
     hint = "450 later queued runs not shown: `python -m runner queue --all`\n"
-    assert done.stderr in ("", hint)  # nobody is told what is left out of what nobody reads
+    assert done.stderr in ("", hint)  # no hint if the reader left before the table's end
 
 
 @pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
@@ -153,7 +153,7 @@ def test_no_colours_in_a_pipe(lab: Lab) -> None:
 
 
 def on_a_terminal(command: list[str], variables: dict[str, str]) -> str:
-    """What a command prints on a terminal."""
+    """Run a command on a terminal and return what it prints."""
     ours, theirs = pty.openpty()
     plain = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
     environment = {**plain, "TERM": "xterm-256color", "COLUMNS": "120", **variables}

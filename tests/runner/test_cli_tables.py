@@ -159,7 +159,7 @@ def test_each_value_that_a_terminal_shows_is_the_whole_value(width: int, rows: l
         texts = "".join([cells.get("CHANGES", ""), cells.get("NOTE", ""), *shown.below]).replace(" ", "")
         assert sorted(texts) == sorted((full["CHANGES"] + full["NOTE"]).replace(" ", "").replace("-", ""))
     missing = {title for title in VALUES if title not in titles} - set(fitted.left_out)
-    for title in missing:  # nobody is told of a column that says nothing
+    for title in missing:  # an empty column is left out without a notice
         assert {row[TITLES.index(title)] for row in rows} <= {"", "-"}
     if width >= 40:
         lines = [line(fitted.titles)] + [line(row.cells) for row in fitted.rows]
@@ -284,7 +284,7 @@ def test_a_frame_shows_what_runs_and_says_how_many_runs_it_leaves_out(sweep: Lab
 
 
 def after_resizing(lab: Lab, *words: object, drawn: bytes, drawn_anew: bytes) -> str:
-    """What a command draws from the moment at which its terminal goes from 100 columns to 50 of 10 lines."""
+    """Return what a command draws after its terminal shrinks from 100 columns and 30 lines to 50 and 10."""
     ours, theirs = pty.openpty()
     resize(ours, columns=100, lines=30)
     plain = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}

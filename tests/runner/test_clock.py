@@ -1,4 +1,4 @@
-"""The clock that all hosts of a queue go by."""
+"""The clock shared by all hosts of a queue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOUR = 3600.0
 
 
 class Server:
-    """A clock that a test may set, stop and count the looks at."""
+    """A clock that a test may set and stop, and that counts how often it is read."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -41,7 +41,7 @@ def server() -> Server:
 
 @pytest.fixture
 def passed() -> list[float]:
-    """The seconds that have passed here, as the only element."""
+    """Seconds that have passed on this host, as the only element of a list."""
     return [50.0]
 
 

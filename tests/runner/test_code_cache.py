@@ -1,4 +1,4 @@
-"""The folder from which a process imports source: whole, private, and nobody else's."""
+"""The folder from which a process imports source: complete, private, and this user's alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCE = Source(
         "runner/__init__.py": b"",
     }
 )
-# Has what travels and nothing else of ours, as a node has it; then imports our packages.
+# Has only the pickled function and archive, as on a node; then imports our packages.
 BRING = """
 import pickle, subprocess, sys, tempfile
 tempfile.tempdir = sys.argv[2]
@@ -60,7 +60,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bring(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Bring SOURCE to another process, from a checkout in which the packages are others."""
+    """Function that brings SOURCE to another process, from a checkout whose packages differ."""
     from ray.cloudpickle import cloudpickle
 
     from runner import cluster

@@ -1,4 +1,4 @@
-"""What TAB completes, in the shells themselves, and what installing that writes into the user's home."""
+"""Completion by TAB in real shells, and the files that its installation writes into the user's home."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def in_shell(lab: Lab, shell: str, command: str, **variables: str) -> Done:
 
 
 def candidates(lab: Lab, typed: str) -> list[str]:
-    """What bash offers for what is typed, once completion is installed."""
+    """Install completion and return bash's candidates for a typed line."""
     assert lab.call("--install-completion", "bash").code == 0
     return in_shell(lab, "bash", ANSWER, TYPED=typed).out.split()
 

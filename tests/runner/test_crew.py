@@ -1,4 +1,4 @@
-"""What befalls one worker of a run befalls the run: decided from their answers, without Ray."""
+"""State of a run of several workers, decided from the answers of all of them, without Ray."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIRST = Seen(status=answer().status)
 
 
 def seen(first: Seen, **replies: Reply) -> Seen:
-    """By rank: `one`, `two`; the others go on."""
+    """Return what is seen of the run, given answers of ranks 1 and 2 by name; others go on."""
     all_well: dict[str, Reply] = {"one": answer(), "two": answer()}
     one, two = (all_well | replies).values()
     return seen_with(TWO, first, {"run-1-1-rank-1": one, "run-1-1-rank-2": two})

@@ -1,4 +1,4 @@
-"""Opening the queue: what is found, what is made, and what is said where neither can be."""
+"""Opening the queue: an existing one, a new one, and the message if neither is possible."""
 
 from __future__ import annotations
 

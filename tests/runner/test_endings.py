@@ -1,4 +1,4 @@
-"""How an attempt ended, asked of a storage that is slow or away."""
+"""Reading how an attempt ended from a storage that is slow or unreachable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner.store import open_store
 
 
 class Slow(Folders):
-    """Folders that answer when they are let."""
+    """Folders that answer only once `released` is set."""
 
     def __init__(self, home: Home) -> None:
         super().__init__(home)
@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def home(tmp_path: Path, run: Run) -> Home:
-    """The run's attempt has finished."""
+    """A home with a run whose attempt has finished."""
     home = Home(tmp_path)
     prepare(home.run(run.id, run.name), 1, "")
     write_ending(home.run(run.id, run.name).attempt(1), Ending(1, "finished", None, 2.0))
@@ -86,7 +86,7 @@ def test_however_many_have_died_they_are_waited_for_together_and_asked_by_a_few(
     assert time.monotonic() - began < 200 * WAIT_SECONDS / 4
     assert askers() - before == ASKERS
     wait_until(lambda: len(slow.asked) == ASKERS)
-    endings.forget(dead[199])  # killed meanwhile: nobody wants to know any more
+    endings.forget(dead[199])  # killed meanwhile: its ending is not needed any more
     slow.released.set()
     wait_until(lambda: all(endings.of(one).answered for one in dead[:199]))
     assert sorted(slow.asked) == [*range(1, 200)]

@@ -1,4 +1,4 @@
-"""How far a run is said to be, and with which figures: the same count in every state, of what is not lost."""
+"""Epochs and metrics of a run in commands: the same count in every state, without lost epochs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from runner.states import State
 
 
 def history_row(epoch: int) -> dict[str, float]:
-    """The row of an epoch, after which three times as many percent of the test images are told apart."""
+    """Return the row of an epoch in the history; the test accuracy in percent is three times the epoch."""
     accuracy = 0.03 * epoch
     return {"epoch": epoch, "time": 1.0, "test/accuracy": accuracy, "train/loss": 1 / epoch}
 
 
 def reports(epoch: int, step: int, **others: Any) -> dict[str, Any]:
-    """A worker's answer after so many of 20 steps of an epoch, the one before measured."""
+    """Return a worker's answer after `step` of 20 steps of an epoch, with metrics of the epoch before."""
     metrics = {key: value for key, value in history_row(epoch - 1).items() if key not in ("epoch", "time")}
     accuracy = metrics["test/accuracy"]
     return {
@@ -46,7 +46,7 @@ def begun(lab: Lab) -> int:
 
 
 def shown(lab: Lab, number: int) -> list[str]:
-    """STATE, EPOCH and ACCURACY of a run in `queue`."""
+    """Return STATE, EPOCH and ACCURACY of a run in `queue`."""
     lines = {line.split()[0]: line.split() for line in lab.call("queue").out.splitlines()}
     return lines[str(number)][2:5]
 

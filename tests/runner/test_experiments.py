@@ -1,4 +1,4 @@
-"""The YAML files that come with the project: each is valid, and the sample shows all there is."""
+"""The YAML files that come with the project: each is valid, and the sample shows all keys."""
 
 import math
 import re
@@ -65,7 +65,7 @@ def submissions(file: Path) -> list[list[str]]:
 
 
 def settings(words: list[str]) -> list[str]:
-    """What `--set` says in a command, with a number for each variable of a shell's loop."""
+    """Return the values of a command's `--set` options; variables of a shell's loop become numbers."""
     values = [value for option, value in pairwise(words) if option == "--set"]
     return [re.sub(r"\$\w", lambda variable: VARIABLES[variable.group()], value) for value in values]
 
@@ -113,7 +113,7 @@ def test_the_networks_compared_on_affnist_are_as_large_as_the_comment_says():
 @pytest.mark.slow
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_experiment_takes_a_step_and_is_tested(file):
-    """With images that are made here, and few of them, as not all files can be had everywhere."""
+    """The images are few and generated, as not every machine has all data sets' files."""
     settings = ["num_epochs=1", "batch_size=4", "dataset.validation=0"]
     config = loading.load(file, settings).config
     *_, end = train(config, splits=splits_of(config.dataset, train=4, test=4))
@@ -185,7 +185,7 @@ def test_the_kinds_in_the_samples_comments_show_their_defaults():
 
 
 def innermost(block: str) -> Section:
-    """The section that a block is there to show: `decoder` in "model: {decoder: {name: deconv, ...}}"."""
+    """Return the innermost section of a block: `decoder` in "model: {decoder: {name: deconv, ...}}"."""
     ((key, data),) = yamlfile.parse(block, "cfg_sample.yaml").data.items()
     kinds: Any = Config.model_fields[key].annotation
     section = TypeAdapter(kinds).validate_python(data)

@@ -1,4 +1,4 @@
-"""Filters of runs: what SQL narrows down is no less than what the filter admits, in either database."""
+"""Filters of runs: SQL preselects at least all runs that the filter admits, in either database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The class that stands in for an actor's, and brings its code."""
+"""The class that replaces an actor's class and brings its code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OnANode = Callable[..., list[Any]]
 
 @pytest.fixture
 def on_a_node(tmp_path: Path) -> OnANode:
-    """Make an `Orders` of some source in a process that has nothing of ours; what it says, and from where."""
+    """Function that makes `Orders` of given source in a process without our packages; returns its output."""
 
     def call(*lacking: str, arguments: str = "[1.0]", **edited: str) -> list[Any]:
         files = dict(source.here().files)

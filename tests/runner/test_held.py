@@ -1,4 +1,4 @@
-"""Folders that go with the process that made them: real processes."""
+"""Folders that are deleted once the process that made them has ended: real processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ with own_folder(Path(sys.argv[1])) as folder:
 
 
 def working(parent: Path) -> tuple[subprocess.Popen[str], Path]:
-    """A process that has a folder of its own, and that folder."""
+    """A process with a folder of its own, and that folder."""
     command = [sys.executable, "-c", WORKS, parent]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Which homes a user has, which of them are up, and what a new one says of the others."""
+"""A user's homes: which of them are up, and the messages of a new home about the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runner.store import open_store
 
 
 def another_home(lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str = "other") -> Home:
-    """A home without runs and without a scheduler, which commands use from now on."""
+    """Make a home without runs and scheduler, which commands use from now on."""
     home = Home(lab.folder / name)
     monkeypatch.setenv("RUNNER_HOME", str(home.root))
     return home

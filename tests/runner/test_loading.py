@@ -1,4 +1,4 @@
-"""From a file to what is submitted: both owners' keys are checked together."""
+"""From a file to a submission: the keys of capsnet and of the runner are checked together."""
 
 from pathlib import Path
 

@@ -32,7 +32,7 @@ pytestmark = ALLOWED
 
 @pytest.fixture
 def head() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that stands for a Ray's head."""
+    """A process that replaces the head of a local Ray."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
         yield process
         process.kill()
@@ -137,7 +137,7 @@ def test_what_is_left_of_a_ray_without_a_node_is_ended_and_one_that_serves_is_no
 
 
 def test_a_stopped_worker_that_survives_its_ray_is_ended_with_it(starts: Starts) -> None:
-    """Nothing but SIGKILL reaches it, and its command line says nothing of Ray's folder."""
+    """Only SIGKILL ends the stopped worker, and its command line does not name Ray's folder."""
     starts()
     ray = local_ray.ensure()
     (worker,) = (each for each in session(ray.pid) if each.cmdline()[-1:] == ["import time; time.sleep(600)"])
@@ -203,7 +203,7 @@ def test_nobody_listens_at_a_dead_address(
 
 
 def test_an_address_of_another_machine_is_not_believed(starts: Starts, ray_folder: Path) -> None:
-    """To it the token would be sent."""
+    """The token would be sent to that address."""
     starts("192.0.2.77:6379")
     with pytest.raises(LocalRayError, match="as its address, which is not of this machine"):
         local_ray.ensure()

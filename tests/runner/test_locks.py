@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the system says of a lock from now on."""
+    """Make `flock` fail with an error of the system and return the error's text."""
 
     def refuse(*_: object) -> None:
         raise OSError(request.param, os.strerror(request.param))

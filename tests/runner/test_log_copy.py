@@ -1,4 +1,4 @@
-"""What workers print, on its way into the queue's database."""
+"""Copies of workers' logs in the queue's database."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(home: Home) -> Iterator[Store]:
 
 
 class Worker:
-    """A run of the queue, and what its worker prints."""
+    """A run of the queue, and the log of its worker."""
 
     def __init__(self, store: Store, home: Home, name: str = "tiny") -> None:
         self.store, self.home = store, home

@@ -1,4 +1,4 @@
-"""A queue of any length: what is read of it, what a person is shown, and how its placement stays quick."""
+"""Long queues: the rows that are read, the table that is shown, and placement that stays quick."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_what_is_current_of_a_short_queue_is_all_of_it(lab: Lab) -> None:
 def test_ten_thousand_runs_are_placed_by_looking_at_the_machines_for_a_few_of_them_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Counted and not timed: a test machine may be busy; bench/cluster.py has the milliseconds."""
+    """Looks are counted instead of timed, as a test machine may be busy; bench/cluster.py measures times."""
     from runner.room import Room
 
     looked = []

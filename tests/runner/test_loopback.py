@@ -1,4 +1,4 @@
-"""Servers of this machine behind a proxy that refuses them, as companies and clusters have one."""
+"""Servers on this machine while a proxy is set that refuses them, like those of companies and clusters."""
 
 from __future__ import annotations
 

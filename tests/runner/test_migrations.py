@@ -43,7 +43,7 @@ def old_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old_url(postgres_server: postgres.Server) -> str:
-    """The same queue on PostgreSQL, which the first version did not know, as if it had."""
+    """The same queue on PostgreSQL, although the first version did not support it."""
     url = postgres_server.new_database()
     engine = create_engine(url)
     with closing(sqlite3.connect(FIRST)) as source, engine.begin() as target:
@@ -81,13 +81,13 @@ def vacant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 
 
 def noted(connection: Connection) -> tuple[str, int]:
-    """The schema, as Alembic notes it and as the first version does."""
+    """Return the schema's version as Alembic stores it and as the first version stored it."""
     alembics = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
     return alembics, connection.execute(text("SELECT schema_version FROM queue")).scalar_one()
 
 
 def differences(connection: Connection) -> list[object]:
-    """What Alembic would change of the database to make it that of `runner.tables`."""
+    """Return the changes by which Alembic would turn the database into that of `runner.tables`."""
     options = {"compare_type": True, "compare_server_default": True}
     return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
@@ -106,7 +106,7 @@ class TestTheSchema:
             assert differences(connection) == []
 
     def test_both_ways_make_the_same_keys_and_checks(self, vacant: Engine) -> None:
-        """What Alembic's comparison leaves out."""
+        """Alembic's comparison leaves out primary keys and checks, so compare them here."""
 
         def of(connection: Connection) -> dict[str, object]:
             found = inspect(connection)
@@ -230,7 +230,7 @@ class TestOpeningAnOlderOne:
             assert noted(connection) == (str(SCHEMA_VERSION), SCHEMA_VERSION)
 
     def test_a_scheduler_of_the_first_version_goes_on_meanwhile(self, old_file: Path) -> None:
-        """It wrote by these names, and asks for no others."""
+        """Its statements use these column names and no others."""
         with closing(sqlite3.connect(old_file, isolation_level=None)) as first:
             open_store(old_file).close()
             first.execute("UPDATE queue SET at = 1016.0, cores = 16, message = 'here'")
@@ -243,7 +243,7 @@ class TestOpeningAnOlderOne:
 
 
 class TestOpeningOneWithoutCode:
-    """Of the second schema, whose runs ran what was installed."""
+    """A queue of the second schema, whose runs used the installed code."""
 
     @pytest.fixture
     def second(self, tmp_path: Path) -> Path:
@@ -286,7 +286,7 @@ class TestOpeningOneWithoutCode:
 
 
 class TestOpeningOneWithoutBeginnings:
-    """Of the third schema, which does not say where an attempt began."""
+    """A queue of the third schema, which does not store at which epoch and step an attempt began."""
 
     @pytest.fixture
     def third(self, tmp_path: Path) -> Path:
@@ -325,7 +325,7 @@ class TestOpeningOneWithoutBeginnings:
 
 
 class TestOpeningOneWithoutIdentities:
-    """Of the fourth schema, whose runs are told apart by their numbers alone."""
+    """A queue of the fourth schema, whose runs have numbers but no identities."""
 
     @pytest.fixture
     def fourth(self, tmp_path: Path) -> Path:
@@ -362,7 +362,7 @@ class TestOpeningOneWithoutIdentities:
             assert differences(connection) == []
 
 
-# Migrates, and is killed by the statement whose number it is told, or after all where there are fewer.
+# Migrates; killed at the statement with the given number, or after the last one if there are fewer.
 KILLED = """
 import os, signal, sys
 from sqlalchemy import event

@@ -36,7 +36,7 @@ from runner.web_server import listen
 
 
 class Server:
-    """MLflow's server, as a lab runs it: its store and its artifacts lie in a folder that only it knows."""
+    """MLflow's server as a lab runs it: its store and artifacts are in a folder that no client reads."""
 
     def __init__(self, folder: Path, new_store: Path) -> None:
         self.folder = folder
@@ -96,7 +96,7 @@ def server(tmp_path: Path, new_mlflow_store: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def as_first_imported() -> Iterator[None]:
-    """MLflow logs as where the publisher is the first to import it; here another test may have been."""
+    """Set MLflow's log level as the publisher's import does; another test may have imported MLflow before."""
     logger = logging.getLogger("mlflow")
     before = logger.level
     logger.setLevel(tracking.SETTINGS["MLFLOW_LOGGING_LEVEL"])
@@ -131,7 +131,7 @@ def running_run(store: Store, scheduler: Scheduler) -> int:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be tried again after minutes is tried again after a second."""
+    """Shorten the publisher's waits before it retries from minutes to at most a second."""
     monkeypatch.setattr(publishing, "FIRST_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(publishing, "LONGEST_WAIT_SECONDS", 1.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
@@ -143,7 +143,7 @@ def tracker_of(home: Home, uri: str) -> Tracker:
 
 
 def end(scheduler: Scheduler, run_id: int, checkpoint: Path) -> None:
-    """The run finishes with all that a run leaves."""
+    """Finish a run with all files that a run leaves."""
     paths = scheduler.paths(run_id)
     scheduler.measure(run_id, 1, [1, 2, 3])
     paths.config.write_text(CONFIG)
@@ -154,7 +154,7 @@ def end(scheduler: Scheduler, run_id: int, checkpoint: Path) -> None:
 
 
 def require_complete(run: Run, scheduler: Scheduler, tracker: Tracker, server: Server) -> None:
-    """The server has one MLflow run with all that the folder holds, each thing once."""
+    """Assert that the server has one MLflow run with everything from the run's folder, each once."""
     assert (run.publish_error, run.published_epoch, run.published_state) == (None, 3, State.FINISHED)
     attempt = scheduler.paths(run.id).attempt(1)
     found = mlflow_run(tracker)
@@ -184,7 +184,7 @@ def require_complete(run: Run, scheduler: Scheduler, tracker: Tracker, server: S
 
 @contextmanager
 def publishes(publisher: Publisher) -> Iterator[None]:
-    """As the publisher's process does, in a thread."""
+    """Publish repeatedly in a thread while the block runs, like the publisher's process."""
     ended = threading.Event()
     errors: list[BaseException] = []
 
@@ -243,7 +243,7 @@ def test_a_server_that_is_killed_in_mid_run_and_at_its_end_misses_nothing_and_do
     require_complete(scheduler.run(running_run), scheduler, tracker, server)
 
 
-# Requests that would leave something behind, were they carried out twice.
+# Requests that would leave duplicates if they were carried out twice.
 WRITES = ("create_run", "log_batch", "create_logged_model", "log_outputs")
 
 
@@ -291,7 +291,7 @@ def test_a_server_that_hangs_and_carries_out_late_what_it_was_asked_doubles_noth
 
 
 class OldServer(http.server.BaseHTTPRequestHandler):
-    """Says of itself what an MLflow server of another age says, and knows nothing else."""
+    """A server that answers only `/version`, with the version of an old MLflow server."""
 
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/version" else 404)
@@ -299,7 +299,7 @@ class OldServer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"2.22.5" if self.path == "/version" else b"<!doctype html>")
 
     def log_message(self, format: str, *said: Any) -> None:  # noqa: A002 - as it is called above
-        """Nothing on the terminal of the tests."""
+        """Print nothing on the terminal of the tests."""
 
 
 def test_a_server_that_is_too_old_is_refused_in_one_line_before_anything_is_written(

@@ -22,7 +22,7 @@ from runner.tracking import quiet
 
 PACKAGES = Path(model_artifact.__file__).parents[1]
 
-# In a process of its own, in an empty folder, as somebody would who was handed the model.
+# Loads the model in a process of its own, in an empty folder, like a user who has only the model.
 LOAD = """
 import json, sys
 import mlflow, numpy as np

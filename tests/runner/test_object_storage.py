@@ -1,4 +1,4 @@
-"""An object store that is cut off, hangs, refuses or has lost something, met by real uploads and training."""
+"""Real uploads and training with an object store that is cut off, hangs, refuses or has lost objects."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def uploaded(s3_server: s3.Server, tmp_path: Path) -> Objects:
 
 
 def downloads(store: Objects, tmp_path: Path) -> list[bytes | None]:
-    """What can be had of the checkpoints that the pointer names, the newest first."""
+    """Return the bytes of each checkpoint that the pointer names, newest first; None if lost or damaged."""
     pointer = remote_checkpoint.read(store, ATTEMPT)
     assert pointer is not None
     file = tmp_path / "copy.pt"
@@ -150,7 +150,7 @@ with storage.of(Home(Path(home), storage=url)).checkpoint(run) as file:
 
 @dataclass
 class Saving:
-    """A run that saves what it is told to, and a home that reads it."""
+    """A run that saves given bytes, and a home that reads them."""
 
     url: str
     folder: Path
@@ -293,7 +293,7 @@ def test_a_storage_that_cannot_be_used_is_one_line(s3_server: s3.Server, tmp_pat
 
 
 class Forbids(http.server.BaseHTTPRequestHandler):
-    """A server that lets nobody do anything."""
+    """A server that denies access to every request."""
 
     def answer(self) -> None:
         body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"

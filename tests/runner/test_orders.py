@@ -1,4 +1,4 @@
-"""What an attempt is told, and when it takes itself for abandoned."""
+"""Orders of the scheduler to an attempt, and when an attempt without contact counts as abandoned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process prints while its disk is full, and where its locale knows ASCII only."""
+"""A process's log while its disk is full, and under a locale that knows ASCII only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders and objects of another run in a run's place: a number came again. Nothing there is touched."""
+"""Folders and objects of another run of the same number in a run's place: they are left untouched."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Place:
         return place
 
     def finish(self, run: Run) -> None:
-        """Have the run's newest attempt leave something of each kind."""
+        """Have the run's newest attempt leave files of each kind."""
         place = self.begin(run)
         attempt = place.run.attempt(run.attempt)
         for file in (attempt.checkpoint, attempt.history, attempt.log):
@@ -75,7 +75,7 @@ class Place:
         place.leave()
 
     def everything(self) -> dict[str, object]:
-        """All that is kept, by name."""
+        """Return all stored files or objects, by name."""
         if self.home.remote:
             return dict(Objects(str(self.home.storage)).list(""))
         files = (file for file in self.home.runs.rglob("*") if file.is_file())
@@ -159,7 +159,7 @@ def test_of_several_workers_none_writes_to_another_runs_place(place: Place, newe
 def test_an_attempt_that_is_in_the_store_already_is_not_written_over(
     s3_server: s3.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the queue was put back from a copy. In folders the scheduler sees it and takes the next number."""
+    """A queue restored from a copy repeats numbers; in folders the scheduler sees that and takes the next."""
     monkeypatch.setenv("RUNNER_SCRATCH", str(tmp_path / "scratch"))
     place, run = Place(Home(tmp_path / "home", storage=s3_server.new_url())), a_run(tmp_path)
     place.finish(run)
@@ -179,7 +179,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def prepared(home: Home, seconds_after_submission: float) -> RunPaths:
-    """A folder without an identity, whose attempt was made ready so long after the run's submission."""
+    """Prepare a folder without an identity, the given seconds after the run's submission."""
     paths = home.run(1, "digits")
     run_files.prepare(paths, 1, CONFIG)
     at = SUBMITTED_AT + seconds_after_submission

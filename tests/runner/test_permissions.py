@@ -1,4 +1,4 @@
-"""Who may read a home: its user, or the group that somebody has given it to; whatever the umask."""
+"""Permissions of a home: only its user or the group it is given to may read it, whatever the umask."""
 
 from __future__ import annotations
 

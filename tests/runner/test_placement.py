@@ -1,4 +1,4 @@
-"""Placement: what it must do in the situations of a lab, and what it may never do in any."""
+"""Placement: its decisions in situations of a lab, and rules that hold in every situation."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class TestOrder:
 
 
 class TestSeveralMachines:
-    """What waits keeps one machine; the others go on."""
+    """A waiting run reserves one machine; the other machines start other runs."""
 
     def test_a_run_that_needs_four_gpus_is_not_given_two_and_two(self) -> None:
         nodes = [node("a", [1, 1]), node("b", [1, 1]), node("c", [0, 0, 0, 0])]
@@ -303,7 +303,7 @@ def requests(draw: st.DrawFn, first: int, needs: st.SearchStrategy[float] = gpu_
 
 
 def can_hold(shares: tuple[float, ...], needs: Sequence[float]) -> bool:
-    """Whether GPUs with these free shares can serve all needs, no share from two GPUs: by trying all ways."""
+    """Return whether free shares can serve all needs, no share from two GPUs, by trying all ways."""
     if not needs:
         return True
     need, *others = needs
@@ -401,7 +401,7 @@ def test_no_machine_that_nobody_keeps_has_room_for_a_run_that_waits(
 
 
 def packs(shares: Sequence[float], needs: Sequence[float]) -> bool:
-    """Whether the GPUs hold these needs one after the other, each from the fullest that has it."""
+    """Return whether GPUs serve these needs in turn, each from the fullest GPU with enough free."""
     left = tuple(shares)
     for need in needs:
         whole = [index for index, share in enumerate(left) if share >= min(need, 1)]
@@ -496,7 +496,7 @@ def test_a_run_without_gpu_starts_as_soon_as_the_one_before_it_ends_however_many
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """What a run that goes on holds of its machine: which GPUs, how much of each, how many cores."""
+    """GPUs of a machine that a running run occupies, the share of each, and its CPU cores."""
 
     gpus: tuple[int, ...]
     share: float
@@ -504,14 +504,14 @@ class Held:
 
 
 def after(held: Sequence[Held], total_gpus: int) -> tuple[float, ...]:
-    """The free shares of the GPUs of a machine on which these go on."""
+    """Return the free shares of a machine's GPUs while these runs hold theirs."""
     return tuple(
         round(1 - sum(one.share for one in held if index in one.gpus), 4) for index in range(total_gpus)
     )
 
 
 def started_on(where: Node, starts: Sequence[Start]) -> list[Held]:
-    """The starts on a machine, each on the GPUs that are freest of those that are just enough."""
+    """Return the starts on a machine, each on the GPUs with the least free share that is enough."""
     held: list[Held] = []
     for start in starts:
         shares = [
@@ -530,7 +530,7 @@ def started_on(where: Node, starts: Sequence[Start]) -> list[Held]:
 
 @st.composite
 def busy_machines(draw: st.DrawFn) -> tuple[list[Node], dict[str, list[Held]]]:
-    """Up to three machines and what goes on there."""
+    """Draw up to three machines and the runs that hold parts of them."""
     nodes, runs = [], {}
     for name in "abc"[: draw(st.integers(1, 3))]:
         total_gpus, total_cpus = draw(st.integers(0, 3)), draw(st.integers(2, 8))
@@ -600,7 +600,7 @@ def test_a_run_that_only_a_closed_machine_can_take_holds_up_nobody_but_keeps_its
 
 
 def fits(request: Request, where: Node, held: Sequence[Held]) -> bool:
-    """Whether a run could start on a machine where just these go on."""
+    """Return whether a run could start on a machine on which only these runs hold GPUs and cores."""
     enough = sum(share >= min(request.gpus, 1) for share in after(held, where.total_gpus))
     free = where.total_cpus - sum(one.cpus for one in held)
     return enough >= math.ceil(request.gpus) and free >= request.cpus
@@ -615,7 +615,7 @@ def fits(request: Request, where: Node, held: Sequence[Held]) -> bool:
 def test_an_endless_stream_of_small_runs_does_not_starve_a_large_one(
     sizes: list[int], small: list[tuple[int, int]], comes_at: int
 ) -> None:
-    """Each machine turns over as fast as it can; the large run needs all GPUs of the largest one."""
+    """Small runs for all GPUs always wait; the large run needs all those of the largest machine."""
     names = [f"host-{index}" for index in range(len(sizes))]
     large = Request(0, max(sizes), 1)
     longest = max(length for length, _ in small)

@@ -1,4 +1,4 @@
-"""What is said, and what goes on, when the PostgreSQL that holds a queue is not as it should be."""
+"""Messages and retries when the PostgreSQL server of a queue is unreachable, refuses or fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store(postgres_url: str) -> Iterator[Store]:
 
 
 def refused(place: Path | str, create: bool = True) -> StoreError:
-    """The one line that is said, in which there is never a password."""
+    """Open a queue that cannot be opened; return the one line of error, which contains no password."""
     with pytest.raises(StoreError) as caught:
         open_store(place, create)
     said = str(caught.value)

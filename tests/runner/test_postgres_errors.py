@@ -1,4 +1,4 @@
-"""What is made of the words of PostgreSQL and its driver; that they say them is seen in test_postgres.py."""
+"""Meaning of error texts of PostgreSQL and its driver; test_postgres.py checks that they are said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scheduler and workers of different versions say to each other."""
+"""Messages between a scheduler and workers of different versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def assignment(tmp_path: Path) -> Assignment:
 
 
 def sent(values: dict) -> dict:
-    """As it arrives: JSON holds plain values and nothing else."""
+    """Return values as they arrive after sending: JSON holds plain values only."""
     return json.loads(json.dumps(values))
 
 
@@ -33,7 +33,7 @@ def test_an_older_worker_passes_over_what_it_does_not_know(assignment: Assignmen
 
 
 def test_an_assignment_of_the_oldest_scheduler_is_understood() -> None:
-    """What was sent when the protocol began: a later field needs a default."""
+    """The first version of the protocol sent these fields; a later field needs a default."""
     values = {"home": "/", "run": 1, "name": "a", "attempt": 1, "node": "", "config": "num_epochs: 1"}
     made = Assignment.of({**values, "cpus": 1.0, "gpus": 0.5, "use_best": True})
     assert (made.run, made.gpus, made.use_best, made.config) == (1, 0.5, True, "num_epochs: 1")

@@ -48,7 +48,7 @@ def tracker(home: Home) -> Tracker:
 
 @pytest.fixture
 def publish(store: Store, home: Home, tracker: Tracker) -> Callable[[], None]:
-    """Publishes once, as a process would that has just been started."""
+    """Function that publishes once, like a process that has just been started."""
     return lambda: Publisher(store, home, tracker).publish_once(now=100.0)
 
 
@@ -78,12 +78,12 @@ def running_run(queued_run: int, scheduler: Scheduler) -> int:
 
 
 def crash(*_: object, **__: object) -> None:
-    """Stands in for a call that the process does not survive."""
+    """Replace a call during which the process is killed."""
     raise KeyboardInterrupt
 
 
 def needless(*_: object, **__: object) -> None:
-    """Stands in for a call that nobody should make."""
+    """Replace a call that must not be made."""
     raise AssertionError("not needed for tags")
 
 
@@ -729,7 +729,7 @@ def test_a_model_that_was_made_twice_is_one_at_the_end(
     create = tracker.client.create_logged_model
 
     def create_twice(*arguments: Any, **options: Any) -> Any:
-        """As a server that hung, or two publishers of which neither has seen the other's."""
+        """Create two models, as after a server's hang or by two publishers at the same time."""
         create(*arguments, **options)
         return create(*arguments, **options)
 
@@ -765,7 +765,7 @@ def test_tags_and_a_note_of_a_running_run_are_published_and_taken_away(
 
 @pytest.fixture
 def published_run(running_run: int, scheduler: Scheduler, publish: Callable[[], None], store: Store) -> int:
-    """A run that failed, of which MLflow has all."""
+    """A failed run that is completely published."""
     scheduler.measure(running_run, 1, [1, 2])
     scheduler.end(running_run, Event.FAIL, "loss is not a number")
     publish()
@@ -856,7 +856,7 @@ def test_a_tag_that_could_not_be_taken_away_at_first_is_taken_away_later(
 def test_a_tag_of_a_run_that_an_earlier_version_published_can_be_taken_away(
     publish: Callable[[], None], tracker: Tracker, store: Store, scheduler: Scheduler
 ) -> None:
-    """MLflow has no list of the tags that are the user's from that version."""
+    """An earlier version stored no list of the user's tags in MLflow."""
     config = f"{CONFIG.strip()[:-1]}, tags: {{paper: figure 2}}}}\n"
     [early] = store.add(
         [NewRun(name="early", config=config, num_epochs=3, tags={"paper": "figure 2"})], now=2.0

@@ -1,4 +1,4 @@
-"""Which variables of the shell that starts the local Ray reach the runs of all later ones."""
+"""Environment variables of the shell that starts the local Ray: which of them all later runs get."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_each_variable_that_is_passed_on_has_a_reason() -> None:
 def test_a_python_path_from_which_ray_itself_comes_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a cluster's modules provide the libraries."""
+    """Clusters with environment modules provide libraries by such a path."""
     modules = tmp_path / "modules"
     (modules / PACKAGES[0]).mkdir(parents=True)
     (modules / PACKAGES[0] / "__init__.py").write_text("")

@@ -1,4 +1,4 @@
-"""What each experiment is, as a table of facts with their sources: so no recipe drifts from what it says.
+"""A table of facts about each experiment, with sources, so that no recipe drifts from its description.
 
 A fact is a key of the resolved file with its value, or what follows from the file (see `value_of`). Every
 figure in percent that a comment names is a fact as well.
@@ -65,7 +65,7 @@ class Fact(NamedTuple):
 
 
 def says(source: str, *figures: str) -> tuple[Fact, ...]:
-    """Figures that the comment of an experiment names."""
+    """Return facts for figures that the comment of an experiment names."""
     return tuple(Fact("says", figure, source) for figure in figures)
 
 
@@ -299,7 +299,7 @@ FACTS: dict[str, tuple[Fact, ...]] = {
 
 
 def value_of(key: str, config: Config) -> Any:
-    """What a fact is about: a key of the configuration, or what is computed of it."""
+    """Return the value that a fact is about: that of a key of the configuration, or one computed from it."""
     words = key.split()
     match words:
         case ["rate", "at", "step", number]:
@@ -331,7 +331,7 @@ def rate(config: Config, step: int) -> float:
 
 
 def sizes(config: Config) -> list[tuple[str, int]]:
-    """The parameters by name."""
+    """Return the name and the number of elements of each parameter."""
     network = models.build(config, shape(config.dataset))
     return [(name, parameter.numel()) for name, parameter in network.named_parameters()]
 
@@ -343,7 +343,7 @@ def weights_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drifted(facts: tuple[Fact, ...], config: Config) -> list[tuple[str, Any, Any, str]]:
-    """The facts that do not hold: key, what it is, what it should be, by whom."""
+    """List the facts that do not hold: key, actual value, expected value, source."""
     return [
         (key, found, value, source)
         for key, value, source in facts

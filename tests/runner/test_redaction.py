@@ -1,4 +1,4 @@
-"""No secret in what is printed or stored, however it stands in a URL and whoever repeats it."""
+"""No secret is printed or stored, whatever its form in a URL and whichever library repeats the URL."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from runner import exits, record
 from runner.redaction import HIDDEN, has_password, redacted
 from runner.states import State
 
-# Of every password in here; so even a part that is left of one is found.
+# Part of every password of these tests, so that even a remaining part of a password is found.
 MARK = "SESAME"
 AWKWARD = "/#?@:%=+~!$'\"()*;,[]{}|\\^`<>é" + "abc123"
 
 
 def containing_mark(alphabet: str) -> st.SearchStrategy[str]:
-    """Passwords that do not begin as a port and what follows one: no form tells those apart."""
+    """Draw passwords that do not begin with a digit: a port in a URL would look the same."""
     around = st.text(alphabet, max_size=4)
     made = st.builds(lambda before, after: (before + MARK + after).strip(), around, around)
     return made.filter(lambda password: not re.match(r"\d", password))

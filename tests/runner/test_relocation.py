@@ -1,4 +1,4 @@
-"""A home that was moved, really: MLflow's store in it follows."""
+"""A home that is really moved: the paths in its MLflow store are adapted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def paths_in(database: Path) -> list[str]:
 
 @pytest.fixture
 def moved(tmp_path: Path, new_mlflow_store: Path) -> tuple[Home, Home, str]:
-    """A home of before, the same one in another place, and the MLflow run in it."""
+    """The home at its old place, the same home at its new one, and the MLflow run in it."""
     before, after = Home(tmp_path / "runs"), Home(tmp_path / "elsewhere" / "my runs")
     before.root.mkdir()
     shutil.copy(new_mlflow_store, before.mlflow_database)

@@ -1,4 +1,4 @@
-"""`rm` of runs of which not everything can be deleted at once: nothing is left that nobody knows of."""
+"""`rm` of runs of which not everything can be deleted at once: the queue still knows all that is left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OF_THE_CONNECTION = {"connection", "content-length", "expect", "transfer-encodin
 
 
 class Gate(http.server.ThreadingHTTPServer):
-    """Stands before a store: what is to be deleted there under a name is refused, or never answered."""
+    """A proxy of a store that refuses, or never answers, deletions of objects with a given name."""
 
     daemon_threads = True
 
@@ -86,7 +86,7 @@ def gate(s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate
 
 @pytest.fixture
 def url(gate: Gate, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the queue keeps its runs: in the store, behind the gate."""
+    """URL of the queue's storage: the store, through the gate."""
     url = s3_server.new_url()
     monkeypatch.setenv("RUNNER_STORAGE", url)
     return url
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_deleted_keeps_its_run_until_it_can(
     for number in (lab.ended(), lab.ended()):
         (tmp_path / f"disk-{number}").mkdir()
         (place / f"{number}-tiny").parent.mkdir(exist_ok=True)
-    (place / "1-tiny").symlink_to(tmp_path / "disk-1")  # somebody moved it: what a link leads to is his
+    (place / "1-tiny").symlink_to(tmp_path / "disk-1")  # moved by a user, who owns the link's target
     (tmp_path / "disk-2").rename(place / "2-tiny")
     done = lab.call("rm", 1, 2, "--yes", "--unpublished")
     assert done.code == exits.USAGE

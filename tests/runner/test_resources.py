@@ -1,4 +1,4 @@
-"""What is free on the machines, given the queue's bookings and Ray's figures."""
+"""Free GPUs and cores of machines, given the queue's bookings and Ray's figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts die with their runs while the store is away that knows how those ended: the scheduler's own time."""
+"""Hosts die with their runs while the store with the runs' endings is unreachable: the scheduler's ticks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TICK_SECONDS = 3.0  # asked one after the other they would take 6 s
 
 @pytest.fixture
 def nobody_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray as it answers when the hosts of all workers have died; the publisher is starting."""
+    """Have Ray answer as if the hosts of all workers had died and the publisher were starting."""
     monkeypatch.setattr(cluster, "machines", list)
     monkeypatch.setattr(cluster, "find", lambda name: None)
     monkeypatch.setattr(cluster, "own_node", lambda: "node")
@@ -37,7 +37,7 @@ def nobody_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def url(s3_server: s3.Server) -> str:
-    """A store in which run 1 has put down that it finished."""
+    """URL of a store in which run 1 has recorded that it finished."""
     url, ending = s3_server.new_url(), Ending(1, "finished", None, 2.0)
     Objects(url).put(f"{attempt_key(1, 'small', 1)}/outcome.json", ending_text(ending))
     return url

@@ -1,4 +1,4 @@
-"""What is decided about a service before Ray is asked for anything."""
+"""Decisions about a service that are made before any request to Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def store(home: Home):
 
 
 def begun_and_queued_again(store: Store, home: Home) -> None:
-    """A run that has saved something in this home, whose scheduler has left in peace."""
+    """Make a queued run that has a folder in this home, whose scheduler has ended in an orderly way."""
     (number,) = store.add([NEW], store.now())
     epoch = store.take_over(store.now(), "here", "1", home=home.record)
     store.claim(epoch, number, store.now(), 1, 1)
@@ -164,7 +164,7 @@ def test_down_ends_a_ray_without_a_node_and_asks_it_nothing(
 def test_a_ray_that_loses_its_node_while_it_is_asked_is_ended_by_down_and_made_anew_by_up(
     home: Home, store: Store, served: LocalRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that waits for an answer of it for ever stands for the one that joins Ray."""
+    """A process that sleeps replaces the one that joins Ray and waits for an answer for ever."""
     monkeypatch.setattr(sys, "executable", str(home.root.parent / "hangs"))
     (home.root.parent / "hangs").write_text("#!/bin/sh\nexec sleep 600\n")
     (home.root.parent / "hangs").chmod(0o755)

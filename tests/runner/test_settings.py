@@ -1,4 +1,4 @@
-"""Which variables go with the scheduler, the publisher and workers."""
+"""Environment variables that the scheduler, the publisher and workers get."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_an_archive_of_other_source_is_noticed() -> None:
 
 
 def packed(*entries: tuple[str, bytes, Mapping[str, object]]) -> bytes:
-    """A .tar.bz2 of entries, each a name, its content, and what else is said of it."""
+    """Return a .tar.bz2 of entries, each a name, its content, and other fields."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
         for name, content, fields in entries:

@@ -1,4 +1,4 @@
-"""The `runner:` block: what it takes, and what it says of the rest."""
+"""The `runner:` block: values that it accepts, and its messages about others."""
 
 import pytest
 from hypothesis import given, settings

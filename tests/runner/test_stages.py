@@ -1,4 +1,4 @@
-"""Stages of `up`, `down` and a `submit` that starts the service: which there are, and how they are shown."""
+"""Stages of `up`, `down` and a `submit` that starts the service, and their display."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_without_a_terminal_each_stage_is_a_line_on_stderr(capsys: pytest.Captur
 
 
 def on_a_terminal(body: str) -> str:
-    """Everything that a terminal of 80 columns gets from a block in which `tell` is called."""
+    """Run a block that calls `tell`, and return all output to its terminal of 80 columns."""
     code = f"from runner.stages import stages\nwith stages() as tell:\n    {body}\n"
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "MPLBACKEND": ""}

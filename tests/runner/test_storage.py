@@ -38,7 +38,7 @@ class Kept:
         return place
 
     def elsewhere(self, folder: Path) -> Storage:
-        """What another host sees that shares nothing with this one but the storage."""
+        """Return the storage as seen by another host, which shares only the storage with this one."""
         return storage.of(replace(self.home, root=folder)) if self.home.remote else self.storage
 
 

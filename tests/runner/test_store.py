@@ -17,7 +17,7 @@ from runner.store import Occupied, Store, StoreError, Superseded, UnknownRun, op
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """Where a queue without runs is, or will be made."""
+    """Path or URL of a queue without runs, which may not exist yet."""
     if request.param == "sqlite":
         return tmp_path / "home" / "queue.db"
     return request.getfixturevalue("postgres_url")
@@ -321,7 +321,7 @@ class TestTheLatest:
 
 class TestLosses:
     def lose(self, store: Store, epoch: int, run_id: int, **progress) -> State | None:
-        """The next attempt begins, comes as far as `progress`, and its process dies."""
+        """Begin the next attempt, report `progress`, and record that its process died."""
         attempt = store.claim(epoch, run_id, 200.0, gpus=1, cpus=1)
         assert attempt is not None
         store.report(epoch, run_id, attempt.number, 201.0, **progress)

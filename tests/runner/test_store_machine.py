@@ -1,4 +1,4 @@
-"""The queue under any order of events, against a model of it: what the promise says holds after each."""
+"""The queue under any order of events, against a model of it: its promises hold after each event."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ picks = st.integers(0, 3)  # which of the runs that an event can happen to
 
 @dataclass(frozen=True)
 class Expected:
-    """What a run should be, in the plainest words."""
+    """Model of a run: the values that its row in the queue must have."""
 
     state: State
     priority: int
@@ -47,10 +47,10 @@ def stronger(intent: Intent, other: Intent | None) -> Intent:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Users, a scheduler, its workers, and those that come too late, in any order."""
+    """Actions of users, a scheduler, its workers, and superseded ones, in any order."""
 
     def new_place(self) -> Path | str:
-        """Where there is no run yet."""
+        """Return the place of a new queue without runs."""
         self.folder = tempfile.TemporaryDirectory()
         return Path(self.folder.name) / "queue.db"
 
@@ -71,7 +71,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def tick(self) -> float:
-        """The next moment; never as far away as a scheduler's beat takes to grow stale."""
+        """Advance the clock by a second, less than the age at which a scheduler's beat is stale."""
         self.now += 1.0
         return self.now
 

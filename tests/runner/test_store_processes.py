@@ -17,20 +17,20 @@ from runner.rows import NewRun, Run
 from runner.states import State
 from runner.store import open_store
 
-# Opens the queue in every place that it is told, and says the id of what it found or made.
+# Opens the queue at each place that it reads, and prints the queue's id.
 OPENER = """
 for line in sys.stdin:
     with open_store(line.strip()) as store:
         print(store.queue_id, flush=True)
 """
-# Adds runs one by one when it is told to begin, and says the number of each once it is queued.
+# Adds runs one by one after reading a line, and prints the number of each once it is queued.
 ADDER = """
 place, me, count = sys.stdin.readline().split()
 with open_store(place) as store:
     for number in range(int(count)):
         print(*store.add([new(f"{me}-{number}")], now=1.0), flush=True)
 """
-# Adds runs in threes until it is killed, and says the numbers of each three.
+# Adds runs in threes until it is killed, and prints the numbers of each three.
 ADDER_OF_THREES = """
 place = sys.stdin.readline().strip()
 with open_store(place) as store:
@@ -49,7 +49,7 @@ while True:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """Where a queue without runs is, or will be made."""
+    """Path or URL of a queue without runs, which may not exist yet."""
     return tmp_path / "queue.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 

@@ -1,4 +1,4 @@
-"""Schedulers and users that want the same at the same instant, and a server that falls under them."""
+"""Schedulers and users that do the same at the same instant, and a server that crashes meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.store import Store, open_store
 
 RUNS = 60
 
-# Each is told the place of the queue, and says how it went.
+# Each reads the place of the queue, and prints the result of its action.
 TAKER = """
 place, cluster = sys.stdin.readline().split()
 with open_store(place) as store:
@@ -66,7 +66,7 @@ with open_store(place) as store:
     except Superseded:
         print("superseded", flush=True)
 """
-# The same on a server that falls: it looks at what the queue holds, as after a restart of its own.
+# The same on a server that crashes: it reads the queue again, as after a restart of its own.
 PATIENT_SCHEDULER = """
 import time
 (place,) = sys.stdin.readline().split()
@@ -83,7 +83,7 @@ with open_store(place) as store:
         except Unreachable:
             time.sleep(0.05)
 """
-# Adds runs one by one; in doubt it looks, as it is told.
+# Adds runs one by one; after a lost commit it first reads whether the run is there, as the error advises.
 PATIENT_ADDER = """
 import time
 place, me, count = sys.stdin.readline().split()
@@ -105,7 +105,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """Where a queue is in which runs wait."""
+    """Path or URL of a queue with queued runs."""
     place = tmp_path / "queue.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     with open_store(place) as store:
         store.add([NewRun(name="a", config="", num_epochs=1) for _ in range(RUNS)], now=1.0)
@@ -113,7 +113,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
 
 
 def at_once(place: Path | str, *told: tuple[str, str]) -> list[str]:
-    """What processes answer that open the queue, wait for each other, and then all begin."""
+    """Let processes open the queue, wait until all have, begin together; return their answers."""
     with processes(*[script for script, _ in told]) as started:
         for process, (_, arguments) in zip(started, told, strict=True):
             tell(process, f"{place} {arguments}")

@@ -1,4 +1,4 @@
-"""Samples of real processes. For NVIDIA's driver, which test machines lack, a stand-in answers."""
+"""Samples of real processes. A stand-in replaces NVIDIA's driver, which test machines lack."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from patience import PATIENCE, wait_until
 from runner import exits, ui, ui_record
 from runner.paths import Home
 
-# What the command `ui` does, without its printing.
+# Does the same as the command `ui`, without its printing.
 SERVE = """
 import json, sys
 from pathlib import Path
@@ -39,7 +39,7 @@ with serve(Home(Path(sys.argv[1])), int(sys.argv[2])) as services:
 """
 ELSEWHERE = {
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"
-}  # where nobody answers: TensorBoard alone is started
+}  # no server answers there: only TensorBoard is started
 NOBODY = 65534
 
 
@@ -65,7 +65,7 @@ class Serving:
 
 @contextmanager
 def serving(home: Path, port: int = 5000, variables: Mapping[str, str] = os.environ) -> Iterator[Serving]:
-    """Serve until the block ends. A proxy that is of no use here must not be in its way."""
+    """Serve until the block ends; a useless proxy is set, which the server must not use."""
     command = [sys.executable, "-c", SERVE, str(home), str(port)]
     environ = {**os.environ, "http_proxy": "http://127.0.0.1:9", **variables}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
@@ -78,7 +78,7 @@ def serving(home: Path, port: int = 5000, variables: Mapping[str, str] = os.envi
 
 @contextmanager
 def listening() -> Iterator[int]:
-    """A port of loopback on which somebody else listens, with free ones after it."""
+    """A port of loopback on which another server listens, with free ports after it."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()

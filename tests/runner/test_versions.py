@@ -1,4 +1,4 @@
-"""Python and PyTorch at a run's submission, and where it runs."""
+"""Versions of Python and PyTorch at a run's submission, and on the host where it runs."""
 
 from __future__ import annotations
 

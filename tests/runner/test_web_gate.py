@@ -1,4 +1,4 @@
-"""The gate before the pages, served on a port of loopback: who gets in, and what the pages see."""
+"""The gate before the pages, served on a port of loopback: requests that pass, and their form behind it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What the application behind the gate was asked."""
+        """Request that reached the application behind the gate: path, query and headers."""
         return json.loads(self.body)
 
 

@@ -83,7 +83,7 @@ class SocketServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a proxy before the server."""
+    """Port of a proxy that forwards to the server."""
     path = tmp_path_factory.mktemp("s") / "s"
     with SocketServer(str(path), Behind) as server:
         thread = threading.Thread(target=server.serve_forever)
