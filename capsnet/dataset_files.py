@@ -140,7 +140,7 @@ def _numbers(file: Path) -> tuple[list[int], str]:
 
 
 def require_place(root: Path, place: str) -> None:
-    """Raise DataError unless `root` and its folder `place`, where downloads go, are folders or can be made."""
+    """Raise DataError unless `root` and its folder `place` for downloads are folders, or can be made."""
     for folder in (root, *(root / part for part in reversed(Path(place).parents)), root / place):
         if os.path.lexists(folder) and not folder.is_dir():
             raise DataError(f"{folder} is no folder to put {place} in: correct dataset.root or CAPSNET_DATA")

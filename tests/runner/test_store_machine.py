@@ -40,6 +40,7 @@ class Expected:
     losses: int = 0
     intent: Intent | None = None
     durable: tuple[int, int] | None = None
+    from_best: bool = False  # the next checkpoint counts, also one of fewer steps
 
 
 def stronger(intent: Intent, other: Intent | None) -> Intent:
@@ -107,8 +108,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.store.report(
             self.epoch, number, run.attempt, self.tick(), durable_epoch=epoch, durable_step=step
         )
-        if run.durable is None or (epoch, step) > run.durable:
-            self.expected[number] = replace(run, losses=0, durable=(epoch, step))
+        if run.from_best or run.durable is None or (epoch, step) > run.durable:
+            self.expected[number] = replace(run, losses=0, durable=(epoch, step), from_best=False)
 
     @precondition(lambda self: self.there_are(State.RUNNING))
     @rule(pick=picks, event=st.sampled_from([Event.LOSE, *OUTCOMES]), meanwhile=st.lists(intents, max_size=2))
@@ -153,9 +154,9 @@ class QueueMachine(RuleBasedStateMachine):
                 self.store.resume(number, num_epochs=num_epochs, use_best=best, now=self.tick())
             return
         self.store.resume(number, num_epochs=num_epochs, use_best=best, now=self.tick())
-        durable = None if best else run.durable
+        durable = (run.durable[0], 0) if best and run.durable else run.durable
         self.expected[number] = replace(
-            run, state=State.QUEUED, losses=0, num_epochs=num_epochs, durable=durable
+            run, state=State.QUEUED, losses=0, num_epochs=num_epochs, durable=durable, from_best=best
         )
 
     @precondition(lambda self: self.there_are(*ENDED))
