@@ -43,7 +43,7 @@ def evaluate(
     data: Folder = None,
     json: Json = False,
 ) -> None:
-    """Test what RUN has learnt so far; several RUNs are an ensemble, whose lengths are added.
+    """Test what RUN has learnt so far; several RUNs are tested as one, by the sum of their lengths.
 
     It is computed on the CPU, beside whatever the GPUs are booked for. `python -m capsnet evaluate` takes
     checkpoints, also those of single epochs (checkpoint.keep_every), and uses a GPU.

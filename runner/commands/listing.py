@@ -96,10 +96,10 @@ def queue(
     Of a long queue the next 50 runs are listed; JSON has all that are unfinished. --state, --name, --tag and
     --since list every run that meets all of them; each of the first three may be given several times.
 
-    EPOCH: how many are done, of all, in any state: 2.5/10 in the middle of the third. Of a run that does not
-    run, as many as are saved: there it goes on. ACCURACY is the one on the test set after the last finished
-    epoch, LEFT the time that a running run still needs, AGE the time since it was submitted. GPU: which ones
-    a run uses or used last; of a waiting one, how many it asks for.
+    EPOCH: how many are done, of all, in any state: 2.5/10 in the middle of the third. For a run that is not
+    running: those in its checkpoint, where a resume goes on. ACCURACY is the one on the test set after the
+    last finished epoch, LEFT the time that a running run still needs, AGE the time since it was submitted.
+    GPU: which ones a run uses or used last; of a waiting one, how many it asks for.
     CHANGES: what --set has changed of a run, and in what it differs from the listed runs of its name.
     NOTE: why a run waits or has ended so, in 100 characters; `show` has all of it.
 

@@ -13,6 +13,7 @@ from runner.commands.options import Runs
 from runner.following import patiently
 from runner.output import PROGRAM, CommandError, Replay, emit, hint
 from runner.states import ENDED
+from runner.wording import plural
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
@@ -67,7 +68,7 @@ def logs(
 def logs_of(access: Access, run: Run, attempt: int | None, worker: int) -> Logs:
     """Return the source of a run's logs. Raises CommandError where there is no such attempt or worker."""
     if attempt is not None and attempt > run.attempt:
-        raise CommandError(f"run {run.id} has had {run.attempt} attempts, no attempt {attempt}")
+        raise CommandError(f"run {run.id} has had {plural(run.attempt, 'attempt')}, no attempt {attempt}")
     in_queue = access.home.shared and worker == 0  # what the others print is not copied there
     found: Logs = Kept(access.store, run.id) if in_queue else Files(*access, run.id, worker)
     require_worker(run, worker, found)

@@ -18,7 +18,7 @@ RunsOrAll = Annotated[
     list[str] | None,
     typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=completing.runs),
 ]
-All = Annotated[bool, typer.Option("--all", help="All to which it applies, after a question.")]
+All = Annotated[bool, typer.Option("--all", help="All runs that the command can act on; asks first.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="YAML files.", show_default=False)]
 Settings = Annotated[
     list[str] | None,

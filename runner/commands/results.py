@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GOING = f"$runs $are being deleted: `{PROGRAM} rm $numbers` finishes that"
 SINGULAR = {"are": "is", "have": "has", "save": "saves", "stay": "stays", "stop": "stops", "them": "it"}
+MOST_SPANS = 10  # numbers and ranges of runs that a command in a sentence lists
 GONE = "$runs $are not there any more"
 
 
@@ -103,6 +104,9 @@ def _lines(sentences: dict[str, list[int]]) -> list[str]:
 
 
 def about(numbers: list[int], sentence: str) -> str:
-    """Return a sentence about these runs."""
+    """Return a sentence about these runs; of very many, a command in it does not list the numbers."""
+    numbered = spans(numbers)
+    if len(numbered.split()) > MOST_SPANS:
+        numbered = "RUN..."
     words = {plural: one if len(numbers) == 1 else plural for plural, one in SINGULAR.items()}
-    return Template(sentence).substitute(words, runs=runs_named(numbers), numbers=spans(numbers))
+    return Template(sentence).substitute(words, runs=runs_named(numbers), numbers=numbered)

@@ -693,6 +693,17 @@ def test_a_key_that_is_set_itself_is_never_dropped(kind, first, mistakes):
     )
 
 
+def test_a_key_in_a_section_that_is_set_whole_is_never_dropped(mistakes):
+    text = "dataset: {name: smallnorb, crop: 32}"
+    [line] = mistakes(text, "dataset={name: mnist, crop: 24}")
+    assert "`crop` means nothing with name: mnist" in line
+
+
+def test_the_home_of_a_user_that_there_is_not_is_a_mistake(mistakes):
+    [line] = mistakes("dataset: {name: mnist, root: ~nosuchuser/data}")
+    assert line.endswith('1: dataset.root: there is no user nosuchuser (got "~nosuchuser/data")')
+
+
 def test_an_empty_section_that_only_the_former_kind_has_is_dropped_too():
     document = schema.with_overrides(yamlfile.parse("model: {decoder: {}}", "a.yaml"), ["model=cnn"])
     assert document.data == {"model": {"name": "cnn"}}

@@ -47,6 +47,21 @@ def test_runs_of_a_file_that_was_edited_between_their_submissions_are_told_apart
     assert column(lab) == ["batch_size=128", "batch_size=16"]
 
 
+def test_no_part_of_a_secret_is_shown(lab: Lab) -> None:
+    """A value is shortened, and a part of a URL is not known as one."""
+    submit(lab, "runner.tags.a=xxxxxxxxxxxx postgresql://ada:hunter2hunter2@db.example.org/x")
+    submit(lab, f"checkpoint.log_dir={lab.folder}/abcd?token=verysecretpassword1234567")
+    shown = " ".join(column(lab)) + lab.call("queue").out
+    assert "hunter2" not in shown
+    assert "password" not in shown
+
+
+def test_settings_come_before_what_merely_differs(lab: Lab) -> None:
+    submit(lab, "optim.lr=0.5", "threads=1")
+    submit(lab, text=TINY + "batch_size: 16\n")
+    assert column(lab)[0].startswith("threads=1 optim.lr=0.5 batch_size=")
+
+
 def test_a_setting_is_named_where_no_other_run_has_that_name(lab: Lab) -> None:
     submit(lab, "seed=2")
     submit(lab, text=TINY + "batch_size: 16\n", name="other.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from runner.editing import edited
 from runner.narration import next_steps
 from runner.rows import Run
 from runner.states import State
+from runner.store import Store, Unreachable
 
 
 @pytest.mark.parametrize(("command", "state"), [("interrupt", "INTERRUPTED"), ("cancel", "CANCELLED")])
@@ -94,6 +96,25 @@ def test_unknown_runs_are_all_named_and_nothing_is_done(lab: Lab) -> None:
         "there is no run 'nosuch'",
     ]
     assert lab.run(queued).state is State.QUEUED
+
+
+def test_a_resume_cut_short_by_an_outage_says_which_runs_are_queued(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = lab.ended(State.FAILED), lab.ended(State.FAILED)
+    really: Callable[..., None] = Store.resume
+
+    def once(store: Store, run_id: int, *arguments: Any, **fields: Any) -> None:
+        if run_id == second:
+            raise Unreachable("server: no answer")
+        really(store, run_id, *arguments, **fields)
+
+    monkeypatch.setattr(Store, "resume", once)
+    done = lab.call("resume", first, second)
+    assert [lab.run(number).state for number in (first, second)] == [State.QUEUED, State.FAILED]
+    assert f"run {first} is queued again" in done.err
+    assert f"server: no answer; run {second} and the runs after it may not be queued" in done.err
+    assert done.code in (exits.PARTLY, exits.NOT_STARTED)
 
 
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.FAILED, State.CANCELLED])

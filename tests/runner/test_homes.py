@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,6 +114,24 @@ def test_a_home_that_only_another_host_sees_is_not_forgotten(lab: Lab) -> None:
     done = lab.call("status", "--all")
     assert "unknown" in done.out and "on host elsewhere" in done.out
     assert file.exists()
+
+
+def test_a_home_that_was_only_looked_at_is_listed_too(lab: Lab) -> None:
+    lab.submit()
+    shutil.rmtree(homes.folder())
+    assert lab.call("queue").code == exits.OK
+    [found] = json.loads(lab.call("status", "--all", "--json").out)
+    assert (found["home"], found["current"], found["runs"]["QUEUED"]) == (str(lab.home.root), True, 1)
+
+
+def test_a_database_without_a_queue_in_it_is_no_traceback(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.submit()
+    with sqlite3.connect(lab.home.database) as database:
+        database.execute("DELETE FROM queue")
+    database.close()
+    another_home(lab, monkeypatch)
+    [found] = json.loads(lab.call("status", "--all", "--json").out)
+    assert found["state"] == "unknown"
 
 
 def test_commands_that_only_look_note_nothing(lab: Lab) -> None:
