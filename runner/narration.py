@@ -10,7 +10,7 @@ from runner import notes
 from runner.moves import extension
 from runner.output import PROGRAM
 from runner.states import ENDED, State
-from runner.wording import OTHER_DATA, beginning, duration, percent
+from runner.wording import OTHER_DATA, beginning, duration, percent, run_label
 
 if TYPE_CHECKING:
     from runner.notes import Situation
@@ -122,7 +122,8 @@ def unfinished_epoch(run: Run) -> list[str]:
 
 
 def title(run: Run) -> str:
-    return f"run {run.id} ({run.name})"
+    """Return a run's number and name, as `run_label` writes them."""
+    return run_label(run.id, run.name)
 
 
 def place(run: Run) -> str:

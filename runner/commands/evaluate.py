@@ -12,16 +12,15 @@ import typer
 
 from runner import exits
 from runner.commands import completing
-from runner.commands.children import Child
-from runner.commands.options import Json, Runs
+from runner.commands.children import finished, succeeded
+from runner.commands.options import Best, Json, Runs
 from runner.narration import title
-from runner.output import CommandError, emit, emit_json
+from runner.output import CommandError, emit, emit_json, hint
 
 if TYPE_CHECKING:
     from runner.paths import Home
     from runner.rows import Run
 
-Best = Annotated[bool, typer.Option("--best", help="The weights that did best on validation.")]
 OtherSet = Annotated[
     str | None,
     typer.Option(
@@ -66,7 +65,7 @@ def evaluate(
     with ExitStack() as copies:
         saved = {run.id: copies.enter_context(kept.checkpoint(run)) for run in found}
         tested = {str(checkpoint): run for run, checkpoint in require_saved(found, saved)}
-        lines = printed(["evaluate", *tested, *options(best, dataset, data, json)])
+        lines = printed(["evaluate", *tested, *options(best, dataset, data, json)], tested)
     if json:
         emit_json(with_runs(json_text.loads("\n".join(lines)), tested, home))
     else:
@@ -89,13 +88,14 @@ def options(best: bool, dataset: str | None, data: Path | None, json: bool) -> l
     return [*words, *(["--best"] if best else []), *(["--json"] if json else [])]
 
 
-def printed(words: Sequence[str]) -> list[str]:
-    """The output of a command of capsnet; where that fails, which it has said, this command ends too."""
-    child = Child(words)
-    lines = list(child.lines())
-    if not child.has_done("the evaluation"):
+def printed(words: Sequence[str], tested: Mapping[str, Run]) -> list[str]:
+    """Return the output of a command of capsnet; where that fails, say why, and end this command too."""
+    done = finished(words)
+    for line in done.stderr.splitlines():
+        hint(named(line, tested))
+    if not succeeded(done.returncode, "the evaluation"):
         raise typer.Exit(exits.USAGE)
-    return lines
+    return done.stdout.splitlines()
 
 
 def named(line: str, tested: Mapping[str, Run]) -> str:

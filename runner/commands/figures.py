@@ -15,10 +15,10 @@ from capsnet.figures.kinds import ALL, DPI_RANGE, KINDS
 from runner import exits
 from runner.commands import completing
 from runner.commands.children import Child
-from runner.commands.options import RUN_HELP
+from runner.commands.options import RUN_HELP, Best
 from runner.commands.selection import chosen, looks_like_runs
+from runner.narration import title
 from runner.output import PROGRAM, CommandError, emit, hint
-from runner.wording import run_label
 
 if TYPE_CHECKING:
     from runner.rows import Run
@@ -34,7 +34,6 @@ Words = Annotated[
         autocompletion=completing.runs_and_pictures,
     ),
 ]
-Best = Annotated[bool, typer.Option("--best", help="The weights that did best on validation.")]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -173,7 +172,7 @@ def planned(kinds: Sequence[str], runs: Sequence[Drawn]) -> list[Job]:
 
 def _draw(job: Job, options: Options) -> bool:
     """Draw kinds of pictures; return whether all could be drawn."""
-    labels = [f"--label={run_label(one.run.id, one.run.name)}" for one in job.runs]
+    labels = [f"--label={title(one.run)}" for one in job.runs]
     child = Child([job.kind, *options.words(job.kind), *labels, *(str(one.checkpoint) for one in job.runs)])
     for line in child.lines():
         emit(os.path.realpath(line))  # beside a copy the folder is a link to the run's own

@@ -13,7 +13,7 @@ from runner.commands.options import Runs
 from runner.following import patiently
 from runner.output import PROGRAM, CommandError, Replay, emit, hint
 from runner.states import ENDED
-from runner.wording import plural
+from runner.wording import plural, run_label
 
 if TYPE_CHECKING:
     from runner.commands.access import Access
@@ -61,7 +61,7 @@ def logs(
         sources = [(run, logs_of(access, run, attempt, worker)) for run in found]
         for run, source in sources:
             if len(found) > 1:
-                emit(f"=== run {run.id} ({run.name}) ===")
+                emit(f"=== {run_label(run.id, run.name)} ===")
             print_log(access.store, run, source, attempt, follow)
 
 

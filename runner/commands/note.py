@@ -8,14 +8,23 @@ from typing import Annotated
 import typer
 
 from runner import tags
-from runner.commands.options import Json, Runs
-from runner.output import CommandError
+from runner.commands import completing
+from runner.commands.options import RUN_HELP, Json
+from runner.output import PROGRAM, CommandError
 from runner.wording import plural
 
-Text = Annotated[str, typer.Argument(metavar="TEXT", help="The note, in quotes.", show_default=False)]
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN|TEXT",
+        help=f"{RUN_HELP} TEXT: the note, in quotes.",
+        show_default=False,
+        autocompletion=completing.runs,
+    ),
+]
 
 
-def note(runs: Runs, text: Text, json: Json = False) -> None:
+def note(words: Words, json: Json = False) -> None:
     """Write a note about each RUN, over an earlier one, also while it runs and when it has ended.
 
     `show` prints it, and MLflow has it as the run's description. An empty text takes it away.
@@ -27,6 +36,9 @@ def note(runs: Runs, text: Text, json: Json = False) -> None:
     """
     from runner.commands.annotating import annotate
 
+    *runs, text = words
+    if not runs:
+        raise CommandError(f'say what to note: {PROGRAM} note {text} "TEXT"')
     if re.fullmatch(r"--?[a-z][a-z-]*", text):
         raise CommandError(f"there is no option {text}, and a note should say more")
     text = text.strip()

@@ -30,6 +30,7 @@ Settings = Annotated[
         autocompletion=completing.settings,
     ),
 ]
+Best = Annotated[bool, typer.Option("--best", help="The weights that did best on validation.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Unpublished = Annotated[
     bool, typer.Option("--unpublished", help="Also runs that MLflow does not have to their end yet.")
