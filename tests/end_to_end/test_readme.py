@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -13,21 +14,27 @@ import pytest
 from end_to_end.harness import Service, understand
 
 from capsnet.cli import parser
+from runner import exits
 from runner.states import State
 from runner.store import open_store
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+# Not the guide of a cluster, whose commands have a test of their own, nor the record of a rehearsal.
+PAGES = sorted(set((ROOT / "docs").glob("*.md")) - set((ROOT / "docs").glob("cluster*.md")))
 
 
-def commands() -> list[str]:
-    """Every command of ours in an indented block of the README."""
-    lines = re.findall(r"^    ((?:\S.*)?python -m (?:runner|capsnet) .*)$", README, re.MULTILINE)
+def commands(*files: Path) -> list[str]:
+    """Return every command of ours in an indented block of these documents."""
+    text = "\n".join(file.read_text() for file in files)
+    lines = re.findall(r"^    ((?:\S.*)?python -m (?:runner|capsnet) .*[^\\\n])$", text, re.MULTILINE)
     return [line[line.index("python -m") :] for line in lines]
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_readme_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", commands(README, *PAGES))
+def test_every_command_of_the_readme_and_the_docs_is_understood(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     _, _, program, name, *words = shlex.split(command, comments=True)
     if program == "capsnet":
@@ -61,16 +68,57 @@ def test_every_command_that_a_document_names_is_understood(
     assert "RUN" not in words, "capsnet knows no runs: it takes checkpoints and folders"
 
 
-def test_the_file_tree_of_the_readme_names_every_module() -> None:
-    tree = README[README.index("## Files") : README.index("## Development")].split()
-    modules = {path.name for package in ("capsnet", "runner") for path in (ROOT / package).rglob("*.py")}
-    assert modules - {"__init__.py", "__main__.py"} <= set(tree)
-    assert {name for name in tree if name.endswith(".py") and "/" not in name} <= modules
+@pytest.mark.parametrize("package", ["capsnet", "runner"])
+def test_each_module_begins_with_a_line_that_says_what_it_is_for(package: str) -> None:
+    modules = [file for file in (ROOT / package).rglob("*.py") if not file.name.startswith("__")]
+    assert modules
+    assert [file for file in modules if not ast.get_docstring(ast.parse(file.read_text()))] == []
+
+
+def test_the_places_that_the_architecture_names_are_there() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Where to look")[1].split("\n## ")[0]
+    package, missing = "", []
+    for place in re.findall(r"`([^`]+)`", table):
+        folder, slash, _ = place.partition("/")
+        is_whole = bool(slash) and (ROOT / folder).is_dir()
+        package = folder if is_whole else package
+        missing += [] if list(ROOT.glob(place if is_whole else f"{package}/{place}")) else [place]
+    assert table.count("`") > 100
+    assert missing == []
+
+
+def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
+    table = (ROOT / "docs" / "commands.md").read_text().split("## Exit codes")[1]
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    assert told == {value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
+
+
+def links() -> list[tuple[str, str]]:
+    """Return every link from a document to a place in this repository, as (document, target)."""
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    return [
+        (str(file.relative_to(ROOT)), target)
+        for file in files
+        for target in re.findall(r"\]\(([^)\s]+)\)", file.read_text())
+        if "://" not in target
+    ]
+
+
+@pytest.mark.parametrize(("document", "target"), links())
+def test_every_link_leads_somewhere(document: str, target: str) -> None:
+    path, _, heading = target.partition("#")
+    file = (ROOT / document).parent / path if path else ROOT / document
+    assert file.exists()
+    if heading:
+        titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+        assert heading in {
+            re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles
+        }
 
 
 @pytest.mark.slow
 def test_the_quick_start_reaches_97_percent_even_when_its_worker_is_killed(service: Service) -> None:
-    command = next(command for command in commands() if "--follow" in command)
+    command = next(command for command in commands(README) if "--follow" in command)
     words = shlex.split(command)[3:]
     following = subprocess.Popen(
         service.command(*words),
