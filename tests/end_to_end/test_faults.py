@@ -107,6 +107,7 @@ def test_a_worker_killed_in_mid_epoch_is_requeued_and_ends_with_the_same_weights
     assert_as_undisturbed(service, number, undisturbed)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_releases_its_gpu_and_resumes_where_it_was(
     service: Service, small: Path, undisturbed: Undisturbed
 ) -> None:
@@ -119,6 +120,7 @@ def test_an_interrupted_run_releases_its_gpu_and_resumes_where_it_was(
     assert_as_undisturbed(service, number, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_scheduler_comes_back_and_adopts_what_runs(service: Service, small: Path) -> None:
     number = service.submit(small, ENDLESS)
     worker = service.training(number).pid
@@ -232,6 +234,7 @@ def test_after_a_kill_of_all_of_ray_the_next_up_goes_on_with_every_run(
         assert_as_undisturbed(service, number, undisturbed)
 
 
+@pytest.mark.slow
 def test_what_cannot_train_fails_with_its_reason_and_the_queue_goes_on(
     service: Service, small: Path, tmp_path: Path
 ) -> None:
