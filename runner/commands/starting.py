@@ -36,6 +36,9 @@ def start_service(home: Home, store: Store, queued: Sequence[Wanted]) -> bool:
     except Unreachable as error:  # queued all the same: an error would make users queue them twice
         hint(f"queued, but whether a scheduler serves it is not known: {error}")
         return is_elsewhere(home)
+    except KeyboardInterrupt:
+        hint(f"stopped before a scheduler serves it; what is queued stays so: `{PROGRAM} up` goes on")
+        return False
     with suppress(Unreachable):  # `queue` says it, too
         for line in never(store, queued):
             hint(line)

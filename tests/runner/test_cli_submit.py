@@ -18,6 +18,7 @@ from patience import PATIENCE, wait_until
 from capsnet import yamlfile
 from capsnet.files import locate
 from runner import exits
+from runner.commands import starting
 from runner.states import State
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
@@ -265,6 +266,20 @@ def test_what_no_scheduler_knows_yet_is_not_said(lab: Lab, beat: str, says: str)
     done = lab.call("submit", lab.file(text=TINY + "runner: {cpus: 999}\n"))
     assert (done.code, done.out) == (0, "1\n")
     assert done.err == f"{says}queued run 1; `python -m runner watch 1` shows it\n"
+
+
+def test_ctrl_c_while_the_service_starts_leaves_the_run_queued_and_says_so(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(starting, "_started", stopped)
+    monkeypatch.setattr(starting, "is_elsewhere", lambda home: False)
+    done = lab.call("submit", lab.file(), "--follow")
+    assert (done.code, done.out) == (exits.NOT_STARTED, "1\n")
+    assert "what is queued stays so: `python -m runner up` goes on" in done.err
+    assert lab.run(1).state is State.QUEUED
 
 
 def test_a_service_that_does_not_start_leaves_the_run_queued_and_says_so(
