@@ -90,7 +90,7 @@ def outcomes(service: Service, number: int) -> list[str | None]:
 
 
 def refused(service: Service, *words: str, **variables: str) -> str:
-    """Run a command that is refused and return its one line of error."""
+    """Run a command that is refused and return its one line of error, after the stages that it came to."""
     done = subprocess.run(
         service.command(*words),
         env={**service.environment, **variables},
@@ -99,7 +99,8 @@ def refused(service: Service, *words: str, **variables: str) -> str:
         timeout=PATIENCE,
     )
     assert done.returncode != 0, done.stdout
-    (line,) = done.stderr.strip().splitlines()
+    *stages, line = done.stderr.strip().splitlines()
+    assert all(stage.startswith("starting ") for stage in stages)
     return line
 
 
