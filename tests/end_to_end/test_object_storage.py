@@ -144,7 +144,8 @@ def test_a_run_whose_worker_dies_while_the_store_is_away_waits_until_it_is_known
 def test_a_bucket_that_is_not_there_is_one_line_and_nothing_is_queued(
     s3_server: s3.Server, tmp_path: Path, file: Path
 ) -> None:
-    service = Service(tmp_path / "home", {"RUNNER_STORAGE": "s3://no-such-bucket/runs"})
+    alone = {"XDG_STATE_HOME": str(tmp_path / "state")}  # a new home says where others are up
+    service = Service(tmp_path / "home", {"RUNNER_STORAGE": "s3://no-such-bucket/runs", **alone})
     for words in (("submit", file), ("up",)):
         said = service.call(*words, expect=2)
         assert (said.stdout, said.stderr) == ("", "s3://no-such-bucket/runs: there is no such bucket\n")
